@@ -5,5 +5,19 @@
 //! unrepresentable. There is no io, no task and no clock.
 
 mod ids;
+mod operations;
+mod problem;
+mod status;
 
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
+pub use operations::{
+    DeployRequest, Finding, HistoryEntry, LogLine, LogQuery, LogStream, Operation, OperationEvent,
+    OperationOutcome, OperationProgress, PublishOutcome, PublishRequest, Verdict, VolumeFate,
+};
+pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
+pub use status::{
+    BackOffStatus, ContainerStatus, DesiredState, EngineStatus, ExitStatus, Fault, NodeReadiness,
+    NodeStatus, PortStatus, RefusedSpec, STATUS_SCHEMA, SpecFault, SyncFailure, SyncHead,
+    SyncOutcome, SyncRole, SyncStatus, Transition, VolumeStatus, VolumeUsage, WorkloadPhase,
+    WorkloadStatus,
+};

@@ -1,0 +1,216 @@
+//! What can be asked of a node, and how it answers while it works.
+//!
+//! An operation is answered by a stream of [`OperationEvent`]s, one JSON object a line
+//! (`application/x-ndjson`); the last is `done` or `failed`. An operation that is refused before it
+//! began is answered by a [`Problem`] with its HTTP status instead.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Cid, Problem, WorkloadName};
+
+/// What an operator asks for. Each acts on one workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "operation", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Operation {
+    /// Validate, fetch, replace and wait until ready (`POST /v1/workloads`).
+    Deploy(DeployRequest),
+    /// Make it run (`POST /v1/workloads/{name}/start`).
+    Start {
+        /// Which workload.
+        workload: WorkloadName,
+    },
+    /// Stop it, and remember that it was asked for (`POST /v1/workloads/{name}/stop`).
+    Stop {
+        /// Which workload.
+        workload: WorkloadName,
+    },
+    /// Stop and start (`POST /v1/workloads/{name}/restart`).
+    Restart {
+        /// Which workload.
+        workload: WorkloadName,
+    },
+    /// Stop and remove it (`DELETE /v1/workloads/{name}`).
+    Remove {
+        /// Which workload.
+        workload: WorkloadName,
+        /// What becomes of its volumes.
+        volumes: VolumeFate,
+    },
+    /// Publish paths of a provider (`POST /v1/workloads/{name}/sync/publish`).
+    Publish {
+        /// Which workload.
+        workload: WorkloadName,
+        /// What to publish.
+        request: PublishRequest,
+    },
+}
+
+/// A spec to deploy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeployRequest {
+    /// The spec, in TOML.
+    pub spec: String,
+    /// What to call it in errors: the path as the operator gave it.
+    pub file: String,
+    /// Absolute directory against which the spec's relative paths are resolved.
+    pub directory: String,
+}
+
+/// What becomes of the volumes of a removed workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeFate {
+    /// They stay, and are reported as volumes without a workload.
+    Keep,
+    /// They are deleted with everything in them.
+    Delete,
+}
+
+/// Paths to publish.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// Absolute paths in the container, each on a volume.
+    pub archive_paths: Vec<String>,
+    /// Passed on to consumers unread.
+    #[serde(default)]
+    pub metadata: BTreeMap<String, Value>,
+}
+
+/// One line of an operation's answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum OperationEvent {
+    /// Something began or went on.
+    Progress(OperationProgress),
+    /// It is done.
+    Done(OperationOutcome),
+    /// It failed, and what holds now.
+    Failed(Problem),
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperationProgress {
+    /// The step, as in `fetch image`.
+    pub step: String,
+    /// One line on it.
+    pub detail: String,
+    /// Bytes done, where bytes are counted.
+    pub done_bytes: Option<u64>,
+    /// Bytes in all, where known.
+    pub total_bytes: Option<u64>,
+}
+
+/// How an operation ended well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperationOutcome {
+    /// One sentence for a person.
+    pub summary: String,
+    /// Set by a publish.
+    pub publish: Option<PublishOutcome>,
+}
+
+/// A confirmed publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishOutcome {
+    /// Content published.
+    pub cid: Cid,
+    /// Informative version, seconds since 1970.
+    pub version: u64,
+    /// Order of the record under its key.
+    pub seq: u64,
+    /// Bytes of the archive.
+    pub bytes: u64,
+    /// How long the container was down, in milliseconds.
+    pub downtime_ms: u64,
+}
+
+/// One line that a workload wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogLine {
+    /// `stdout` or `stderr`.
+    pub stream: LogStream,
+    /// When the engine received it.
+    pub at: Option<Timestamp>,
+    /// The line without its end, invalid UTF-8 replaced.
+    pub text: String,
+}
+
+/// Where a workload wrote a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Which lines are wanted (`GET /v1/workloads/{name}/logs`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogQuery {
+    /// Stay and send what is written from now on.
+    #[serde(default)]
+    pub follow: bool,
+    /// At most so many of the last lines; all kept ones when absent.
+    pub tail: Option<u32>,
+}
+
+/// A sync history entry (`GET /v1/workloads/{name}/sync/history`), newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryEntry {
+    /// `sent` or `received`.
+    pub direction: String,
+    /// Content.
+    pub cid: Cid,
+    /// Informative version, seconds since 1970.
+    pub version: u64,
+    /// When it was published or applied.
+    pub at: Timestamp,
+    /// Node that published it.
+    pub node: String,
+    /// Bytes of the archive.
+    pub bytes: u64,
+    /// Paths in it.
+    pub archive_paths: Vec<String>,
+    /// Where the entry lies on the node.
+    pub file: String,
+}
+
+/// One prerequisite of the host with its verdict (`belay doctor`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// What was looked at, as in `loop devices`.
+    pub subject: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to install or do; empty when all is well.
+    pub advice: String,
+}
+
+/// How a prerequisite is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Works, with a limit that is named.
+    Limited,
+    /// Must be mended before belayd can do its work.
+    Faulty,
+}

@@ -1,0 +1,163 @@
+//! Errors as other programs see them: problem documents of RFC 9457 with a stable code.
+
+use serde::{Deserialize, Serialize};
+
+use crate::SpecFault;
+
+/// Media type of a [`Problem`].
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
+/// A problem document (RFC 9457): what failed, why, and what to do next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `about:blank#` and the code, so that it is a URI reference as the RFC wants.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The code: stable, documented in `docs/errors.md`, the same in the API and the command.
+    pub code: ProblemCode,
+    /// What the code means, one phrase.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What failed, on what, and why.
+    pub detail: String,
+    /// The next command or act.
+    pub next: String,
+    /// Every fault of a refused spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<SpecFault>,
+}
+
+impl Problem {
+    /// A problem with this code. `detail` says what failed, on what and why; `next` what to do.
+    pub fn new(code: ProblemCode, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self {
+            kind: format!("about:blank#{}", code.as_str()),
+            code,
+            title: code.title().to_owned(),
+            status: code.status(),
+            detail: detail.into(),
+            next: next.into(),
+            faults: Vec::new(),
+        }
+    }
+
+    /// The same problem with every fault of the refused spec.
+    #[must_use]
+    pub fn with_faults(mut self, faults: Vec<SpecFault>) -> Self {
+        self.faults = faults;
+        self
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.title, self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $status:literal, $exit:literal, $title:literal;)*) => {
+        /// Stable codes of problems. Each has a paragraph in `docs/errors.md`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum ProblemCode {
+            $($(#[$doc])* #[serde(rename = $code)] $variant,)*
+        }
+
+        impl ProblemCode {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The code as written in JSON and in the documentation.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// HTTP status that carries it.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            /// Exit code of the `belay` command that ends with it.
+            pub fn exit_code(self) -> u8 {
+                match self { $(Self::$variant => $exit,)* }
+            }
+
+            /// What it means, one phrase.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The spec has faults; all are listed.
+    InvalidSpec = "invalid-spec", 422, 65, "the spec has faults";
+    /// The request is not of the shape the API documents.
+    InvalidRequest = "invalid-request", 400, 64, "the request is not valid";
+    /// No workload of that name.
+    NoSuchWorkload = "no-such-workload", 404, 66, "no such workload";
+    /// No such page of the API.
+    NoSuchResource = "no-such-resource", 404, 66, "no such resource";
+    /// The operation needs the workload to run and it does not.
+    NotRunning = "not-running", 409, 69, "the workload is not running";
+    /// Another operation on the same workload is under way.
+    Busy = "busy", 409, 75, "another operation is under way";
+    /// The workload's spec is a file that the operator owns.
+    OwnedByFile = "owned-by-file", 409, 69, "the workload is declared by a file";
+    /// The workload has no volume-sync, or the other role.
+    NoSync = "no-sync", 409, 69, "the workload does not provide volume-sync";
+    /// The image could not be fetched or loaded.
+    ImageUnavailable = "image-unavailable", 502, 69, "the image could not be had";
+    /// The volumes could not be provided.
+    VolumeUnavailable = "volume-unavailable", 507, 69, "a volume could not be provided";
+    /// A port on the host is taken.
+    PortTaken = "port-taken", 409, 69, "a port is taken";
+    /// The container could not be created or started.
+    StartFailed = "start-failed", 502, 69, "the container did not start";
+    /// It started but did not become ready in time.
+    NotReady = "not-ready", 504, 69, "the workload did not become ready";
+    /// It could not be confirmed that the container stopped.
+    StopUnconfirmed = "stop-unconfirmed", 502, 69, "the stop could not be confirmed";
+    /// The workload is held until an operator acts.
+    Halted = "halted", 409, 69, "the workload is halted";
+    /// The publish failed; the stage is in the detail.
+    PublishFailed = "publish-failed", 502, 69, "the publish failed";
+    /// The engine does not answer.
+    EngineUnreachable = "engine-unreachable", 503, 69, "the container engine does not answer";
+    /// belayd is ending.
+    ShuttingDown = "shutting-down", 503, 75, "belayd is shutting down";
+    /// Only the Unix socket may do this.
+    ReadOnlyListener = "read-only-listener", 403, 77, "this address only answers questions";
+    /// A fault of belayd itself.
+    Internal = "internal", 500, 70, "belayd failed";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_written_as_the_rfc_says() {
+        let problem = Problem::new(ProblemCode::NotRunning, "web is stopped", "belay start web");
+        let json = serde_json::to_value(&problem).expect("a problem is plain data");
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "type": "about:blank#not-running", "code": "not-running",
+                "title": "the workload is not running", "status": 409,
+                "detail": "web is stopped", "next": "belay start web",
+            })
+        );
+        assert_eq!(serde_json::from_value::<Problem>(json).expect("reads back"), problem);
+    }
+
+    #[test]
+    fn codes_are_distinct() {
+        let mut seen = std::collections::HashSet::new();
+        assert!(ProblemCode::ALL.iter().all(|code| seen.insert(code.as_str())));
+    }
+}

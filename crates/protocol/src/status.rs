@@ -1,0 +1,394 @@
+//! What a node says of itself: one page that the API serves and the commands print.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{Cid, NodeId, SyncKey, VolumeName, WorkloadName};
+
+/// Version of [`NodeStatus`]'s shape; raised when a field changes its meaning or goes away.
+pub const STATUS_SCHEMA: u32 = 1;
+
+/// Everything on one page of JSON (`GET /v1/status`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// [`STATUS_SCHEMA`] of the writer.
+    pub schema_version: u32,
+    /// Name of this node.
+    pub node: NodeId,
+    /// Version of belayd.
+    pub version: String,
+    /// When this belayd started.
+    pub started_at: Timestamp,
+    /// Whether the first reconciliation is done and the engine answers.
+    pub ready: NodeReadiness,
+    /// The container engine in use.
+    pub engine: EngineStatus,
+    /// Every workload, by name.
+    pub workloads: Vec<WorkloadStatus>,
+    /// Every volume, by workload and name, those without a workload included.
+    pub volumes: Vec<VolumeStatus>,
+    /// Specs that were found and refused, by file.
+    pub refused_specs: Vec<RefusedSpec>,
+}
+
+/// Whether a node is ready to be relied on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum NodeReadiness {
+    /// Reconciled at least once, engine reachable.
+    Ready,
+    /// Not yet, and why.
+    NotReady {
+        /// What is awaited or broken.
+        reason: String,
+    },
+}
+
+/// The container engine as belayd sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// `podman` or `docker`; empty while none was reached.
+    pub kind: String,
+    /// Version as the engine says it.
+    pub version: String,
+    /// Socket in use.
+    pub socket: String,
+    /// Whether the last ping was answered.
+    pub reachable: bool,
+    /// What a snapshot of a run is on this node: `checkpoint`, or `freeze` where the engine cannot.
+    pub snapshot: String,
+}
+
+/// Whether a workload should run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DesiredState {
+    /// It should run.
+    Running,
+    /// An operator stopped it; only deploy and start clear that.
+    Stopped,
+}
+
+/// Where a workload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadPhase {
+    /// Known, nothing done yet since belayd started.
+    Pending,
+    /// Its image is being fetched or loaded.
+    FetchingImage,
+    /// Its volumes are being provided.
+    ProvidingVolumes,
+    /// Its container is being created or started.
+    Starting,
+    /// It runs and its readiness is being gated.
+    Probing,
+    /// It runs and is ready.
+    Ready,
+    /// It runs and its probes fail.
+    Unready,
+    /// It is being stopped.
+    Stopping,
+    /// It is stopped, as wanted.
+    Stopped,
+    /// A one-shot that ended with exit code 0.
+    Completed,
+    /// It is stopped for the moment of a capture or an apply.
+    PausedForSync,
+    /// It failed and waits for its next start.
+    BackOff,
+    /// It must not be started before an operator acts.
+    Halted,
+    /// The engine could not say.
+    Unknown,
+    /// It is being removed.
+    Removing,
+}
+
+impl WorkloadPhase {
+    /// The word used in JSON and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::FetchingImage => "fetching-image",
+            Self::ProvidingVolumes => "providing-volumes",
+            Self::Starting => "starting",
+            Self::Probing => "probing",
+            Self::Ready => "ready",
+            Self::Unready => "unready",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Completed => "completed",
+            Self::PausedForSync => "paused-for-sync",
+            Self::BackOff => "back-off",
+            Self::Halted => "halted",
+            Self::Unknown => "unknown",
+            Self::Removing => "removing",
+        }
+    }
+}
+
+/// One workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// Its name.
+    pub name: WorkloadName,
+    /// Whether it should run.
+    pub desired: DesiredState,
+    /// Where it is.
+    pub phase: WorkloadPhase,
+    /// Since when it is in this phase.
+    pub since: Timestamp,
+    /// One sentence on why it is there.
+    pub reason: String,
+    /// Where its spec came from: a file's path, or `api`.
+    pub source: String,
+    /// Image as the spec names it.
+    pub image: String,
+    /// First 12 characters of the spec's hash.
+    pub spec_hash: String,
+    /// Counts deploys; labels containers.
+    pub generation: u64,
+    /// Its container, if there is one.
+    pub container: Option<ContainerStatus>,
+    /// Restarts that belayd made after failures since the last deploy or start.
+    pub restarts: u32,
+    /// Set while it waits for its next start.
+    pub back_off: Option<BackOffStatus>,
+    /// Last fault, kept until the next successful start.
+    pub last_fault: Option<Fault>,
+    /// Published ports.
+    pub ports: Vec<PortStatus>,
+    /// Names of its volumes, the system volume included.
+    pub volumes: Vec<VolumeName>,
+    /// Volume-sync, if configured.
+    pub sync: Option<SyncStatus>,
+    /// The last transitions, oldest first, at most twenty.
+    pub transitions: Vec<Transition>,
+}
+
+/// A workload's container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Id given by the engine.
+    pub id: String,
+    /// Name of the container.
+    pub name: String,
+    /// When it was started, if it ever was.
+    pub started_at: Option<Timestamp>,
+    /// How it ended, if it did.
+    pub exit: Option<ExitStatus>,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code as the engine read it; 128 + signal for a signal.
+    pub code: i64,
+    /// Whether the kernel ended it for want of memory.
+    pub out_of_memory: bool,
+    /// When.
+    pub at: Option<Timestamp>,
+}
+
+/// Waiting for the next start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackOffStatus {
+    /// Failures in a row.
+    pub failures: u32,
+    /// When the next start is due.
+    pub next_try_at: Timestamp,
+}
+
+/// Something that went wrong, with what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Stable code, documented in `docs/errors.md`.
+    pub code: String,
+    /// What failed, on what, and why.
+    pub message: String,
+    /// The next command or act.
+    pub next: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A published port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Address on the host.
+    pub host_address: String,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port in the container.
+    pub container_port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+}
+
+/// One change of phase.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// When.
+    pub at: Timestamp,
+    /// Phase left.
+    pub from: WorkloadPhase,
+    /// Phase entered.
+    pub to: WorkloadPhase,
+    /// Why.
+    pub cause: String,
+}
+
+/// One fixed-size volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Workload it belongs to, by its directory.
+    pub workload: WorkloadName,
+    /// Its name.
+    pub name: VolumeName,
+    /// Size promised, in bytes.
+    pub size_bytes: u64,
+    /// Bytes of the host's disk that hold it now.
+    pub allocated_bytes: u64,
+    /// `ext4`, `xfs` or `btrfs`.
+    pub file_system: String,
+    /// Whether it is mounted.
+    pub mounted: bool,
+    /// Path of the mount on the host, while mounted.
+    pub mount: Option<String>,
+    /// Loop device, while attached.
+    pub device: Option<String>,
+    /// Mount point in the container, if a workload uses it.
+    pub container_path: Option<String>,
+    /// Usage, while mounted.
+    pub usage: Option<VolumeUsage>,
+    /// Whether no workload names it; such a volume is never deleted by itself.
+    pub orphan: bool,
+    /// What is wrong with it, if anything.
+    pub fault: Option<String>,
+}
+
+/// How full a volume is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeUsage {
+    /// Bytes in use.
+    pub used_bytes: u64,
+    /// Bytes the container can still write.
+    pub available_bytes: u64,
+    /// Inodes in use.
+    pub used_inodes: u64,
+    /// Inodes in all.
+    pub total_inodes: u64,
+    /// Whether the file system is read-only.
+    pub read_only: bool,
+}
+
+/// Role in volume-sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SyncRole {
+    /// Publishes.
+    Provider,
+    /// Applies.
+    Consumer,
+}
+
+/// Volume-sync of one workload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SyncStatus {
+    /// Provider or consumer.
+    pub role: SyncRole,
+    /// Key shared by both.
+    pub key: SyncKey,
+    /// What it does now: `idle`, or the stage it is in.
+    pub stage: String,
+    /// The last publish that was confirmed (provider).
+    pub last_publish: Option<SyncOutcome>,
+    /// The last apply that was committed (consumer).
+    pub last_apply: Option<SyncOutcome>,
+    /// Newest record seen under the key.
+    pub head: Option<SyncHead>,
+    /// Last failure, kept until the next success.
+    pub last_failure: Option<SyncFailure>,
+    /// Content that failed and is not tried before its time, by cid.
+    pub quarantine: BTreeMap<String, Timestamp>,
+    /// Set when a volume's state is uncertain and the workload is held.
+    pub halted: Option<String>,
+}
+
+/// A confirmed publish or a committed apply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncOutcome {
+    /// What was published or applied.
+    pub cid: Cid,
+    /// Informative version, seconds since 1970.
+    pub version: u64,
+    /// When.
+    pub at: Timestamp,
+    /// Bytes stored or fetched.
+    pub bytes: u64,
+    /// How long the container was down for it, in milliseconds.
+    pub downtime_ms: u64,
+    /// How long all of it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// Newest record under a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncHead {
+    /// Content it names.
+    pub cid: Cid,
+    /// Order of the record under its key.
+    pub seq: u64,
+    /// Informative version, seconds since 1970.
+    pub version: u64,
+    /// Node that published it.
+    pub node: NodeId,
+}
+
+/// A failed publish or apply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncFailure {
+    /// Stage that failed.
+    pub stage: String,
+    /// What failed and why.
+    pub error: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A spec that was refused whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedSpec {
+    /// Its file.
+    pub file: String,
+    /// Every fault found in it.
+    pub faults: Vec<SpecFault>,
+}
+
+/// One fault in a spec or in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecFault {
+    /// File and, where known, line, as in `web.toml:12`.
+    pub file: String,
+    /// Key, dotted, as in `volumes.data.size`.
+    pub key: String,
+    /// What was found there.
+    pub found: String,
+    /// What was expected.
+    pub expected: String,
+    /// The nearest valid name, where one is near.
+    pub nearest: Option<String>,
+}
+
+impl std::fmt::Display for SpecFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}: found {}, expected {}", self.file, self.key, self.found, self.expected)?;
+        match &self.nearest {
+            Some(nearest) => write!(f, " (did you mean {nearest:?}?)"),
+            None => Ok(()),
+        }
+    }
+}
