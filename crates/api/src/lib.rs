@@ -1,1 +1,23 @@
-//! placeholder
+//! HTTP for operators: status, operations and logs, over a Unix socket and, for questions only,
+//! over loopback TCP.
+//!
+//! Nothing here owns state. Pages are read from a watched [`NodeStatus`]; operations, logs and
+//! histories are asked of belayd as [`Command`]s and answered through the channel that each command
+//! carries. Tasks: one per listener ([`serve_unix`], [`serve_tcp`]), which joins one per connection;
+//! and one per operation under way, which reads its events whether or not the client does and is
+//! joined by [`ApiState::finish`].
+//!
+//! [`NodeStatus`]: belay_protocol::NodeStatus
+
+mod answer;
+mod bind;
+mod core;
+mod operation;
+mod routes;
+mod serve;
+mod state;
+
+pub use bind::{BindError, BoundSocket, bind_tcp, bind_unix};
+pub use routes::{observer_router, operator_router};
+pub use serve::{Limits, ServeReport, serve_tcp, serve_unix};
+pub use state::{ApiState, Command};

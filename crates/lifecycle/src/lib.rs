@@ -1,1 +1,22 @@
-//! placeholder
+//! Workloads: declared by a spec, kept running, given their volumes, stopped for volume-sync.
+//!
+//! `core` decides and does nothing else. Beside it: a [`WorkloadTask`] for each workload, which is
+//! the only one to act on it and is reached through its [`WorkloadHandle`]'s channel; the
+//! [`NodeTask`], which routes what is asked of the node to the workloads, gathers what they say of
+//! themselves into one watched status, and follows the engine's events to nudge them.
+
+pub mod core;
+
+mod context;
+mod host;
+mod image;
+mod node;
+mod probe;
+mod problems;
+mod reporter;
+mod workload;
+
+pub use context::Context;
+pub use node::{NodeCommand, NodeHandle, NodeTask, SpecFile};
+pub use reporter::{Progress, Reporter};
+pub use workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};

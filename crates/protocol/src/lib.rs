@@ -4,9 +4,11 @@
 //! Everything here is data with serde derives and the parsing that makes wrong values
 //! unrepresentable. There is no io, no task and no clock.
 
+pub mod control;
 mod ids;
 mod operations;
 mod problem;
+pub mod record;
 mod status;
 
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};

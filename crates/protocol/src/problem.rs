@@ -98,6 +98,12 @@ codes! {
     InvalidSpec = "invalid-spec", 422, 65, "the spec has faults";
     /// The request is not of the shape the API documents.
     InvalidRequest = "invalid-request", 400, 64, "the request is not valid";
+    /// The body of the request is longer than the API reads.
+    RequestTooLarge = "request-too-large", 413, 64, "the request is too large";
+    /// The page exists and does not answer that method.
+    MethodNotAllowed = "method-not-allowed", 405, 64, "the page does not answer that method";
+    /// The request names a host that is not this one.
+    ForeignHost = "foreign-host", 421, 77, "the request names another host";
     /// No workload of that name.
     NoSuchWorkload = "no-such-workload", 404, 66, "no such workload";
     /// No such page of the API.
@@ -128,6 +134,8 @@ codes! {
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
     /// The engine does not answer.
     EngineUnreachable = "engine-unreachable", 503, 69, "the container engine does not answer";
+    /// The node is not reconciled yet, or its engine is away.
+    NodeNotReady = "node-not-ready", 503, 75, "the node is not ready";
     /// belayd is ending.
     ShuttingDown = "shutting-down", 503, 75, "belayd is shutting down";
     /// Only the Unix socket may do this.

@@ -1,1 +1,45 @@
-//! placeholder
+//! Volume-sync: one node's container publishes the state of chosen paths, other nodes' containers
+//! take it over.
+//!
+//! One task per workload, a provider or a consumer, started by [`spawn`] and held by a
+//! [`SyncHandle`]. It hears of requests through the control directory and of records through the
+//! store, each by a watch and, since a watch may be deaf, by a poll. Commands come in by a bounded
+//! channel; what it does is shown in one watched status. It asks for a stopped container through
+//! [`OfflineWindow`], and it learns of mounted volumes through a watched [`SyncLayout`].
+//! [`recover`] settles what a crash interrupted, before the workload's container may start.
+
+mod archive;
+mod beneath;
+mod capture;
+mod command;
+mod commit;
+mod consumer;
+mod context;
+mod control;
+mod core;
+mod durable;
+pub mod failpoint;
+mod halt;
+mod history;
+mod layout;
+mod provider;
+mod recovery;
+mod spool;
+mod stage;
+mod state;
+mod task;
+mod volume;
+mod walk;
+mod window;
+
+pub use command::{HistoryError, PublishCommand, PublishError, RecoverError, Recovery, SyncHandle};
+pub use history::History;
+pub use belay_store::LocalStore;
+pub use halt::{clear_halt, is_recovery_needed};
+pub use layout::{MountPoint, SyncLayout, SyncSpec};
+pub use recovery::recover;
+pub use task::{SpawnError, spawn};
+pub use window::{
+    FoundState, OfflineWindow, Ready, Require, Window, WindowClosed, WindowError, WindowOutcome,
+    WindowOwner, WindowPurpose, WindowRefused, WindowReply,
+};

@@ -1,0 +1,6 @@
+//! Every decision of the API, without a socket: which host names are this host, what a query
+//! string asks for, what a page holds.
+
+pub(crate) mod host;
+pub(crate) mod page;
+pub(crate) mod query;

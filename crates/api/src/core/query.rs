@@ -1,0 +1,91 @@
+//! Query strings, read strictly: a key that is not known is an error that names the known ones.
+
+use belay_protocol::{LogQuery, Problem, ProblemCode, VolumeFate};
+
+/// `follow` (alone, or `true` or `false`) and `tail=N`.
+pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>> {
+    let mut query = LogQuery { follow: false, tail: None };
+    for (key, value) in pairs {
+        match (key.as_str(), value.as_str()) {
+            ("follow", "" | "true") => query.follow = true,
+            ("follow", "false") => query.follow = false,
+            ("follow", found) => return Err(wrong(key, found, "true or false").into()),
+            ("tail", found) => {
+                let lines = found.parse();
+                query.tail = Some(lines.map_err(|_| wrong(key, found, "a number of lines"))?);
+            }
+            (unknown, _) => return Err(unexpected(unknown, "follow and tail").into()),
+        }
+    }
+    Ok(query)
+}
+
+/// `volumes=keep` (the default) or `volumes=delete`.
+pub(crate) fn volume_fate(pairs: &[(String, String)]) -> Result<VolumeFate, Box<Problem>> {
+    let mut fate = VolumeFate::Keep;
+    for (key, value) in pairs {
+        match (key.as_str(), value.as_str()) {
+            ("volumes", "keep") => fate = VolumeFate::Keep,
+            ("volumes", "delete") => fate = VolumeFate::Delete,
+            ("volumes", found) => return Err(wrong(key, found, "keep or delete").into()),
+            (unknown, _) => return Err(unexpected(unknown, "volumes").into()),
+        }
+    }
+    Ok(fate)
+}
+
+fn wrong(key: &str, found: &str, expected: &str) -> Problem {
+    let found: String = found.chars().take(80).collect();
+    Problem::new(
+        ProblemCode::InvalidRequest,
+        format!("query key {key}: found {found:?}, expected {expected}"),
+        "correct the query",
+    )
+}
+
+fn unexpected(key: &str, known: &str) -> Problem {
+    let key: String = key.chars().take(80).collect();
+    Problem::new(
+        ProblemCode::InvalidRequest,
+        format!("query key {key:?} is not known here, only {known}"),
+        "correct the query",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_log_query_may_be_empty_or_full() {
+        assert_eq!(logs(&[]), Ok(LogQuery { follow: false, tail: None }));
+        let both = logs(&pairs(&[("follow", ""), ("tail", "20")]));
+        assert_eq!(both, Ok(LogQuery { follow: true, tail: Some(20) }));
+        let neither = logs(&pairs(&[("follow", "true"), ("follow", "false")]));
+        assert_eq!(neither, Ok(LogQuery { follow: false, tail: None }));
+    }
+
+    #[test]
+    fn volumes_are_kept_unless_deletion_is_asked_for() {
+        assert_eq!(volume_fate(&[]), Ok(VolumeFate::Keep));
+        assert_eq!(volume_fate(&pairs(&[("volumes", "keep")])), Ok(VolumeFate::Keep));
+        assert_eq!(volume_fate(&pairs(&[("volumes", "delete")])), Ok(VolumeFate::Delete));
+    }
+
+    #[test]
+    fn a_wrong_query_says_what_would_do() {
+        let refused = |problem: Box<Problem>, words: &str| {
+            assert_eq!(problem.code, ProblemCode::InvalidRequest);
+            assert!(problem.detail.contains(words), "{}", problem.detail);
+        };
+        refused(logs(&pairs(&[("follow", "1")])).expect_err("not a truth"), "true or false");
+        refused(logs(&pairs(&[("tail", "-1")])).expect_err("negative"), "a number of lines");
+        refused(logs(&pairs(&[("tails", "1")])).expect_err("unknown"), "follow and tail");
+        refused(volume_fate(&pairs(&[("volumes", "")])).expect_err("empty"), "keep or delete");
+        refused(volume_fate(&pairs(&[("volume", "keep")])).expect_err("unknown"), "only volumes");
+    }
+}

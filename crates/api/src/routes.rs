@@ -1,0 +1,131 @@
+//! Which page does what, on which listener.
+
+mod ask;
+mod extract;
+mod operate;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, delete, get, post};
+use belay_protocol::ProblemCode;
+
+use crate::answer::Refusal;
+use crate::core::host;
+use crate::state::ApiState;
+
+/// Longest body of a request; a spec is a few hundred bytes.
+const BODY_LIMIT: usize = 1024 * 1024;
+
+/// Pages that change something, or show what a workload wrote. A method router answers on each of
+/// them for the operator, a refusal for the observer.
+const ACTS: [&str; 6] = [
+    "/v1/workloads/{name}/start",
+    "/v1/workloads/{name}/stop",
+    "/v1/workloads/{name}/restart",
+    "/v1/workloads/{name}/sync/publish",
+    "/v1/workloads/{name}/sync/history",
+    "/v1/workloads/{name}/logs",
+];
+
+/// Every page, for those whom the Unix socket's mode lets in.
+pub fn operator_router(state: ApiState) -> Router {
+    let [start, stop, restart, publish, history, logs] = ACTS;
+    questions()
+        .route("/v1/workloads", post(operate::deploy))
+        .route("/v1/workloads/{name}", delete(operate::remove))
+        .route(start, post(operate::start))
+        .route(stop, post(operate::stop))
+        .route(restart, post(operate::restart))
+        .route(publish, post(operate::publish))
+        .route(history, get(ask::history))
+        .route(logs, get(ask::logs))
+        .fallback(no_such_resource)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::map_response(with_common_headers))
+        .with_state(state)
+}
+
+/// The pages that only answer questions, for whoever reaches the loopback port under a loopback
+/// name. Everything else is refused with `read-only-listener`.
+pub fn observer_router(state: ApiState) -> Router {
+    ACTS.into_iter()
+        .fold(questions(), |router, path| router.route(path, any(read_only)))
+        .fallback(refuse_or_not_found)
+        .method_not_allowed_fallback(read_only)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn(loopback_names_only))
+        .layer(middleware::map_response(with_common_headers))
+        .with_state(state)
+}
+
+fn questions() -> Router<ApiState> {
+    Router::new()
+        .route("/healthz", get(ask::healthz))
+        .route("/readyz", get(ask::readyz))
+        .route("/v1/status", get(ask::status))
+        .route("/v1/workloads", get(ask::workloads))
+        .route("/v1/workloads/{name}", get(ask::workload))
+        .route("/v1/volumes", get(ask::volumes))
+        .route("/v1/sync", get(ask::sync))
+}
+
+async fn no_such_resource(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Refusal::new(
+        ProblemCode::NoSuchResource,
+        format!("there is no page {path}"),
+        "docs/api.md lists every page",
+    )
+}
+
+async fn method_not_allowed(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    Refusal::new(
+        ProblemCode::MethodNotAllowed,
+        format!("{path} does not answer {}", request.method()),
+        "docs/api.md lists every page with its methods",
+    )
+}
+
+async fn read_only() -> Refusal {
+    Refusal::new(
+        ProblemCode::ReadOnlyListener,
+        "operations, histories and logs are served on belayd's Unix socket only",
+        "use the belay command on the node, as root or a member of the socket's group",
+    )
+}
+
+async fn refuse_or_not_found(request: Request) -> Refusal {
+    match *request.method() {
+        Method::GET | Method::HEAD => no_such_resource(request).await,
+        _ => read_only().await,
+    }
+}
+
+async fn loopback_names_only(request: Request, next: Next) -> Response {
+    let hosts = request.headers().get_all(header::HOST).iter();
+    let mut names = hosts.map(|name| name.to_str().unwrap_or_default());
+    let target = request.uri().authority().is_none_or(|name| host::is_loopback(name.as_str()));
+    let here =
+        matches!((names.next(), names.next()), (Some(name), None) if host::is_loopback(name));
+    if target && here {
+        return next.run(request).await;
+    }
+    Refusal::new(
+        ProblemCode::ForeignHost,
+        "the request's Host is not a loopback name, so it may come from a foreign web page",
+        "ask for localhost or 127.0.0.1",
+    )
+    .into_response()
+}
+
+async fn with_common_headers(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}

@@ -1,0 +1,63 @@
+//! Pages that change something: each names an [`Operation`] and answers with its events.
+
+use axum::Extension;
+use axum::extract::State;
+use axum::response::Response;
+use belay_protocol::{DeployRequest, Operation, PublishRequest};
+
+use super::extract::{Document, Named, Pairs};
+use crate::answer::Refusal;
+use crate::core::query;
+use crate::operation::carry_out;
+use crate::state::{ApiState, Caller};
+
+pub(crate) async fn deploy(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Document(request): Document<DeployRequest>,
+) -> Response {
+    carry_out(&state, caller, Operation::Deploy(request)).await
+}
+
+pub(crate) async fn start(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+) -> Response {
+    carry_out(&state, caller, Operation::Start { workload }).await
+}
+
+pub(crate) async fn stop(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+) -> Response {
+    carry_out(&state, caller, Operation::Stop { workload }).await
+}
+
+pub(crate) async fn restart(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+) -> Response {
+    carry_out(&state, caller, Operation::Restart { workload }).await
+}
+
+pub(crate) async fn remove(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+    Pairs(pairs): Pairs,
+) -> Result<Response, Refusal> {
+    let volumes = query::volume_fate(&pairs)?;
+    Ok(carry_out(&state, caller, Operation::Remove { workload, volumes }).await)
+}
+
+pub(crate) async fn publish(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+    Document(request): Document<PublishRequest>,
+) -> Response {
+    carry_out(&state, caller, Operation::Publish { workload, request }).await
+}

@@ -1,0 +1,211 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use belay_protocol::WorkloadName;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+
+/// Where belayd listens unless it is told otherwise.
+const DEFAULT_SOCKET: &str = "/run/belay/belay.sock";
+const SOCKET_HELP: &str = "belayd's socket [default: $BELAY_SOCKET, else /run/belay/belay.sock]";
+
+/// Operate the workloads, volumes and volume-sync of this node.
+#[derive(Debug, Parser)]
+#[command(name = "belay", version, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// belayd's socket
+    #[arg(long, help = SOCKET_HELP, value_name = "PATH", global = true)]
+    pub(crate) socket: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+impl Arguments {
+    /// The socket as given, by the environment, or by default.
+    pub(crate) fn socket(&self) -> PathBuf {
+        let given = self.socket.clone();
+        let environment = || std::env::var_os("BELAY_SOCKET").filter(|path| !path.is_empty());
+        given
+            .or_else(|| environment().map(PathBuf::from))
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Declare a workload, replace it and wait until it is ready
+    #[command(after_help = "Example: belay deploy web.toml")]
+    Deploy {
+        /// Its spec, a TOML file
+        file: PathBuf,
+    },
+    /// List the workloads
+    #[command(after_help = "Example: belay ps")]
+    Ps(Listing),
+    /// Show the node, or one workload in full
+    #[command(after_help = "Example: belay status web")]
+    Status {
+        /// The workload; the node when absent
+        workload: Option<WorkloadName>,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Show what a workload wrote
+    #[command(after_help = "Example: belay logs -f --tail 20 web")]
+    Logs {
+        workload: WorkloadName,
+        /// Stay and show what is written from now on
+        #[arg(short, long)]
+        follow: bool,
+        /// Only so many of the last lines
+        #[arg(long, value_name = "LINES")]
+        tail: Option<u32>,
+        /// Show when each line was written
+        #[arg(short, long)]
+        timestamps: bool,
+    },
+    /// Make a workload run
+    #[command(after_help = "Example: belay start web")]
+    Start { workload: WorkloadName },
+    /// Stop a workload until it is started or deployed again
+    #[command(after_help = "Example: belay stop web")]
+    Stop { workload: WorkloadName },
+    /// Stop and start a workload
+    #[command(after_help = "Example: belay restart web")]
+    Restart { workload: WorkloadName },
+    /// Stop and remove a workload
+    #[command(after_help = "Example: belay rm --volumes web")]
+    Rm {
+        workload: WorkloadName,
+        /// Delete its volumes with everything in them
+        #[arg(long)]
+        volumes: bool,
+    },
+    /// Say why a workload is in the state it is in
+    #[command(after_help = "Example: belay explain web")]
+    Explain {
+        workload: WorkloadName,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Volumes of this node
+    #[command(subcommand, after_help = "Example: belay volume ls")]
+    Volume(VolumeVerb),
+    /// Volume-sync of this node
+    #[command(subcommand, after_help = "Example: belay sync status")]
+    Sync(SyncVerb),
+    /// Look at everything belayd needs of this host
+    #[command(after_help = "Example: belay doctor")]
+    Doctor {
+        #[command(flatten)]
+        listing: Listing,
+        /// The belayd to ask [default: beside this program, else as installed]
+        #[arg(long, value_name = "PATH")]
+        belayd: Option<PathBuf>,
+    },
+    /// Run two nodes on this machine and replicate a volume between them
+    #[command(after_help = "Example: belay demo --once")]
+    Demo {
+        /// The belayd to run [default: beside this program, else as installed]
+        #[arg(long, value_name = "PATH")]
+        belayd: Option<PathBuf>,
+        /// Clean up at once instead of staying until interrupted
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeVerb {
+    /// List the volumes with their sizes, use and cost
+    #[command(after_help = "Example: belay volume ls -o json")]
+    Ls(Listing),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SyncVerb {
+    /// Show who provides and who consumes, and how fresh it is
+    #[command(after_help = "Example: belay sync status")]
+    Status(Listing),
+    /// Publish paths of a provider
+    #[command(after_help = "Example: belay sync publish web /data --metadata release=7")]
+    Publish {
+        workload: WorkloadName,
+        /// Absolute paths in the container, each on a volume
+        #[arg(required = true)]
+        paths: Vec<String>,
+        /// Passed on to consumers; the value is JSON, or else text
+        #[arg(long, value_name = "KEY=VALUE", value_parser = metadata)]
+        metadata: Vec<(String, Value)>,
+    },
+    /// Show what was published and applied, newest first
+    #[command(after_help = "Example: belay sync history web")]
+    History {
+        workload: WorkloadName,
+        #[command(flatten)]
+        listing: Listing,
+    },
+}
+
+/// How a page is shown.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Listing {
+    /// A table for people, or JSON for programs
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
+
+fn metadata(text: &str) -> Result<(String, Value), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => {
+            let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+            Ok((key.to_owned(), value))
+        }
+        Some(_) | None => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example_that_parses() {
+        fn examples(command: &clap::Command, found: &mut Vec<String>) {
+            for verb in command.get_subcommands().filter(|verb| verb.get_name() != "help") {
+                let help = verb.get_after_help().expect("an example").to_string();
+                found.push(help.strip_prefix("Example: ").expect("an example").to_owned());
+                examples(verb, found);
+            }
+        }
+        let mut found = Vec::new();
+        examples(&Arguments::command(), &mut found);
+        assert!(found.len() > 15);
+        for example in found {
+            let parsed = Arguments::try_parse_from(example.split(' '));
+            assert!(parsed.is_ok(), "{example}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn metadata_is_json_or_text() {
+        assert_eq!(metadata("a=7"), Ok(("a".to_owned(), 7.into())));
+        assert_eq!(metadata("a=x=y"), Ok(("a".to_owned(), "x=y".into())));
+        assert!(metadata("a").is_err());
+        assert!(metadata("=a").is_err());
+    }
+}

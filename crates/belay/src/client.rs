@@ -1,0 +1,241 @@
+//! belayd over its Unix socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use belay_protocol::{OperationEvent, OperationOutcome, OperationProgress, Problem};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use reqwest::{Method, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::core::lines::Lines;
+use crate::failure::{self, Ending, Failure};
+
+/// Longest wait for the connection; the socket is local.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Longest wait for a page. belayd's slowest page, a sync history, has a minute.
+const PAGE: Duration = Duration::from_secs(75);
+
+/// Longest silence of an operation. Every step of belayd has a deadline of its own well below.
+const SILENCE: Duration = Duration::from_mins(30);
+
+/// A connection to one belayd.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    socket: PathBuf,
+}
+
+/// A body to send.
+#[derive(Debug)]
+pub(crate) struct Document(Vec<u8>);
+
+impl Document {
+    pub(crate) fn of<T: Serialize>(value: &T) -> Self {
+        Self(serde_json::to_vec(value).expect("shapes of the protocol are plain data"))
+    }
+
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl Client {
+    /// A client of the belayd that listens on `socket`. Nothing is sent yet.
+    pub(crate) fn new(socket: &Path) -> Result<Self, Ending> {
+        let client = reqwest::Client::builder().unix_socket(socket).connect_timeout(CONNECT);
+        let http = client
+            .build()
+            .map_err(|error| Failure::local("cannot make an HTTP client", &error, ""))?;
+        Ok(Self { http, socket: socket.to_owned() })
+    }
+
+    /// A page.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Ending> {
+        let answer = async {
+            let response = self.request(Method::GET, path, Document::none()).await?;
+            response.bytes().await.map_err(|error| lost(&error))
+        };
+        let body = tokio::time::timeout(PAGE, answer).await.map_err(|_| self.silent(PAGE))??;
+        serde_json::from_slice(&body).map_err(|error| misread(path, &error))
+    }
+
+    /// An operation; `show` sees its progress.
+    pub(crate) async fn operate(
+        &self,
+        method: Method,
+        path: &str,
+        body: Document,
+        mut show: impl FnMut(&OperationProgress),
+    ) -> Result<OperationOutcome, Ending> {
+        let mut events = self.lines(method, path, body).await?;
+        loop {
+            let next = tokio::time::timeout(SILENCE, events.next::<OperationEvent>());
+            match next.await.map_err(|_| self.silent(SILENCE))?? {
+                Some(OperationEvent::Progress(progress)) => show(&progress),
+                Some(OperationEvent::Done(outcome)) => return Ok(outcome),
+                Some(OperationEvent::Failed(problem)) => return Err(problem.into()),
+                None => return Err(self.cut_short()),
+            }
+        }
+    }
+
+    /// An answer that comes line by line.
+    pub(crate) async fn lines(
+        &self,
+        method: Method,
+        path: &str,
+        body: Document,
+    ) -> Result<AnswerLines<'_>, Ending> {
+        let answer = self.request(method, path, body);
+        let response =
+            tokio::time::timeout(PAGE, answer).await.map_err(|_| self.silent(PAGE))??;
+        Ok(AnswerLines {
+            client: self,
+            path: path.to_owned(),
+            chunks: response.bytes_stream().boxed(),
+            lines: Lines::default(),
+            ready: Vec::new().into_iter(),
+        })
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        Document(body): Document,
+    ) -> Result<Response, Ending> {
+        let request = self.http.request(method, format!("http://belayd{path}"));
+        let request = request.header("content-type", "application/json").body(body);
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.bytes().await.map_err(|error| lost(&error))?;
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => Err(problem.into()),
+            Err(_) => Err(Failure::new(
+                failure::PROTOCOL,
+                format!("{} answered {status} without saying why", self.socket.display()),
+                "check that --socket is the socket of a belayd",
+            )
+            .into()),
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Ending {
+        let socket = self.socket.display();
+        let start = "systemctl start belayd, or name the socket of a running belayd with \
+                     --socket or BELAY_SOCKET";
+        let failure = match io_error(error).map(io::Error::kind) {
+            Some(io::ErrorKind::NotFound) => Failure::new(
+                failure::UNAVAILABLE,
+                format!("belayd is not reachable: there is no socket {socket}"),
+                start,
+            ),
+            Some(io::ErrorKind::ConnectionRefused) => Failure::new(
+                failure::UNAVAILABLE,
+                format!("belayd is not reachable: nobody answers on {socket}"),
+                start,
+            ),
+            Some(io::ErrorKind::PermissionDenied) => Failure::new(
+                failure::NO_PERMISSION,
+                format!("you may not use {socket}"),
+                "use root, or a member of the group that owns the socket",
+            ),
+            Some(_) | None => Failure::new(
+                failure::UNAVAILABLE,
+                format!("belayd is not reachable on {socket}: {}", failure::chain(error)),
+                start,
+            ),
+        };
+        failure.into()
+    }
+
+    fn cut_short(&self) -> Ending {
+        Failure::new(
+            failure::UNAVAILABLE,
+            format!("belayd on {} ended its answer early", self.socket.display()),
+            "belay status says what holds now",
+        )
+        .into()
+    }
+
+    fn silent(&self, patience: Duration) -> Ending {
+        Failure::new(
+            failure::UNAVAILABLE,
+            format!(
+                "belayd on {} said nothing for {} s",
+                self.socket.display(),
+                patience.as_secs()
+            ),
+            "belay status says what holds now; look into belayd's log",
+        )
+        .into()
+    }
+}
+
+/// The lines of one answer.
+pub(crate) struct AnswerLines<'a> {
+    client: &'a Client,
+    path: String,
+    chunks: BoxStream<'static, reqwest::Result<Bytes>>,
+    lines: Lines,
+    ready: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl AnswerLines<'_> {
+    /// The next line, or `None` after the last.
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Ending> {
+        loop {
+            if let Some(line) = self.ready.next() {
+                let parsed = serde_json::from_slice(&line);
+                return parsed.map(Some).map_err(|error| misread(&self.path, &error));
+            }
+            match self.chunks.next().await {
+                Some(Ok(chunk)) => {
+                    let lines = self.lines.push(&chunk).map_err(|_| self.client.cut_short())?;
+                    self.ready = lines.into_iter();
+                }
+                Some(Err(error)) => return Err(lost(&error)),
+                None if self.lines.is_torn() => return Err(self.client.cut_short()),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn lost(error: &reqwest::Error) -> Ending {
+    Failure::new(
+        failure::UNAVAILABLE,
+        format!("the connection to belayd was lost: {}", failure::chain(error)),
+        "belay status says what holds now; the operation may still be under way",
+    )
+    .into()
+}
+
+fn misread(path: &str, error: &serde_json::Error) -> Ending {
+    Failure::new(
+        failure::PROTOCOL,
+        format!("belayd's answer to {path} is not of the shape that this belay knows: {error}"),
+        "use the belay and belayd of one version",
+    )
+    .into()
+}
+
+fn io_error(error: &dyn std::error::Error) -> Option<&io::Error> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        source = cause.source();
+    }
+    None
+}

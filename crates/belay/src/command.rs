@@ -1,0 +1,67 @@
+//! One function a verb: ask belayd, show the answer.
+
+mod doctor;
+mod operate;
+mod show;
+
+use std::process::ExitCode;
+
+pub(crate) use doctor::{examine, find_belayd};
+pub(crate) use operate::deploy_request;
+
+use crate::cli::{Arguments, SyncVerb, Verb, VolumeVerb};
+use crate::client::Client;
+use crate::demo;
+use crate::failure::Ending;
+use crate::output::Output;
+
+/// Runs the command and gives its exit code.
+pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCode, Ending> {
+    let socket = arguments.socket();
+    let client = || Client::new(&socket);
+    match arguments.verb {
+        Verb::Deploy { file } => operate::deploy(&client()?, &file, output).await?,
+        Verb::Ps(listing) => show::workloads(&client()?, listing, output).await?,
+        Verb::Status { workload: None, listing } => {
+            show::node(&client()?, listing, output).await?;
+        }
+        Verb::Status { workload: Some(workload), listing } => {
+            show::workload(&client()?, &workload, listing, output).await?;
+        }
+        Verb::Logs { workload, follow, tail, timestamps } => {
+            let query = belay_protocol::LogQuery { follow, tail };
+            let stamps = if timestamps { show::Stamps::Shown } else { show::Stamps::Hidden };
+            show::logs(&client()?, &workload, &query, stamps, output).await?;
+        }
+        Verb::Start { workload } => operate::start(&client()?, &workload, output).await?,
+        Verb::Stop { workload } => operate::stop(&client()?, &workload, output).await?,
+        Verb::Restart { workload } => operate::restart(&client()?, &workload, output).await?,
+        Verb::Rm { workload, volumes } => {
+            let fate = if volumes { "delete" } else { "keep" };
+            operate::remove(&client()?, &workload, fate, output).await?;
+        }
+        Verb::Explain { workload, listing } => {
+            show::explain(&client()?, &workload, listing, output).await?;
+        }
+        Verb::Volume(VolumeVerb::Ls(listing)) => {
+            show::volumes(&client()?, listing, output).await?;
+        }
+        Verb::Sync(SyncVerb::Status(listing)) => {
+            show::sync(&client()?, listing, output).await?;
+        }
+        Verb::Sync(SyncVerb::Publish { workload, paths, metadata }) => {
+            operate::publish(&client()?, &workload, paths, metadata, output).await?;
+        }
+        Verb::Sync(SyncVerb::History { workload, listing }) => {
+            show::history(&client()?, &workload, listing, output).await?;
+        }
+        Verb::Doctor { listing, belayd } => {
+            return doctor::run(belayd.as_deref(), listing, output).await;
+        }
+        Verb::Demo { belayd, once } => {
+            let stay = if once { demo::Stay::Once } else { demo::Stay::UntilInterrupted };
+            return demo::run(belayd.as_deref(), stay, output).await;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,165 @@
+//! Verbs that change something, with their progress.
+
+use std::fmt::Write;
+use std::io::Read;
+use std::path::Path;
+
+use belay_protocol::{DeployRequest, OperationOutcome, PublishRequest, WorkloadName};
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::client::{Client, Document};
+use crate::core::human;
+use crate::failure::{self, Ending, Failure};
+use crate::output::Output;
+
+/// Longest spec that is sent; belayd reads requests up to 1 MiB.
+const LONGEST_SPEC: u64 = 512 * 1024;
+
+pub(crate) async fn deploy(client: &Client, file: &Path, output: &Output) -> Result<(), Ending> {
+    let request = deploy_request(file)?;
+    finish(
+        carry_out(client, Method::POST, "/v1/workloads", Document::of(&request), output).await?,
+        output,
+    )
+}
+
+pub(crate) async fn start(
+    client: &Client,
+    name: &WorkloadName,
+    output: &Output,
+) -> Result<(), Ending> {
+    act(client, Method::POST, &format!("/v1/workloads/{name}/start"), output).await
+}
+
+pub(crate) async fn stop(
+    client: &Client,
+    name: &WorkloadName,
+    output: &Output,
+) -> Result<(), Ending> {
+    act(client, Method::POST, &format!("/v1/workloads/{name}/stop"), output).await
+}
+
+pub(crate) async fn restart(
+    client: &Client,
+    name: &WorkloadName,
+    output: &Output,
+) -> Result<(), Ending> {
+    act(client, Method::POST, &format!("/v1/workloads/{name}/restart"), output).await
+}
+
+pub(crate) async fn remove(
+    client: &Client,
+    name: &WorkloadName,
+    volumes: &str,
+    output: &Output,
+) -> Result<(), Ending> {
+    let path = format!("/v1/workloads/{name}?volumes={volumes}");
+    act(client, Method::DELETE, &path, output).await
+}
+
+pub(crate) async fn publish(
+    client: &Client,
+    name: &WorkloadName,
+    archive_paths: Vec<String>,
+    metadata: Vec<(String, Value)>,
+    output: &Output,
+) -> Result<(), Ending> {
+    let request = PublishRequest { archive_paths, metadata: metadata.into_iter().collect() };
+    let path = format!("/v1/workloads/{name}/sync/publish");
+    let outcome = carry_out(client, Method::POST, &path, Document::of(&request), output).await?;
+    finish(outcome, output)
+}
+
+async fn act(client: &Client, method: Method, path: &str, output: &Output) -> Result<(), Ending> {
+    let outcome = carry_out(client, method, path, Document::none(), output).await?;
+    finish(outcome, output)
+}
+
+async fn carry_out(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: Document,
+    output: &Output,
+) -> Result<OperationOutcome, Ending> {
+    let mut line = output.progress();
+    client.operate(method, path, body, |progress| line.show(progress)).await
+}
+
+fn finish(outcome: OperationOutcome, output: &Output) -> Result<(), Ending> {
+    let mut text = outcome.summary + "\n";
+    if let Some(publish) = outcome.publish {
+        let _ = writeln!(
+            text,
+            "cid {}\nversion {}, record {}, {}, container down for {}",
+            publish.cid,
+            publish.version,
+            publish.seq,
+            human::size(publish.bytes),
+            human::milliseconds(publish.downtime_ms)
+        );
+    }
+    output.text(&text)
+}
+
+/// The request for a spec file: its text, its name for errors, and the directory against which
+/// its relative paths hold.
+pub(crate) fn deploy_request(file: &Path) -> Result<DeployRequest, Ending> {
+    let unreadable = |error: &std::io::Error| {
+        Failure::new(
+            failure::NO_INPUT,
+            format!("cannot read {}: {error}", file.display()),
+            "name the spec's file: belay deploy FILE",
+        )
+    };
+    let absolute = std::fs::canonicalize(file).map_err(|error| unreadable(&error))?;
+    let opened = std::fs::File::open(&absolute).map_err(|error| unreadable(&error))?;
+    let mut spec = String::new();
+    let read = opened.take(LONGEST_SPEC + 1).read_to_string(&mut spec);
+    let length = read.map_err(|error| unreadable(&error))?;
+    if length as u64 > LONGEST_SPEC {
+        return Err(Failure::new(
+            failure::NO_INPUT,
+            format!("{} is longer than 512 KiB, so it is not a spec", file.display()),
+            "name the spec's file: belay deploy FILE",
+        )
+        .into());
+    }
+    let directory = absolute.parent().unwrap_or(Path::new("/"));
+    Ok(DeployRequest {
+        spec,
+        file: file.display().to_string(),
+        directory: directory.display().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spec_is_sent_with_its_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("web.toml");
+        std::fs::write(&file, "name = \"web\"").expect("writes");
+        let request = deploy_request(&file).expect("readable");
+        let real = std::fs::canonicalize(directory.path()).expect("it is there");
+        assert_eq!(request.directory, real.display().to_string());
+        assert_eq!(request.spec, "name = \"web\"");
+        assert_eq!(request.file, file.display().to_string());
+    }
+
+    #[test]
+    fn what_cannot_be_a_spec_is_refused_before_anything_is_sent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let long = directory.path().join("long.toml");
+        std::fs::write(&long, " ".repeat(600 * 1024)).expect("writes");
+        for file in [long, directory.path().join("absent.toml"), directory.path().to_owned()] {
+            let Err(Ending::Failed(failure)) = deploy_request(&file) else {
+                panic!("{} is no spec", file.display());
+            };
+            assert_eq!(failure.exit_code, failure::NO_INPUT);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Verbs that only look.
+
+use belay_protocol::{
+    HistoryEntry, LogLine, LogQuery, LogStream, NodeStatus, VolumeStatus, WorkloadName,
+    WorkloadStatus,
+};
+use jiff::Timestamp;
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::cli::{Format, Listing};
+use crate::client::{Client, Document};
+use crate::core::human;
+use crate::core::table::{Style, Tone};
+use crate::core::view;
+use crate::failure::Ending;
+use crate::output::Output;
+
+pub(crate) async fn workloads(
+    client: &Client,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let workloads: Vec<WorkloadStatus> = client.get("/v1/workloads").await?;
+    match listing.output {
+        Format::Json => output.json(&workloads),
+        Format::Table => {
+            output.text(&view::workloads::table(&workloads, Timestamp::now(), output.style()))
+        }
+    }
+}
+
+pub(crate) async fn node(client: &Client, listing: Listing, output: &Output) -> Result<(), Ending> {
+    let status: NodeStatus = client.get("/v1/status").await?;
+    match listing.output {
+        Format::Json => output.json(&status),
+        Format::Table => output.text(&view::node::page(&status, Timestamp::now(), output.style())),
+    }
+}
+
+pub(crate) async fn workload(
+    client: &Client,
+    name: &WorkloadName,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let workload: WorkloadStatus = client.get(&format!("/v1/workloads/{name}")).await?;
+    match listing.output {
+        Format::Json => output.json(&workload),
+        Format::Table => {
+            let node: NodeStatus = client.get("/v1/status").await?;
+            let now = Timestamp::now();
+            output.text(&view::node::workload(&node, &workload, now, output.style()))
+        }
+    }
+}
+
+pub(crate) async fn explain(
+    client: &Client,
+    name: &WorkloadName,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let workload: WorkloadStatus = client.get(&format!("/v1/workloads/{name}")).await?;
+    match listing.output {
+        Format::Json => output.json(&workload),
+        Format::Table => {
+            let node: NodeStatus = client.get("/v1/status").await?;
+            let now = Timestamp::now();
+            output.text(&view::explain::page(&node, &workload, now, output.style()))
+        }
+    }
+}
+
+pub(crate) async fn volumes(
+    client: &Client,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let volumes: Vec<VolumeStatus> = client.get("/v1/volumes").await?;
+    match listing.output {
+        Format::Json => output.json(&volumes),
+        Format::Table => output.text(&view::volumes::table(&volumes, output.style())),
+    }
+}
+
+pub(crate) async fn sync(client: &Client, listing: Listing, output: &Output) -> Result<(), Ending> {
+    match listing.output {
+        Format::Json => {
+            let sync: Value = client.get("/v1/sync").await?;
+            output.json(&sync)
+        }
+        Format::Table => {
+            let status: NodeStatus = client.get("/v1/status").await?;
+            output.text(&view::sync::table(&status, Timestamp::now(), output.style()))
+        }
+    }
+}
+
+pub(crate) async fn history(
+    client: &Client,
+    name: &WorkloadName,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let path = format!("/v1/workloads/{name}/sync/history");
+    let entries: Vec<HistoryEntry> = client.get(&path).await?;
+    match listing.output {
+        Format::Json => output.json(&entries),
+        Format::Table => output.text(&view::sync::history(&entries, output.style())),
+    }
+}
+
+pub(crate) async fn logs(
+    client: &Client,
+    name: &WorkloadName,
+    query: &LogQuery,
+    stamps: Stamps,
+    output: &Output,
+) -> Result<(), Ending> {
+    let tail = query.tail.map_or(String::new(), |lines| format!("&tail={lines}"));
+    let path = format!("/v1/workloads/{name}/logs?follow={}{tail}", query.follow);
+    let mut lines = client.lines(Method::GET, &path, Document::none()).await?;
+    while let Some(line) = lines.next::<LogLine>().await? {
+        output.text(&log_line(&line, stamps, output.style()))?;
+    }
+    Ok(())
+}
+
+/// Whether lines of a log are shown with their times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stamps {
+    Shown,
+    Hidden,
+}
+
+/// The line as the workload wrote it, escape sequences included, as its terminal would have got
+/// it. What it wrote to standard error is told apart by colour.
+fn log_line(line: &LogLine, stamps: Stamps, style: Style) -> String {
+    let tone = match line.stream {
+        LogStream::Stdout => Tone::Plain,
+        LogStream::Stderr => Tone::Doubtful,
+    };
+    let text = tone.paint(style, &line.text);
+    match (stamps, line.at) {
+        (Stamps::Shown, Some(at)) => format!("{} {text}\n", human::clock(at)),
+        (Stamps::Shown, None) => format!("{:20} {text}\n", "-"),
+        (Stamps::Hidden, _) => format!("{text}\n"),
+    }
+}

@@ -1,0 +1,31 @@
+//! What to type next, from what a workload is in.
+
+use belay_protocol::{WorkloadPhase, WorkloadStatus};
+
+/// The next command for a workload that is not as it should be; `None` where all is well or
+/// belayd is at work by itself.
+pub(crate) fn next(workload: &WorkloadStatus) -> Option<String> {
+    let name = &workload.name;
+    match workload.phase {
+        WorkloadPhase::Pending
+        | WorkloadPhase::FetchingImage
+        | WorkloadPhase::ProvidingVolumes
+        | WorkloadPhase::Starting
+        | WorkloadPhase::Probing
+        | WorkloadPhase::Ready
+        | WorkloadPhase::Stopping
+        | WorkloadPhase::Completed
+        | WorkloadPhase::PausedForSync
+        | WorkloadPhase::Removing => None,
+        WorkloadPhase::Stopped => Some(format!("belay start {name}")),
+        WorkloadPhase::Unready | WorkloadPhase::BackOff => Some(match &workload.last_fault {
+            Some(fault) if !fault.next.is_empty() => fault.next.clone(),
+            Some(_) | None => format!("belay logs {name}"),
+        }),
+        WorkloadPhase::Halted => Some(match &workload.last_fault {
+            Some(fault) if !fault.next.is_empty() => fault.next.clone(),
+            Some(_) | None => format!("belay sync status, then belay start {name}"),
+        }),
+        WorkloadPhase::Unknown => Some("belay doctor".to_owned()),
+    }
+}

@@ -1,0 +1,156 @@
+//! `belay sync status` and `belay sync history`.
+
+use belay_protocol::{HistoryEntry, NodeStatus, SyncOutcome, SyncRole, SyncStatus};
+use jiff::Timestamp;
+
+use super::workloads::role;
+use crate::core::human;
+use crate::core::table::{Cell, Style, Table, Tone};
+
+/// One line a workload that has volume-sync, then what is wrong.
+pub(crate) fn table(status: &NodeStatus, now: Timestamp, style: Style) -> String {
+    let mut table =
+        Table::new(&["WORKLOAD", "ROLE", "KEY", "STAGE", "HEAD", "LAST", "AGE", "BYTES", "DOWN"]);
+    let mut troubles = String::new();
+    let mut any = false;
+    for workload in &status.workloads {
+        let Some(sync) = &workload.sync else { continue };
+        any = true;
+        let last = last(sync);
+        let text = |show: &dyn Fn(&SyncOutcome) -> String| last.map(show).unwrap_or_default();
+        table.row([
+            workload.name.as_str().into(),
+            role(sync.role).into(),
+            sync.key.as_str().into(),
+            Cell::new(&sync.stage, if sync.stage == "idle" { Tone::Plain } else { Tone::Doubtful }),
+            sync.head.as_ref().map(|head| head.cid.short()).unwrap_or_default().into(),
+            text(&|last| last.cid.short()).into(),
+            text(&|last| human::age(now, last.at)).into(),
+            text(&|last| human::size(last.bytes)).into(),
+            text(&|last| human::milliseconds(last.downtime_ms)).into(),
+        ]);
+        for trouble in troubles_of(sync, now) {
+            let line = format!("{}: {trouble}", workload.name);
+            troubles += &Tone::Bad.paint(style, &line);
+            troubles.push('\n');
+        }
+    }
+    if !any {
+        return "no workload has volume-sync; it is configured by [sync] in a spec\n".to_owned();
+    }
+    let gap = if troubles.is_empty() { "" } else { "\n" };
+    format!("{}{gap}{troubles}", table.render(style))
+}
+
+/// Newest first, as the node keeps it.
+pub(crate) fn history(entries: &[HistoryEntry], style: Style) -> String {
+    if entries.is_empty() {
+        return "nothing was published or applied yet\n".to_owned();
+    }
+    let mut table =
+        Table::new(&["WHEN", "DIRECTION", "CID", "VERSION", "BYTES", "FROM NODE", "PATHS"]);
+    for entry in entries {
+        table.row([
+            human::clock(entry.at).into(),
+            entry.direction.as_str().into(),
+            entry.cid.short().into(),
+            entry.version.to_string().into(),
+            human::size(entry.bytes).into(),
+            entry.node.as_str().into(),
+            entry.archive_paths.join(" ").into(),
+        ]);
+    }
+    table.render(style)
+}
+
+/// `provider of page, idle, published bafkr4iha3do 10m ago (4 MiB, down 412 ms)`
+pub(crate) fn sentence(sync: &SyncStatus, now: Timestamp) -> String {
+    let verb = match sync.role {
+        SyncRole::Provider => "published",
+        SyncRole::Consumer => "applied",
+    };
+    let last = match last(sync) {
+        Some(last) => format!(
+            "{verb} {} {} ago ({}, down {})",
+            last.cid.short(),
+            human::age(now, last.at),
+            human::size(last.bytes),
+            human::milliseconds(last.downtime_ms)
+        ),
+        None => format!("nothing {verb} yet"),
+    };
+    format!("{} of {}, {}, {last}", role(sync.role), sync.key, sync.stage)
+}
+
+fn last(sync: &SyncStatus) -> Option<&SyncOutcome> {
+    match sync.role {
+        SyncRole::Provider => sync.last_publish.as_ref(),
+        SyncRole::Consumer => sync.last_apply.as_ref(),
+    }
+}
+
+fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
+    let mut troubles = Vec::new();
+    if let Some(halted) = &sync.halted {
+        troubles.push(format!("halted: {halted}"));
+    }
+    if let Some(failure) = &sync.last_failure {
+        let when = human::age(now, failure.at);
+        troubles.push(format!("{} failed {when} ago: {}", failure.stage, failure.error));
+    }
+    for (cid, until) in &sync.quarantine {
+        let short: String = cid.chars().take(12).collect();
+        troubles.push(format!("{short} is not tried again for {}", human::until(now, *until)));
+    }
+    troubles
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::sample;
+
+    #[test]
+    fn a_line_shows_the_last_publish_and_its_price() {
+        assert_eq!(
+            table(&sample::status(), sample::now(), Style::Plain),
+            "WORKLOAD  ROLE      KEY   STAGE  HEAD          LAST          AGE  BYTES  DOWN\n\
+             web       provider  page  idle   bafkr4iaha4d  bafkr4iaha4d  10m  4 MiB  412 ms\n\
+             \n\
+             web: upload failed 2m ago: no space left in the store\n"
+        );
+    }
+
+    #[test]
+    fn quarantine_and_hold_are_shown() {
+        let mut status = sample::status();
+        let sync = status.workloads[1].sync.as_mut().expect("it has one");
+        sync.halted = Some("data is uncertain".to_owned());
+        let until = "2026-03-01T12:01:00Z".parse().expect("a time");
+        sync.quarantine.insert("bafkr4ihathatfailed".to_owned(), until);
+        let text = table(&status, sample::now(), Style::Plain);
+        assert!(text.contains("web: halted: data is uncertain\n"), "{text}");
+        assert!(text.contains("web: bafkr4ihatha is not tried again for 1m\n"), "{text}");
+    }
+
+    #[test]
+    fn a_history_is_a_table() {
+        let entry = HistoryEntry {
+            direction: "received".to_owned(),
+            cid: belay_protocol::Cid::from_digest([7; 32]),
+            version: 1_772_365_800,
+            at: sample::now(),
+            node: "north".to_owned(),
+            bytes: 2048,
+            archive_paths: vec!["/data".to_owned(), "/models".to_owned()],
+            file: "/x".to_owned(),
+        };
+        assert_eq!(
+            history(&[entry], Style::Plain),
+            "WHEN                  DIRECTION  CID           VERSION     BYTES  FROM NODE  PATHS\n\
+             2026-03-01 12:00:00Z  received   bafkr4iaha4d  1772365800  2 KiB  north      /data \
+             /models\n"
+        );
+        assert!(history(&[], Style::Plain).contains("nothing"));
+    }
+}

@@ -1,0 +1,55 @@
+//! From the API's commands to the node's.
+
+use belay_api::Command;
+use belay_lifecycle::{NodeCommand, Reporter};
+use belay_protocol::{Problem, ProblemCode};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// Carries commands to the node once there is one; until then each is answered with why not.
+pub(crate) async fn carry(
+    mut commands: mpsc::Receiver<Command>,
+    node: watch::Receiver<Option<mpsc::Sender<NodeCommand>>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            () = shutdown.cancelled() => return,
+        };
+        let Some(command) = command else { return };
+        let sender = node.borrow().clone();
+        match sender {
+            Some(sender) => {
+                // The node is gone only when belayd ends; dropping the command tells the caller.
+                let _ = sender.send(translate(command)).await;
+            }
+            None => refuse(command),
+        }
+    }
+}
+
+fn translate(command: Command) -> NodeCommand {
+    match command {
+        Command::Operate { operation, events } => NodeCommand::Operate { operation, events },
+        Command::Logs { workload, query, reply } => NodeCommand::Logs { workload, query, reply },
+        Command::History { workload, reply } => NodeCommand::History { workload, reply },
+    }
+}
+
+fn refuse(command: Command) {
+    let problem = Problem::new(
+        ProblemCode::EngineUnreachable,
+        "belayd has not reached a container engine since it started",
+        "belay doctor says what is missing; belayd keeps trying",
+    );
+    match command {
+        Command::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
+        Command::Logs { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+        Command::History { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Wiring: the order in which belayd's parts begin and end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use belay_api::{ApiState, Limits};
+use belay_engine::{Engine, EngineOptions, PodmanService};
+use belay_ledger::{Ledger, Opening};
+use belay_lifecycle::core::record;
+use belay_lifecycle::{Context, NodeCommand, NodeTask};
+use belay_protocol::{EngineStatus, NodeReadiness, NodeStatus, STATUS_SCHEMA};
+use belay_store::LocalStore;
+use belay_volumes::{Volumes, VolumesConfig};
+use nix::unistd::Group;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::{bridge, instance, sources, watchdog};
+
+/// Commands that may wait on their way from the API to the node.
+const QUEUE: usize = 64;
+
+/// Pause between two tries to reach an engine, doubled up to the longest.
+const ENGINE_RETRY: Duration = Duration::from_secs(1);
+
+/// Longest pause between two tries to reach an engine.
+const ENGINE_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long the Podman service that belayd started may take to end.
+const SERVICE_GRACE: Duration = Duration::from_secs(5);
+
+/// Runs belayd until a signal ends it.
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
+    let mut hang_up = signal(SignalKind::hangup()).context("cannot take SIGHUP")?;
+
+    make_directories(&config)?;
+    let _lock = instance::lock(&config.state_dir, config.node.as_str()).await?;
+    tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "belayd starts");
+
+    let shutdown = CancellationToken::new();
+    let (status, watched) = watch::channel(Arc::new(unready_status(&config)));
+    let (turned, turns) = watch::channel(Instant::now());
+    let (sender, commands) = mpsc::channel(QUEUE);
+    let (node, node_commands) = watch::channel(None);
+    let api = ApiState::new(watched.clone(), sender, shutdown.clone());
+
+    let mut tasks = JoinSet::new();
+    serve(&config, &api, &shutdown, &mut tasks).await?;
+    tasks.spawn(bridge::carry(commands, node_commands, shutdown.clone()));
+    tasks.spawn(watchdog::run(watched, turns, shutdown.clone()));
+
+    let supervised = supervise(&config, &shutdown, &status, &turned, &node);
+    tokio::pin!(supervised);
+    let mut ended = None;
+    loop {
+        tokio::select! {
+            result = &mut supervised => {
+                ended = Some(result);
+                break;
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => reload(&config, &node).await,
+        }
+    }
+
+    watchdog::notify(&[NotifyState::Stopping]);
+    tracing::info!("belayd ends; workloads keep running");
+    shutdown.cancel();
+    let drained = tokio::time::timeout(config.shutdown_deadline, async {
+        let result = match ended {
+            Some(result) => result,
+            None => supervised.await,
+        };
+        api.finish(SERVICE_GRACE).await;
+        while tasks.join_next().await.is_some() {}
+        result
+    });
+    let result = drained.await.unwrap_or_else(|_| {
+        Err(anyhow::anyhow!(
+            "ending took longer than {} s and was cut short; what was under way is finished at the \
+             next start",
+            config.shutdown_deadline.as_secs()
+        ))
+    });
+    tracing::info!("belayd has ended");
+    result
+}
+
+fn make_directories(config: &Config) -> anyhow::Result<()> {
+    for (directory, mode) in [(&config.state_dir, 0o700), (&config.runtime_dir, 0o755)] {
+        make_directory(directory, mode)?;
+    }
+    make_directory(&config.state_dir.join("workloads"), 0o700)
+}
+
+fn make_directory(directory: &Path, mode: u32) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(directory).with_context(|| {
+        format!("cannot make {}; belayd needs root and a writable disk there", directory.display())
+    })
+}
+
+/// What the node says of itself before there is an engine.
+fn unready_status(config: &Config) -> NodeStatus {
+    NodeStatus {
+        schema_version: STATUS_SCHEMA,
+        node: config.node.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at: jiff::Timestamp::now(),
+        ready: NodeReadiness::NotReady { reason: "belayd has just started".to_owned() },
+        engine: EngineStatus {
+            kind: String::new(),
+            version: String::new(),
+            socket: String::new(),
+            reachable: false,
+            snapshot: "none".to_owned(),
+        },
+        workloads: Vec::new(),
+        volumes: Vec::new(),
+        refused_specs: Vec::new(),
+    }
+}
+
+/// Opens the operator's socket and the loopback ports.
+async fn serve(
+    config: &Config,
+    api: &ApiState,
+    shutdown: &CancellationToken,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<()> {
+    let group = match &config.api_group {
+        None => None,
+        Some(name) => {
+            let group = Group::from_name(name).context("cannot look groups up")?;
+            let group = group.with_context(|| {
+                format!("api.group: there is no group {name}; make it: groupadd --system {name}")
+            })?;
+            Some(group.gid.as_raw())
+        }
+    };
+    let socket = belay_api::bind_unix(&config.api_socket, group).await?;
+    let router = belay_api::operator_router(api.clone());
+    let ending = shutdown.clone();
+    tasks.spawn(async move {
+        let report = belay_api::serve_unix(socket, router, Limits::default(), ending).await;
+        tracing::debug!(accepted = report.accepted, cut = report.cut, "the socket is closed");
+    });
+    for address in &config.api_listen {
+        let listener = belay_api::bind_tcp(*address).await?;
+        let router = belay_api::observer_router(api.clone());
+        let ending = shutdown.clone();
+        tasks.spawn(async move {
+            belay_api::serve_tcp(listener, router, Limits::default(), ending).await;
+        });
+        tracing::info!(%address, "answers questions");
+    }
+    Ok(())
+}
+
+/// Brings the node up, shows what it says of itself, and ends it in order.
+async fn supervise(
+    config: &Config,
+    shutdown: &CancellationToken,
+    status: &watch::Sender<Arc<NodeStatus>>,
+    turned: &watch::Sender<Instant>,
+    node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
+) -> anyhow::Result<()> {
+    let ledger = open_ledger(config)?;
+    let mut records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
+    // Ids of workloads are checked where they are used; here only the count is of interest.
+    tracing::info!(workloads = records.records.len(), "the ledger is open");
+    let store = LocalStore::open(&config.store)
+        .with_context(|| format!("cannot open the store {}", config.store.display()))?;
+    let volumes = Volumes::open(VolumesConfig::new(config.state_dir.join("volumes")))
+        .await
+        .context("cannot open the volumes")?;
+    let recovered = volumes.recovered();
+    tracing::info!(
+        mounted = recovered.mounted.len(),
+        detached = recovered.detached.len(),
+        discarded = recovered.discarded.len(),
+        "the volumes are open"
+    );
+    let Some((engine, service)) = reach_engine(config, shutdown, status, turned).await else {
+        return Ok(());
+    };
+    let context = Arc::new(Context {
+        node: config.node.clone(),
+        engine,
+        volumes,
+        ledger,
+        store: Arc::new(store),
+        workloads_dir: config.state_dir.join("workloads"),
+        shutdown: shutdown.clone(),
+    });
+    let declared = sources::read_specs(&config.workloads_dir)
+        .with_context(|| format!("cannot read {}", config.workloads_dir.display()))?;
+    let records = std::mem::replace(
+        &mut records,
+        belay_ledger::Loaded { records: std::collections::BTreeMap::new(), set_aside: Vec::new() },
+    );
+    let (handle, task) = NodeTask::spawn(context, records, declared);
+    node.send_replace(Some(handle.commands));
+    let mut watched = handle.status;
+    let mut turning = handle.turns;
+    let show = async {
+        loop {
+            status.send_replace(watched.borrow_and_update().clone());
+            turned.send_replace(*turning.borrow_and_update());
+            tokio::select! {
+                changed = watched.changed() => if changed.is_err() { return },
+                changed = turning.changed() => if changed.is_err() { return },
+            }
+        }
+    };
+    let (ended, ()) = tokio::join!(task, show);
+    ended.context("the node's task failed")?;
+    node.send_replace(None);
+    if let Some(service) = service {
+        service.shutdown(SERVICE_GRACE).await;
+    }
+    Ok(())
+}
+
+fn open_ledger(config: &Config) -> anyhow::Result<Ledger> {
+    let path = config.state_dir.join("belay.db");
+    let (ledger, opening) = Ledger::open(&path)?;
+    if let Opening::Replaced { kept, reason } = opening {
+        tracing::error!(
+            "the ledger could not be used ({reason}) and is kept as {}; what runs is found again \
+             by its labels",
+            kept.display()
+        );
+    }
+    Ok(ledger)
+}
+
+/// Reaches an engine, however long it takes; `None` when belayd ends before.
+async fn reach_engine(
+    config: &Config,
+    shutdown: &CancellationToken,
+    status: &watch::Sender<Arc<NodeStatus>>,
+    turned: &watch::Sender<Instant>,
+) -> Option<(Engine, Option<PodmanService>)> {
+    let mut pause = ENGINE_RETRY;
+    let mut said = String::new();
+    loop {
+        let options = EngineOptions {
+            socket: config.engine_socket.clone(),
+            runtime_dir: config.runtime_dir.clone(),
+            kind: config.engine,
+        };
+        let connected = tokio::select! {
+            connected = belay_engine::connect(options) => connected,
+            () = shutdown.cancelled() => return None,
+        };
+        match connected {
+            Ok((engine, service)) => {
+                let info = engine.info();
+                tracing::info!(kind = %info.kind, version = %info.version, socket = %info.socket.display(), "the engine is reached");
+                return Some((engine, service));
+            }
+            Err(error) => {
+                let reason = format!("{:#}", anyhow::Error::new(error));
+                if reason != said {
+                    tracing::error!("{reason}; belayd keeps trying, belay doctor says more");
+                    said.clone_from(&reason);
+                }
+                status.send_modify(|status| {
+                    Arc::make_mut(status).ready = NodeReadiness::NotReady { reason };
+                });
+                turned.send_replace(Instant::now());
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => return None,
+        }
+        pause = (pause * 2).min(ENGINE_RETRY_MAX);
+    }
+}
+
+/// Reads `workloads.d` anew, and says which settings a restart is needed for.
+async fn reload(config: &Config, node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>) {
+    watchdog::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Status("reloading"))]);
+    match sources::read_config(None) {
+        Ok(new) if new != *config && std::env::args_os().len() == 1 => {
+            tracing::warn!("the configuration has changed; restart belayd to apply it");
+        }
+        Ok(_) => {}
+        Err(faults) => {
+            for fault in faults {
+                tracing::error!("{fault}");
+            }
+        }
+    }
+    let specs = sources::read_specs(&config.workloads_dir);
+    let sender = node.borrow().clone();
+    match (specs, sender) {
+        (Ok(specs), Some(sender)) => {
+            tracing::info!(files = specs.len(), "reading workloads.d anew");
+            let _ = sender.send(NodeCommand::Declare(specs)).await;
+        }
+        (Ok(_), None) => {}
+        (Err(error), _) => {
+            tracing::error!("cannot read {}: {error}", config.workloads_dir.display());
+        }
+    }
+    watchdog::notify(&[NotifyState::Ready]);
+}

@@ -1,0 +1,12 @@
+//! Decisions: what a body, a status, a name or an exit means. No io, no clock.
+
+pub(crate) mod abilities;
+pub(crate) mod archive;
+pub(crate) mod diagnosis;
+pub(crate) mod events;
+pub(crate) mod fault;
+pub(crate) mod image_name;
+pub(crate) mod oom;
+pub(crate) mod restart;
+pub(crate) mod state;
+pub(crate) mod version;

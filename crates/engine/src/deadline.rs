@@ -1,0 +1,27 @@
+//! How long each call may take.
+//!
+//! The figures are several times the slowest of a laden two-core machine (a start of 1 s, a
+//! removal of 0.7 s, a list of 50 ms), because a call that is cut off leaves its outcome unknown.
+
+use std::time::Duration;
+
+/// Connecting to a socket and the first answer.
+pub const PING: Duration = Duration::from_secs(5);
+/// Reading: inspect, list, image.
+pub const READ: Duration = Duration::from_secs(15);
+/// Creating a container, renaming, pausing, sending a signal, tagging.
+pub const CHANGE: Duration = Duration::from_mins(1);
+/// Starting, which includes network, mounts and the runtime.
+pub const START: Duration = Duration::from_mins(2);
+/// Removing, which includes the end of the container when forced.
+pub const REMOVE: Duration = Duration::from_mins(2);
+/// What [`crate::Engine::stop`] allows beyond the grace that its caller gives.
+pub const STOP_BEYOND_GRACE: Duration = Duration::from_mins(1);
+/// Longest silence of the engine during a pull. The whole of it has no bound of its own.
+pub const PULL_SILENCE: Duration = Duration::from_mins(5);
+/// Loading an image from a file.
+pub const LOAD: Duration = Duration::from_mins(30);
+/// Making an exec session, and asking for its result.
+pub const EXEC_SETUP: Duration = Duration::from_secs(15);
+/// First bytes of a log, event or archive stream.
+pub const STREAM_OPEN: Duration = Duration::from_secs(30);

@@ -1,0 +1,10 @@
+//! The engine against a real Podman: real containers of a root file system made of busybox, behind
+//! a service that the test starts itself. Needs root, podman, runc and busybox-static.
+
+mod archives;
+mod events;
+mod life;
+mod output;
+mod registry;
+mod service;
+mod world;

@@ -1,0 +1,37 @@
+//! What all workloads of a node share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use belay_engine::Engine;
+use belay_ledger::Ledger;
+use belay_protocol::{NodeId, WorkloadName};
+use belay_sync::LocalStore;
+use belay_volumes::Volumes;
+use tokio_util::sync::CancellationToken;
+
+/// The parts of a node that workloads use.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Name of the node.
+    pub node: NodeId,
+    /// The container engine.
+    pub engine: Engine,
+    /// The volumes.
+    pub volumes: Volumes,
+    /// The durable state.
+    pub ledger: Ledger,
+    /// Where volume-sync publishes and looks.
+    pub store: Arc<LocalStore>,
+    /// Directory with one directory per workload.
+    pub workloads_dir: PathBuf,
+    /// Cancelled when belayd ends.
+    pub shutdown: CancellationToken,
+}
+
+impl Context {
+    /// Directory of a workload's own state.
+    pub(crate) fn state_dir(&self, workload: &WorkloadName) -> PathBuf {
+        self.workloads_dir.join(workload.as_str())
+    }
+}

@@ -1,0 +1,11 @@
+//! Every decision of the lifecycle: pure, without io, task or clock.
+
+pub mod back_off;
+pub mod container;
+pub mod environment;
+pub mod exit;
+pub mod gate;
+pub mod keys;
+pub mod machine;
+pub mod record;
+pub mod spec;

@@ -1,0 +1,57 @@
+//! How long to wait before the next start.
+
+use std::time::Duration;
+
+/// First delay.
+const FIRST: Duration = Duration::from_secs(1);
+
+/// Longest delay before jitter.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Jitter, as a share of the delay on either side.
+const JITTER: f64 = 0.2;
+
+/// The delay before the start that follows `failures` failures in a row (at least one).
+///
+/// 1 s, doubled with each failure, at most 60 s, plus or minus 20 percent by `chance`, which is a
+/// number from 0 to 1. A node full of workloads that failed together spreads their starts by it.
+pub fn delay(failures: u32, chance: f64) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    let base = FIRST.saturating_mul(1 << doublings).min(LONGEST);
+    base.mul_f64(1.0 + JITTER * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
+}
+
+/// How long a workload must have run well before its failures are forgotten.
+///
+/// Twice the delay that led to this start, at least a minute: one that fails every eleven seconds
+/// climbs to the cap and stays there.
+pub fn healthy_period(failures: u32) -> Duration {
+    delay(failures, 0.5).saturating_mul(2).max(Duration::from_secs(60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_the_cap() {
+        let seconds: Vec<_> = (1..=9).map(|n| delay(n, 0.5).as_secs_f64()).collect();
+        assert_eq!(seconds, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]);
+        assert_eq!(delay(u32::MAX, 0.5), Duration::from_secs(60));
+        assert_eq!(delay(0, 0.5), Duration::from_secs(1));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn jitter_stays_within_a_fifth(failures in 0_u32..100, chance in 0.0_f64..=1.0) {
+            let middle = delay(failures, 0.5).as_secs_f64();
+            let found = delay(failures, chance).as_secs_f64();
+            assert!(found >= middle * 0.799 && found <= middle * 1.201);
+        }
+    }
+
+    #[test]
+    fn a_crash_every_eleven_seconds_is_not_forgotten() {
+        assert!((1..20).all(|failures| healthy_period(failures) > Duration::from_secs(11)));
+    }
+}

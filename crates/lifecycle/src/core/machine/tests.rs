@@ -1,0 +1,243 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A world that carries steps out as the engine and the kernel would.
+#[derive(Debug, Clone)]
+struct World {
+    facts: Facts,
+    next_id: u32,
+    forgotten: bool,
+}
+
+impl World {
+    fn members(&mut self) -> &mut Vec<Member> {
+        self.facts.members.as_mut().expect("the engine answers in this world")
+    }
+
+    fn state_of(&mut self, id: &str) -> &mut MemberState {
+        let member = self.members().iter_mut().find(|member| member.id == id);
+        &mut member.expect("steps name containers that exist").state
+    }
+
+    /// Carries a step out and checks what must never be.
+    fn carry_out(&mut self, desired: &mut Desired, step: Step) {
+        let running = self.members().iter().filter(|m| m.state == MemberState::Running).count();
+        match step {
+            Step::Wait | Step::Look => {}
+            Step::Stop { id } => {
+                *self.state_of(&id) = MemberState::Exited;
+                desired.renewal = Renewal::None;
+                self.facts.gate = GateFact::Due;
+            }
+            Step::Remove { id } => {
+                assert_ne!(*self.state_of(&id), MemberState::Running, "removed a running one");
+                self.members().retain(|member| member.id != id);
+            }
+            Step::FetchImage => self.facts.image = ImageFact::Present,
+            Step::ProvideVolumes => self.facts.volumes = VolumesFact::Mounted,
+            Step::RecoverVolumes => {
+                assert_eq!(running, 0, "touched volumes under a running container");
+                self.facts.volumes = VolumesFact::Whole;
+            }
+            Step::Create => {
+                assert_eq!(self.facts.image, ImageFact::Present);
+                assert_eq!(self.facts.volumes, VolumesFact::Whole, "created without volumes");
+                self.next_id += 1;
+                let id = format!("new{}", self.next_id);
+                let generation = desired.target;
+                self.members().push(Member { id, generation, state: MemberState::Created });
+            }
+            Step::Start { id } => {
+                assert_eq!(running, 0, "two would run at once");
+                assert_eq!(desired.goal, Goal::Running, "started what should not run");
+                assert_eq!(desired.window, WindowDemand::Closed, "started during a window");
+                assert_eq!(self.facts.volumes, VolumesFact::Whole);
+                *self.state_of(&id) = MemberState::Running;
+                self.facts.gate = GateFact::Due;
+            }
+            Step::Probe { .. } => self.facts.gate = GateFact::Settled,
+            Step::SettleDeploy => desired.previous = None,
+            Step::ReleaseVolumes => {
+                assert_eq!(desired.window, WindowDemand::Closed, "unmounted under a window");
+                assert!(self.members().is_empty(), "unmounted under a container");
+                self.facts.volumes = VolumesFact::Released;
+            }
+            Step::Forget => self.forgotten = true,
+        }
+    }
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    let state = prop_oneof![
+        Just(MemberState::Created),
+        Just(MemberState::Running),
+        Just(MemberState::Exited),
+    ];
+    ("[a-z]{8}", 1_u64..5, state).prop_map(|(id, generation, state)| Member {
+        id,
+        generation,
+        state,
+    })
+}
+
+fn facts() -> impl Strategy<Value = Facts> {
+    (
+        proptest::collection::vec(member(), 0..5),
+        prop_oneof![Just(ImageFact::Present), Just(ImageFact::Missing)],
+        prop_oneof![
+            Just(VolumesFact::Released),
+            Just(VolumesFact::Partial),
+            Just(VolumesFact::Mounted),
+            Just(VolumesFact::Whole)
+        ],
+        prop_oneof![Just(GateFact::Due), Just(GateFact::Settled)],
+    )
+        .prop_map(|(members, image, volumes, gate)| Facts {
+            members: Some(members),
+            image,
+            volumes,
+            start: StartFact::Allowed,
+            gate,
+        })
+}
+
+fn desired() -> impl Strategy<Value = Desired> {
+    (
+        prop_oneof![
+            Just(Goal::Running),
+            Just(Goal::Stopped),
+            Just(Goal::Halted),
+            Just(Goal::Removed(VolumeFate::Keep)),
+        ],
+        1_u64..5,
+        proptest::option::of(1_u64..5),
+        prop_oneof![Just(WindowDemand::Closed), Just(WindowDemand::Open)],
+        prop_oneof![Just(Renewal::None), Just(Renewal::Wanted)],
+    )
+        .prop_map(|(goal, target, previous, window, renewal)| Desired {
+            goal,
+            target,
+            previous: previous.filter(|previous| *previous != target),
+            window,
+            renewal,
+        })
+}
+
+proptest! {
+    /// Whatever is found, the machine comes to what should be and then stays quiet.
+    #[test]
+    fn every_state_converges(mut desired in desired(), facts in facts()) {
+        let mut world = World { facts, next_id: 0, forgotten: false };
+        for _ in 0..40 {
+            let step = next_step(&desired, &world.facts);
+            if step == Step::Wait || world.forgotten {
+                break;
+            }
+            world.carry_out(&mut desired, step);
+        }
+        prop_assert!(world.forgotten || next_step(&desired, &world.facts) == Step::Wait);
+        let members = world.members().clone();
+        let running: Vec<_> =
+            members.iter().filter(|m| m.state == MemberState::Running).collect();
+        if desired.window == WindowDemand::Open {
+            prop_assert!(running.is_empty());
+            return Ok(());
+        }
+        match desired.goal {
+            Goal::Running => {
+                prop_assert!(running.len() == 1 && running[0].generation == desired.target);
+                prop_assert_eq!(desired.previous, None);
+            }
+            Goal::Halted => prop_assert!(running.is_empty()),
+            Goal::Stopped => {
+                prop_assert!(members.is_empty());
+                prop_assert_eq!(world.facts.volumes, VolumesFact::Released);
+            }
+            Goal::Removed(_) => prop_assert!(world.forgotten && members.is_empty()),
+        }
+    }
+
+    /// What cannot be told is looked at again and never acted on.
+    #[test]
+    fn unknown_never_mutates(
+        desired in desired(),
+        mut facts in facts(),
+        at in any::<prop::sample::Index>(),
+        silent in any::<bool>(),
+    ) {
+        let members = facts.members.as_mut().expect("generated");
+        if silent || members.is_empty() {
+            facts.members = None;
+        } else {
+            let at = at.index(members.len());
+            members[at].state = MemberState::Unknown;
+        }
+        prop_assert_eq!(next_step(&desired, &facts), Step::Look);
+    }
+
+    /// While it backs off nothing is made or started, and nothing that runs is stopped for it.
+    #[test]
+    fn backing_off_starts_nothing(mut desired in desired(), mut facts in facts()) {
+        facts.start = StartFact::BackingOff;
+        desired.goal = Goal::Running;
+        let step = next_step(&desired, &facts);
+        let starts = matches!(
+            step,
+            Step::Start { .. } | Step::Create | Step::FetchImage | Step::ProvideVolumes
+        );
+        prop_assert!(!starts, "{:?}", step);
+    }
+}
+
+fn settled(members: Vec<Member>) -> Facts {
+    Facts {
+        members: Some(members),
+        image: ImageFact::Present,
+        volumes: VolumesFact::Whole,
+        start: StartFact::Allowed,
+        gate: GateFact::Settled,
+    }
+}
+
+fn of(id: &str, generation: u64, state: MemberState) -> Member {
+    Member { id: id.into(), generation, state }
+}
+
+const RUN: Desired = Desired {
+    goal: Goal::Running,
+    target: 2,
+    previous: Some(1),
+    window: WindowDemand::Closed,
+    renewal: Renewal::None,
+};
+
+#[test]
+fn a_deploy_makes_the_new_one_before_it_stops_the_old() {
+    let facts = settled(vec![of("old", 1, MemberState::Running)]);
+    assert_eq!(next_step(&RUN, &facts), Step::Create);
+    let facts =
+        settled(vec![of("old", 1, MemberState::Running), of("new", 2, MemberState::Created)]);
+    assert_eq!(next_step(&RUN, &facts), Step::Stop { id: "old".into() });
+    let facts =
+        settled(vec![of("old", 1, MemberState::Exited), of("new", 2, MemberState::Created)]);
+    assert_eq!(next_step(&RUN, &facts), Step::Start { id: "new".into() });
+}
+
+#[test]
+fn the_old_one_stays_until_the_new_one_is_ready() {
+    let members = vec![of("old", 1, MemberState::Exited), of("new", 2, MemberState::Running)];
+    let mut facts = settled(members);
+    facts.gate = GateFact::Due;
+    assert_eq!(next_step(&RUN, &facts), Step::Probe { id: "new".into() });
+    facts.gate = GateFact::Settled;
+    assert_eq!(next_step(&RUN, &facts), Step::SettleDeploy);
+    let done = Desired { previous: None, ..RUN };
+    assert_eq!(next_step(&done, &facts), Step::Remove { id: "old".into() });
+}
+
+#[test]
+fn a_settled_workload_is_left_alone() {
+    let facts = settled(vec![of("new", 2, MemberState::Running)]);
+    assert_eq!(next_step(&Desired { previous: None, ..RUN }, &facts), Step::Wait);
+}

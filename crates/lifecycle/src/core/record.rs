@@ -1,0 +1,191 @@
+//! What the ledger keeps of a workload.
+
+use belay_protocol::{DesiredState, VolumeFate};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Table of the ledger that holds [`WorkloadRecord`]s, keyed by the workload's name.
+pub const TABLE: &str = "workload";
+
+/// Everything that must outlive belayd about one workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadRecord {
+    /// The spec in force.
+    pub declaration: Declaration,
+    /// Generation of the spec in force.
+    pub generation: u64,
+    /// Highest generation ever used; the next deploy takes the one after it.
+    pub newest_generation: u64,
+    /// Whether it should run.
+    pub run: DesiredState,
+    /// Set from before the first stop of a deploy until its new version is ready.
+    pub previous: Option<PreviousVersion>,
+    /// Set once its removal has begun.
+    pub removing: Option<VolumeFate>,
+    /// Set when it must not be started before an operator acts, with the reason.
+    pub halted: Option<String>,
+    /// Failures in a row.
+    pub failures: u32,
+    /// When the next start is due, while it backs off.
+    pub next_try_at: Option<Timestamp>,
+    /// Whether belayd itself is stopping the container, so that its end is no crash.
+    pub interruption: Interruption,
+    /// The last end of a container that was counted or found to be none, so that it is judged once.
+    pub judged_exit: Option<String>,
+}
+
+/// A spec as it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Declaration {
+    /// The text, in TOML.
+    pub spec: String,
+    /// What errors call it.
+    pub file: String,
+    /// Directory below which its relative paths lie.
+    pub directory: String,
+    /// Who gave it.
+    pub source: Source,
+}
+
+impl Declaration {
+    /// Hash over the text and its directory: the same for the same declaration in every version of
+    /// this program, so that an upgrade replaces no container. 64 hexadecimal digits.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.directory.as_bytes()).update(&[0]).update(self.spec.as_bytes());
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// Who gave a spec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A file in the node's `workloads.d`, which belayd never writes.
+    File,
+    /// `belay deploy`, over the API.
+    Api,
+}
+
+/// The version that a deploy is replacing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PreviousVersion {
+    /// Its spec.
+    pub declaration: Declaration,
+    /// Its generation.
+    pub generation: u64,
+    /// Whether it was meant to run.
+    pub run: DesiredState,
+}
+
+/// Whether belayd itself is ending the container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interruption {
+    /// No: an end is the container's own.
+    None,
+    /// Yes, written before the stop and cleared after the next start.
+    Planned,
+}
+
+impl WorkloadRecord {
+    /// The record of a workload that is deployed for the first time.
+    pub fn first(declaration: Declaration) -> Self {
+        Self {
+            declaration,
+            generation: 1,
+            newest_generation: 1,
+            run: DesiredState::Running,
+            previous: None,
+            removing: None,
+            halted: None,
+            failures: 0,
+            next_try_at: None,
+            interruption: Interruption::None,
+            judged_exit: None,
+        }
+    }
+
+    /// The record once a new spec replaces the one in force.
+    #[must_use]
+    pub fn replaced_by(&self, declaration: Declaration) -> Self {
+        let generation = self.newest_generation + 1;
+        Self {
+            generation,
+            newest_generation: generation,
+            // A second deploy during a first one goes back to the version that was ready last.
+            previous: self.previous.clone().or_else(|| {
+                Some(PreviousVersion {
+                    declaration: self.declaration.clone(),
+                    generation: self.generation,
+                    run: self.run,
+                })
+            }),
+            ..Self::first(declaration)
+        }
+    }
+
+    /// The record once the deploy under way is given up; the same where there is none.
+    #[must_use]
+    pub fn rolled_back(&self) -> Self {
+        let Some(previous) = &self.previous else { return self.clone() };
+        Self {
+            declaration: previous.declaration.clone(),
+            generation: previous.generation,
+            run: previous.run,
+            previous: None,
+            failures: 0,
+            next_try_at: None,
+            interruption: Interruption::Planned,
+            ..self.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn declaration(spec: &str) -> Declaration {
+        Declaration {
+            spec: spec.into(),
+            file: "web.toml".into(),
+            directory: "/etc".into(),
+            source: Source::Api,
+        }
+    }
+
+    #[test]
+    fn a_deploy_that_is_given_up_leaves_what_was() {
+        let one = WorkloadRecord::first(declaration("one"));
+        let two = one.replaced_by(declaration("two"));
+        let three = two.replaced_by(declaration("three"));
+        assert_eq!((three.generation, three.previous.as_ref().map(|p| p.generation)), (3, Some(1)));
+        let back = three.rolled_back();
+        assert_eq!((back.generation, &back.declaration), (1, &one.declaration));
+        assert_eq!(back.replaced_by(declaration("four")).generation, 4);
+        assert_eq!(one.rolled_back(), one);
+    }
+
+    #[test]
+    fn the_shape_on_disk_is_this() {
+        let text =
+            serde_json::to_string(&WorkloadRecord::first(declaration("x"))).expect("encodes");
+        assert_eq!(
+            text,
+            r#"{"declaration":{"spec":"x","file":"web.toml","directory":"/etc","source":"api"},"generation":1,"newest_generation":1,"run":"running","previous":null,"removing":null,"halted":null,"failures":0,"next_try_at":null,"interruption":"none","judged_exit":null}"#
+        );
+    }
+
+    #[test]
+    fn the_hash_of_a_declaration_is_pinned() {
+        assert_eq!(
+            declaration("x").hash(),
+            blake3::hash(b"/etc\0x").to_hex().to_string(),
+            "a changed hash would replace every container at an upgrade"
+        );
+    }
+}

@@ -1,0 +1,621 @@
+//! A workload's spec: parsed whole, every fault reported at once, trusted afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use belay_protocol::{SpecFault, SyncKey, SyncRole, VolumeName, WorkloadName};
+use belay_volumes::{Allocation, ByteSize, Execution, FileSystem, Owner, SYSTEM_VOLUME};
+
+use super::environment;
+use super::keys::{self, Faults, Keys};
+
+/// A workload as its operator declares it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkloadSpec {
+    /// Its name.
+    pub name: WorkloadName,
+    /// Where its image comes from.
+    pub image: ImageSource,
+    /// When the image is fetched anew.
+    pub pull: PullPolicy,
+    /// Arguments, instead of the image's.
+    pub command: Option<Vec<String>>,
+    /// Entry point, instead of the image's.
+    pub entrypoint: Option<Vec<String>>,
+    /// User, instead of the image's.
+    pub user: Option<String>,
+    /// Working directory, instead of the image's.
+    pub working_dir: Option<String>,
+    /// Host name in the container; the workload's name if not given.
+    pub hostname: Option<String>,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// Network.
+    pub network: NetworkMode,
+    /// Published ports.
+    pub ports: Vec<PortSpec>,
+    /// Whether the image's file system can be written.
+    pub root: RootMode,
+    /// When it is started again.
+    pub restart: RestartPolicy,
+    /// How long it may take to stop before it is killed.
+    pub stop_grace: Duration,
+    /// Signal that asks it to stop, instead of the image's.
+    pub stop_signal: Option<String>,
+    /// Limits on what it may use.
+    pub limits: LimitSpec,
+    /// Fixed-size volumes, by name.
+    pub volumes: BTreeMap<VolumeName, VolumeDeclaration>,
+    /// Where the system volume is mounted.
+    pub system_mount: String,
+    /// What makes it ready.
+    pub ready: ReadySpec,
+    /// Volume-sync, if wanted.
+    pub sync: Option<SyncDeclaration>,
+}
+
+/// Where an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// A registry, by reference.
+    Registry(String),
+    /// A root file system tar or an image archive on this host, by absolute path.
+    File(PathBuf),
+}
+
+impl std::fmt::Display for ImageSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Registry(reference) => f.write_str(reference),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+/// When an image is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullPolicy {
+    /// When it is not on the host.
+    Missing,
+    /// At every deploy.
+    Always,
+    /// Never: it must be there.
+    Never,
+}
+
+/// The container's network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// The engine's bridge; ports are published.
+    Bridge,
+    /// The host's own network.
+    Host,
+    /// None but loopback.
+    None,
+}
+
+/// Whether the image's file system can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootMode {
+    /// It can.
+    Writable,
+    /// It cannot.
+    ReadOnly,
+}
+
+/// When a workload is started again after it ended by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestartPolicy {
+    /// Whatever its exit code.
+    Always,
+    /// When its exit code is not 0; with 0 it is completed.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// A published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortSpec {
+    /// Address on the host.
+    pub address: IpAddr,
+    /// Port on the host.
+    pub host: u16,
+    /// Port in the container.
+    pub container: u16,
+    /// Transport.
+    pub transport: Transport,
+}
+
+/// Transport of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// `tcp` or `udp`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// Limits on what a workload may use; absent means unlimited but for `pids`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitSpec {
+    /// Memory, in bytes.
+    pub memory: Option<u64>,
+    /// Processor time, in billionths of one processor.
+    pub nano_cpus: Option<u64>,
+    /// Processes and threads.
+    pub pids: u32,
+}
+
+/// A fixed-size volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeDeclaration {
+    /// Its size.
+    pub size: ByteSize,
+    /// Absolute path in the container.
+    pub mount: String,
+    /// Its file system.
+    pub file_system: FileSystem,
+    /// Owner of its root directory; the image's user if not given.
+    pub owner: Option<Owner>,
+    /// Whether the host's space is taken in advance.
+    pub allocation: Allocation,
+    /// Whether programs on it may be run.
+    pub execution: Execution,
+}
+
+/// What makes a workload ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadySpec {
+    /// How it is asked.
+    pub probe: ProbeSpec,
+    /// Good answers in a row that are needed.
+    pub consecutive: u32,
+    /// Pause between two questions.
+    pub interval: Duration,
+    /// Longest the whole wait may take.
+    pub timeout: Duration,
+}
+
+/// How readiness is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeSpec {
+    /// Not at all: it is ready when its process is still the same one.
+    Process,
+    /// A GET that must answer 2xx or 3xx.
+    Http {
+        /// Container port, which must be published unless the network is the host's.
+        port: u16,
+        /// Path and query.
+        path: String,
+    },
+    /// A connection that must be accepted.
+    Tcp {
+        /// Container port, which must be published unless the network is the host's.
+        port: u16,
+    },
+}
+
+/// Volume-sync of a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncDeclaration {
+    /// Provider or consumer.
+    pub role: SyncRole,
+    /// Key under which the record stands.
+    pub key: SyncKey,
+    /// How often is looked when nothing announces itself.
+    pub poll_interval: Duration,
+}
+
+/// Reads a spec. `file` names it in faults; relative paths in it are below `directory`.
+pub fn parse(text: &str, file: &str, directory: &Path) -> Result<WorkloadSpec, Vec<SpecFault>> {
+    let faults = Faults::new(file, text);
+    let spec = keys::parse(text, &faults)
+        .and_then(|document| read(Keys::root(&document, &faults), directory));
+    let faults = faults.into_vec();
+    match spec {
+        Some(spec) if faults.is_empty() => Ok(spec),
+        _ => Err(faults),
+    }
+}
+
+fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
+    let name = required(&mut keys, "name", "a workload name");
+    let image = read_image(&mut keys, directory);
+    let pull = keys.choice(
+        "pull",
+        &[
+            ("missing", PullPolicy::Missing),
+            ("always", PullPolicy::Always),
+            ("never", PullPolicy::Never),
+        ],
+    );
+    let command = keys.texts("command", "a list of texts, the program and its arguments");
+    let entrypoint = keys.texts("entrypoint", "a list of texts");
+    let user = keys.text("user", "a user, as in \"1000\", \"1000:1000\" or \"app\"");
+    let working_dir = read_absolute(&mut keys, "working_dir");
+    let hostname = keys.text("hostname", "a host name");
+    let env = read_env(&mut keys);
+    let network = keys.choice(
+        "network",
+        &[
+            ("bridge", NetworkMode::Bridge),
+            ("host", NetworkMode::Host),
+            ("none", NetworkMode::None),
+        ],
+    );
+    let network = network.unwrap_or(NetworkMode::Bridge);
+    let root = match keys.boolean("read_only") {
+        Some(true) => RootMode::ReadOnly,
+        Some(false) | None => RootMode::Writable,
+    };
+    let restart = keys.choice(
+        "restart",
+        &[
+            ("always", RestartPolicy::Always),
+            ("on-failure", RestartPolicy::OnFailure),
+            ("never", RestartPolicy::Never),
+        ],
+    );
+    let grace = Duration::ZERO..=Duration::from_secs(3600);
+    let stop_grace = keys.duration("stop_grace", grace).unwrap_or(Duration::from_secs(10));
+    let stop_signal = keys.text("stop_signal", "a signal name, as in \"SIGTERM\"");
+    let ports = read_ports(&mut keys, network);
+    let limits = read_limits(&mut keys);
+    let system_mount = read_system_mount(&mut keys);
+    let volumes = read_volumes(&mut keys, &system_mount);
+    let ready = read_ready(&mut keys, &ports, network);
+    let sync = read_sync(&mut keys);
+    keys.finish();
+    Some(WorkloadSpec {
+        name: name?,
+        image: image?,
+        pull: pull.unwrap_or(PullPolicy::Missing),
+        command,
+        entrypoint,
+        user: user.map(str::to_owned),
+        working_dir,
+        hostname: hostname.map(str::to_owned),
+        env,
+        network,
+        ports,
+        root,
+        restart: restart.unwrap_or(RestartPolicy::Always),
+        stop_grace,
+        stop_signal: stop_signal.map(str::to_owned),
+        limits,
+        volumes,
+        system_mount,
+        ready,
+        sync,
+    })
+}
+
+fn required<T: std::str::FromStr>(
+    keys: &mut Keys<'_>,
+    key: &'static str,
+    expected: &str,
+) -> Option<T>
+where
+    T::Err: std::fmt::Display,
+{
+    if !keys.has(key) {
+        keys.missing(key, expected);
+    }
+    keys.parsed(key, expected)
+}
+
+fn read_image(keys: &mut Keys<'_>, directory: &Path) -> Option<ImageSource> {
+    const EXPECTED: &str = "an image reference, or \"file:PATH\" of an image archive or a root \
+                            file system tar";
+    if !keys.has("image") {
+        keys.missing("image", EXPECTED);
+    }
+    let text = keys.text("image", EXPECTED)?;
+    if let Some(path) = text.strip_prefix("file:") {
+        if path.is_empty() {
+            keys.fault("image", "\"file:\" without a path", EXPECTED);
+            return None;
+        }
+        return Some(ImageSource::File(directory.join(path)));
+    }
+    let plain = text.bytes().all(|c| c.is_ascii_graphic());
+    if !plain || text.starts_with('-') || text.starts_with('/') {
+        keys.fault("image", &format!("{text:?}"), EXPECTED);
+        return None;
+    }
+    Some(ImageSource::Registry(text.to_owned()))
+}
+
+fn read_env(keys: &mut Keys<'_>) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    for (name, value) in keys.text_map("env", "a text, a number or a boolean") {
+        let path = format!("env.{name}");
+        if !environment::is_valid_name(name) {
+            keys.fault_at("env", &path, &format!("{name:?}"), environment::NAME_RULE);
+        } else if environment::is_reserved(name) {
+            keys.fault_at(
+                "env",
+                &path,
+                "a name that belayd sets itself",
+                "a name outside BELAY_* and R1_*",
+            );
+        } else if value.contains('\0') {
+            keys.fault_at("env", &path, "a NUL character", "a text without it");
+        } else {
+            env.insert(name.to_owned(), value);
+        }
+    }
+    env
+}
+
+/// Parses an absolute, normalised container path.
+fn read_absolute(keys: &mut Keys<'_>, key: &'static str) -> Option<String> {
+    const EXPECTED: &str = "an absolute path in the container, without '.', '..' or a double slash";
+    let text = keys.text(key, EXPECTED)?;
+    let path = normal_path(text);
+    if path.is_none() {
+        keys.fault(key, &format!("{text:?}"), EXPECTED);
+    }
+    path
+}
+
+fn normal_path(text: &str) -> Option<String> {
+    let trimmed = text.strip_suffix('/').unwrap_or(text);
+    let rest = trimmed.strip_prefix('/')?;
+    let clean = !rest.is_empty()
+        && !text.contains('\0')
+        && rest.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    clean.then(|| trimmed.to_owned())
+}
+
+fn read_ports(keys: &mut Keys<'_>, network: NetworkMode) -> Vec<PortSpec> {
+    let mut ports: Vec<PortSpec> = Vec::new();
+    for mut port in keys.tables("ports") {
+        if !port.has("container") {
+            port.missing("container", "the port in the container");
+        }
+        let container = port.port("container");
+        let host = if port.has("host") { port.port("host") } else { container };
+        let address = port
+            .parsed("address", "an IP address of this host, as in \"127.0.0.1\"")
+            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let transport = port
+            .choice("protocol", &[("tcp", Transport::Tcp), ("udp", Transport::Udp)])
+            .unwrap_or(Transport::Tcp);
+        if let (Some(container), Some(host)) = (container, host) {
+            let new = PortSpec { address, host, container, transport };
+            if let Some(other) = ports.iter().find(|old| overlaps(old, &new)) {
+                let found = format!("{host}, which container port {} has too", other.container);
+                port.fault("host", &found, "a host port of its own");
+            } else {
+                ports.push(new);
+            }
+        }
+        port.finish();
+    }
+    if network != NetworkMode::Bridge && !ports.is_empty() {
+        keys.fault(
+            "ports",
+            "published ports",
+            "network = \"bridge\": with the host's network every port is the host's own, with \
+             none there is nothing to publish",
+        );
+    }
+    ports
+}
+
+/// Whether two published ports would want the same socket of the host.
+pub fn overlaps(one: &PortSpec, other: &PortSpec) -> bool {
+    one.host == other.host
+        && one.transport == other.transport
+        && (one.address == other.address
+            || one.address.is_unspecified()
+            || other.address.is_unspecified())
+}
+
+fn read_limits(keys: &mut Keys<'_>) -> LimitSpec {
+    const DEFAULT_PIDS: u32 = 4096;
+    let mut limits = LimitSpec { memory: None, nano_cpus: None, pids: DEFAULT_PIDS };
+    if let Some(mut table) = keys.table("limits") {
+        const SMALLEST: u64 = 6 * 1024 * 1024;
+        if let Some(memory) = table.parsed::<ByteSize>("memory", "a size such as \"256M\"") {
+            if memory.as_u64() < SMALLEST {
+                table.fault("memory", &memory.to_string(), "at least 6M, or nothing can start");
+            }
+            limits.memory = Some(memory.as_u64());
+        }
+        limits.nano_cpus =
+            table.positive("cpus", "a number of processors above 0, as in 0.5 or 2").map(|cpus| {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "positive and finite; `as` saturates"
+                )]
+                let nano = (cpus * 1e9) as u64;
+                nano
+            });
+        if let Some(pids) = table.integer("pids", 1..=4_194_304) {
+            limits.pids = u32::try_from(pids).expect("bounded just above");
+        }
+        table.finish();
+    }
+    limits
+}
+
+fn read_system_mount(keys: &mut Keys<'_>) -> String {
+    let mut mount = None;
+    if let Some(mut table) = keys.table("system_volume") {
+        mount = read_absolute(&mut table, "mount");
+        table.finish();
+    }
+    mount.unwrap_or_else(|| environment::SYSTEM_MOUNT.to_owned())
+}
+
+fn read_volumes(
+    keys: &mut Keys<'_>,
+    system_mount: &str,
+) -> BTreeMap<VolumeName, VolumeDeclaration> {
+    let mut volumes = BTreeMap::new();
+    let mut mounts = BTreeSet::from([system_mount.to_owned()]);
+    for (name, mut table) in keys.named_tables("volumes") {
+        let parsed = name.parse::<VolumeName>();
+        if let Err(error) = &parsed {
+            table.fault("", &format!("{name:?}"), &format!("a volume name ({error})"));
+        } else if name == SYSTEM_VOLUME {
+            table.fault(
+                "",
+                &format!("{name:?}"),
+                "another name: every workload has a system volume already",
+            );
+        }
+        let size = required::<ByteSize>(&mut table, "size", "a size such as \"64M\" or \"1G\"");
+        if !table.has("mount") {
+            table.missing("mount", "an absolute path in the container");
+        }
+        let mount = read_absolute(&mut table, "mount");
+        if let Some(mount) = &mount
+            && !mounts.insert(mount.clone())
+        {
+            table.fault("mount", &format!("{mount:?}"), "a path that no other volume has");
+        }
+        let file_system = table
+            .choice(
+                "file_system",
+                &[
+                    ("ext4", FileSystem::Ext4),
+                    ("xfs", FileSystem::Xfs),
+                    ("btrfs", FileSystem::Btrfs),
+                ],
+            )
+            .unwrap_or(FileSystem::Ext4);
+        let owner = read_owner(&mut table);
+        let allocation = match table.boolean("thin") {
+            Some(true) => Allocation::Thin,
+            Some(false) | None => Allocation::Full,
+        };
+        let execution = match table.boolean("noexec") {
+            Some(true) => Execution::Denied,
+            Some(false) | None => Execution::Allowed,
+        };
+        if let (Ok(name), Some(size), Some(mount)) = (parsed, size, mount) {
+            let declaration =
+                VolumeDeclaration { size, mount, file_system, owner, allocation, execution };
+            volumes.insert(name, declaration);
+        }
+        table.finish();
+    }
+    volumes
+}
+
+fn read_owner(keys: &mut Keys<'_>) -> Option<Owner> {
+    const EXPECTED: &str = "numeric ids, as in \"1000\" or \"1000:1000\"";
+    let text = keys.text("owner", EXPECTED)?;
+    let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+    if let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse()) {
+        return Some(Owner { uid, gid });
+    }
+    keys.fault("owner", &format!("{text:?}"), EXPECTED);
+    None
+}
+
+fn read_ready(keys: &mut Keys<'_>, ports: &[PortSpec], network: NetworkMode) -> ReadySpec {
+    let mut ready = ReadySpec {
+        probe: ProbeSpec::Process,
+        consecutive: 3,
+        interval: Duration::from_millis(500),
+        timeout: Duration::from_secs(30),
+    };
+    let Some(mut table) = keys.table("ready") else { return ready };
+    let mut probes = Vec::new();
+    if let Some(mut http) = table.table("http") {
+        let path = http.text("path", "a path such as \"/healthz\"").unwrap_or("/");
+        if !path.starts_with('/') || path.bytes().any(|c| !c.is_ascii_graphic()) {
+            http.fault("path", &format!("{path:?}"), "a path that begins with '/'");
+        }
+        let path = path.to_owned();
+        probes.extend(
+            probed_port(&mut http, ports, network).map(|port| ProbeSpec::Http { port, path }),
+        );
+        http.finish();
+    }
+    if let Some(mut tcp) = table.table("tcp") {
+        probes.extend(probed_port(&mut tcp, ports, network).map(|port| ProbeSpec::Tcp { port }));
+        tcp.finish();
+    }
+    if table.has("http") && table.has("tcp") {
+        table.fault("tcp", "a second probe", "either http or tcp");
+    }
+    if let Some(consecutive) = table.integer("consecutive", 1..=10) {
+        ready.consecutive = u32::try_from(consecutive).expect("bounded just above");
+    }
+    let interval = Duration::from_millis(100)..=Duration::from_secs(60);
+    ready.interval = table.duration("interval", interval).unwrap_or(ready.interval);
+    let timeout = Duration::from_secs(1)..=Duration::from_secs(3600);
+    ready.timeout = table.duration("timeout", timeout).unwrap_or(ready.timeout);
+    let shortest = ready.interval.saturating_mul(ready.consecutive - 1);
+    if shortest >= ready.timeout {
+        table.fault(
+            "timeout",
+            &keys::show_duration(ready.timeout),
+            &format!(
+                "more than {}, which {} answers spaced by the interval take",
+                keys::show_duration(shortest),
+                ready.consecutive
+            ),
+        );
+    }
+    table.finish();
+    if let Some(probe) = probes.into_iter().next() {
+        ready.probe = probe;
+    }
+    ready
+}
+
+fn probed_port(keys: &mut Keys<'_>, ports: &[PortSpec], network: NetworkMode) -> Option<u16> {
+    if !keys.has("port") {
+        keys.missing("port", "a container port");
+    }
+    let port = keys.port("port")?;
+    let published = ports.iter().any(|p| p.container == port && p.transport == Transport::Tcp);
+    if published || network == NetworkMode::Host {
+        return Some(port);
+    }
+    let list: Vec<_> = ports.iter().map(|p| p.container.to_string()).collect();
+    let expected = if list.is_empty() {
+        "a published TCP port; none is published, add a [[ports]] table".to_owned()
+    } else {
+        format!("a published TCP port: {}", list.join(", "))
+    };
+    keys.fault("port", &port.to_string(), &expected);
+    None
+}
+
+fn read_sync(keys: &mut Keys<'_>) -> Option<SyncDeclaration> {
+    let mut table = keys.table("sync")?;
+    if !table.has("role") {
+        table.missing("role", "one of provider, consumer");
+    }
+    let role =
+        table.choice("role", &[("provider", SyncRole::Provider), ("consumer", SyncRole::Consumer)]);
+    let key = required(&mut table, "key", "a sync key");
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let poll_interval = table.duration("poll_interval", bounds).unwrap_or(Duration::from_secs(10));
+    table.finish();
+    Some(SyncDeclaration { role: role?, key: key?, poll_interval })
+}
+
+#[cfg(test)]
+mod tests;

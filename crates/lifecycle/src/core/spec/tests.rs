@@ -1,0 +1,197 @@
+use super::*;
+
+fn read(text: &str) -> Result<WorkloadSpec, Vec<SpecFault>> {
+    parse(text, "web.toml", Path::new("/etc/belay/workloads.d"))
+}
+
+fn faults(text: &str) -> Vec<String> {
+    read(text).expect_err("has faults").iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_small_spec_has_sound_defaults() {
+    let spec = read("name = \"web\"\nimage = \"file:images/web.tar\"").expect("a good spec");
+    assert_eq!(spec.image, ImageSource::File("/etc/belay/workloads.d/images/web.tar".into()));
+    assert_eq!(spec.restart, RestartPolicy::Always);
+    assert_eq!(spec.system_mount, "/belay");
+    assert_eq!(spec.ready.consecutive, 3);
+    assert_eq!(spec.limits.pids, 4096);
+    assert_eq!(spec.stop_grace, Duration::from_secs(10));
+}
+
+#[test]
+fn a_full_spec_is_read_whole() {
+    let spec = read(
+        r#"
+        name = "db"
+        image = "registry.example/db:16"
+        pull = "always"
+        command = ["serve", "--port", "5432"]
+        entrypoint = ["/init"]
+        user = "1000:1000"
+        working_dir = "/srv/"
+        env = { LEVEL = "info", WORKERS = 4, FAST = true }
+        restart = "on-failure"
+        stop_grace = "1m"
+        stop_signal = "SIGINT"
+        read_only = true
+        [[ports]]
+        container = 5432
+        host = 15432
+        address = "0.0.0.0"
+        [volumes.data]
+        size = "1.5G"
+        mount = "/var/lib/db"
+        owner = "999"
+        [ready]
+        tcp = { port = 5432 }
+        consecutive = 2
+        interval = "200ms"
+        timeout = "1m"
+        [limits]
+        memory = "512M"
+        cpus = 1.5
+        pids = 200
+        [sync]
+        role = "provider"
+        key = "db-state"
+        poll_interval = "2s"
+        "#,
+    )
+    .expect("a good spec");
+    assert_eq!(spec.working_dir.as_deref(), Some("/srv"));
+    assert_eq!(spec.env["WORKERS"], "4");
+    assert_eq!(spec.env["FAST"], "true");
+    assert_eq!(spec.ports[0].host, 15432);
+    let data = &spec.volumes[&"data".parse::<VolumeName>().expect("a name")];
+    assert_eq!(data.size.as_u64(), 3 << 29);
+    assert_eq!(data.owner, Some(Owner { uid: 999, gid: 999 }));
+    assert_eq!(spec.ready.probe, ProbeSpec::Tcp { port: 5432 });
+    assert_eq!(spec.limits.nano_cpus, Some(1_500_000_000));
+    assert_eq!(spec.sync.map(|sync| sync.poll_interval), Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn every_fault_is_listed_with_line_key_found_and_expected() {
+    let found = faults(
+        r#"name = "Web_1"
+imgae = "x"
+restart = "allways"
+stop_grace = "soon"
+[[ports]]
+container = 70000
+[volumes.data]
+size = "64 bananas"
+mount = "data"
+[ready]
+http = { port = 80, path = "healthz" }
+"#,
+    );
+    let expect = [
+        "web.toml:1: name: found \"Web_1\", expected a workload name",
+        "web.toml:1: image: found nothing, expected an image reference",
+        "web.toml:2: imgae: found an unknown key, expected one of the keys",
+        "web.toml:3: restart: found \"allways\", expected one of always, on-failure, never (did you mean \"always\"?)",
+        "web.toml:4: stop_grace: found \"soon\", expected a duration",
+        "web.toml:6: ports[0].container: found 70000, expected a whole number from 1 to 65535",
+        "web.toml:8: volumes.data.size: found \"64 bananas\"",
+        "web.toml:9: volumes.data.mount: found \"data\", expected an absolute path",
+        "web.toml:11: ready.http.path: found \"healthz\", expected a path that begins with '/'",
+        "web.toml:11: ready.http.port: found 80, expected a published TCP port; none is published",
+    ];
+    for line in expect {
+        assert!(found.iter().any(|fault| fault.starts_with(line)), "{line:?} not in {found:#?}");
+    }
+    let unknown = found.iter().find(|fault| fault.contains("imgae")).expect("listed");
+    assert!(unknown.ends_with("(did you mean \"image\"?)"), "{unknown}");
+    assert_eq!(found.len(), expect.len(), "{found:#?}");
+}
+
+#[test]
+fn a_syntax_error_says_where() {
+    let found = faults("name = \"web\"\nimage = \n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("web.toml:2: (document): found "), "{found:?}");
+}
+
+#[test]
+fn reserved_and_duplicate_volumes_are_refused() {
+    let found = faults(
+        r#"name = "web"
+image = "x"
+[volumes.system]
+size = "1M"
+mount = "/a"
+[volumes.one]
+size = "1M"
+mount = "/belay"
+[volumes.Two]
+size = "1M"
+mount = "/a/../b"
+"#,
+    );
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert!(found.iter().any(|f| f.contains("every workload has a system volume already")));
+    assert!(found.iter().any(|f| f.contains("volumes.one.mount: found \"/belay\"")));
+    assert!(found.iter().any(|f| f.contains("volumes.Two: found \"Two\"")));
+    assert!(found.iter().any(|f| f.contains("volumes.Two.mount: found \"/a/../b\"")));
+}
+
+#[test]
+fn ports_that_collide_are_refused() {
+    let found = faults(
+        r#"name = "web"
+image = "x"
+ports = [{ container = 80 }, { container = 81, host = 80, address = "0.0.0.0" },
+         { container = 82, host = 80, protocol = "udp" }]
+"#,
+    );
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].contains("ports[1].host: found 80, which container port 80 has too"));
+}
+
+#[test]
+fn names_of_belayd_are_refused_in_the_environment() {
+    let found = faults(
+        "name = \"web\"\nimage = \"x\"\nenv = { BELAY_NODE = \"x\", \"A-B\" = \"y\", R1_X = 1, L = [1] }",
+    );
+    assert_eq!(found.len(), 4, "{found:#?}");
+}
+
+#[test]
+fn a_gate_that_cannot_pass_is_refused() {
+    let found = faults(
+        "name = \"web\"\nimage = \"x\"\n[ready]\nconsecutive = 10\ninterval = \"10s\"\ntimeout = \"30s\"",
+    );
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        found[0].contains("ready.timeout: found 30s, expected more than 90s")
+            || found[0].contains("1m"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn ports_need_the_bridge() {
+    let found =
+        faults("name = \"w\"\nimage = \"x\"\nnetwork = \"host\"\nports = [{ container = 80 }]");
+    assert_eq!(found.len(), 1, "{found:#?}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in ".{0,400}") {
+        let _ = read(&text);
+    }
+
+    #[test]
+    fn no_value_makes_the_reader_panic(
+        key in proptest::sample::select(vec![
+            "name", "image", "command", "env", "ports", "volumes", "ready", "limits", "sync",
+            "stop_grace", "system_volume", "network", "volumes.data.size", "ports.container",
+        ]),
+        value in "[-a-z0-9.\"\\[\\]{}=, ]{0,40}",
+    ) {
+        let _ = read(&format!("{key} = {value}"));
+    }
+}

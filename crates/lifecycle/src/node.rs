@@ -1,0 +1,375 @@
+//! All workloads of a node: routing what is asked, gathering what they say.
+
+mod declared;
+mod engine_events;
+mod gather;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_ledger::Loaded;
+use belay_protocol::{
+    DeployRequest, HistoryEntry, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem,
+    ProblemCode, RefusedSpec, WorkloadName,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+
+use crate::context::Context;
+use crate::core::record::{Declaration, Source, WorkloadRecord};
+use crate::core::spec;
+use crate::reporter::Reporter;
+use crate::workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};
+
+pub use declared::SpecFile;
+use engine_events::EngineEventsTask;
+use gather::Gathered;
+
+/// Commands that may wait for the node's task.
+const QUEUE: usize = 64;
+
+/// How often the engine is asked whether it is there, and the volumes are measured.
+const MEASURE: Duration = Duration::from_secs(30);
+
+/// Changes within this time are shown together.
+const GATHER: Duration = Duration::from_millis(25);
+
+/// What can be asked of a node.
+#[derive(Debug)]
+pub enum NodeCommand {
+    /// An operation on one workload.
+    Operate {
+        /// What.
+        operation: Operation,
+        /// Whom to tell.
+        events: mpsc::Sender<OperationEvent>,
+    },
+    /// A workload's log.
+    Logs {
+        /// Whose.
+        workload: WorkloadName,
+        /// Which lines.
+        query: LogQuery,
+        /// Where the lines will come from.
+        reply: oneshot::Sender<Result<mpsc::Receiver<LogLine>, Problem>>,
+    },
+    /// A workload's sync history.
+    History {
+        /// Whose.
+        workload: WorkloadName,
+        /// The entries, newest first.
+        reply: oneshot::Sender<Result<Vec<HistoryEntry>, Problem>>,
+    },
+    /// What `workloads.d` holds now.
+    Declare(Vec<SpecFile>),
+}
+
+/// Held by whoever talks to the node.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    /// What is asked of it.
+    pub commands: mpsc::Sender<NodeCommand>,
+    /// What it says of itself.
+    pub status: watch::Receiver<Arc<NodeStatus>>,
+    /// When its task last turned; at rest it turns every half minute.
+    pub turns: watch::Receiver<Instant>,
+}
+
+/// The task that owns the set of workloads.
+#[derive(Debug)]
+pub struct NodeTask {
+    context: Arc<Context>,
+    handles: BTreeMap<WorkloadName, WorkloadHandle>,
+    tasks: JoinSet<WorkloadName>,
+    commands: mpsc::Receiver<NodeCommand>,
+    /// Written to by every workload when its status changed.
+    changes: (mpsc::Sender<()>, mpsc::Receiver<()>),
+    nudges: mpsc::Receiver<engine_events::Nudge>,
+    status: watch::Sender<Arc<NodeStatus>>,
+    turned: watch::Sender<Instant>,
+    gathered: Gathered,
+    refused: Vec<RefusedSpec>,
+    /// Whether the containers of a lost ledger still have to be looked for.
+    adopted: bool,
+}
+
+impl NodeTask {
+    /// Starts the workloads that the ledger knows and those that `workloads.d` declares.
+    pub fn spawn(
+        context: Arc<Context>,
+        records: Loaded<WorkloadRecord>,
+        declared: Vec<SpecFile>,
+    ) -> (NodeHandle, JoinHandle<()>) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let gathered = Gathered::new(&context);
+        let (status, watched) = watch::channel(Arc::new(gathered.first()));
+        let (events, nudges) = EngineEventsTask::spawn(&context);
+        let (turned, turns) = watch::channel(Instant::now());
+        let mut node = Self {
+            context,
+            handles: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            commands,
+            changes: mpsc::channel(1),
+            nudges,
+            status,
+            turned,
+            gathered,
+            refused: Vec::new(),
+            adopted: false,
+        };
+        for lost in &records.set_aside {
+            tracing::error!(workload = lost.key, "its record does not read back and is set aside; \
+                its container is looked for: {}", lost.reason);
+        }
+        for (name, record) in records.records {
+            match name.parse() {
+                Ok(name) => node.begin(name, Beginning::Known(Box::new(record))),
+                Err(error) => tracing::error!(name, "a record of no workload: {error}"),
+            }
+        }
+        let handle = NodeHandle { commands: sender, status: watched, turns };
+        let task = tokio::spawn(async move {
+            node.declare(declared).await;
+            node.run().await;
+            if let Err(error) = events.await {
+                tracing::error!("following the engine's events failed: {error}");
+            }
+        });
+        (handle, task)
+    }
+
+    fn begin(&mut self, name: WorkloadName, beginning: Beginning) {
+        let context = Arc::clone(&self.context);
+        let (handle, task) = WorkloadTask::spawn(context, name.clone(), beginning);
+        let mut status = handle.status.clone();
+        let changed = self.changes.0.clone();
+        self.tasks.spawn(async move {
+            while status.changed().await.is_ok() {
+                // A full queue already holds what will make the node look.
+                let _ = changed.try_send(());
+            }
+            task.await.unwrap_or_else(|error| {
+                tracing::error!("the task of a workload failed: {error}");
+                name
+            })
+        });
+        self.handles.insert(handle.name.clone(), handle);
+    }
+
+    async fn run(mut self) {
+        let ending = self.context.shutdown.clone();
+        let mut measure = Instant::now();
+        loop {
+            if !self.adopted {
+                self.adopt_unknown().await;
+            }
+            let measured = measure <= Instant::now();
+            if measured {
+                measure = Instant::now() + MEASURE;
+                self.gathered.measure(&self.context).await;
+            }
+            self.show();
+            self.turned.send_replace(Instant::now());
+            tokio::select! {
+                command = self.commands.recv() => {
+                    if let Some(command) = command {
+                        self.take(command).await;
+                    }
+                }
+                Some(()) = self.changes.1.recv() => {
+                    tokio::time::sleep(GATHER).await;
+                    measure = measure.min(self.gathered.next_measure());
+                }
+                Some(nudge) = self.nudges.recv() => self.nudge(&nudge),
+                Some(ended) = self.tasks.join_next() => {
+                    if let Ok(name) = ended {
+                        self.handles.remove(&name);
+                    }
+                    measure = Instant::now();
+                }
+                () = tokio::time::sleep_until(measure) => {}
+                () = ending.cancelled() => break,
+            }
+        }
+        self.end().await;
+    }
+
+    /// Waits for every workload to come to a rest.
+    async fn end(&mut self) {
+        self.handles.clear();
+        self.commands.close();
+        while self.tasks.join_next().await.is_some() {}
+        self.show();
+    }
+
+    fn show(&mut self) {
+        let workloads = self.handles.values().filter_map(|handle| handle.status.borrow().clone());
+        let status = self.gathered.status(workloads.collect(), &self.refused);
+        self.status.send_if_modified(|shown| {
+            let changed = **shown != status;
+            if changed {
+                *shown = Arc::new(status);
+            }
+            changed
+        });
+    }
+
+    fn nudge(&self, nudge: &engine_events::Nudge) {
+        let all = self.handles.iter().filter(|(name, _)| match nudge {
+            engine_events::Nudge::All => true,
+            engine_events::Nudge::One(workload) => *name == workload,
+        });
+        for (_, handle) in all {
+            // A full queue already holds what will make the workload look.
+            let _ = handle.commands.try_send(WorkloadCommand::Nudge);
+        }
+    }
+
+    async fn take(&mut self, command: NodeCommand) {
+        match command {
+            NodeCommand::Operate { operation, events } => {
+                self.operate(operation, Reporter::new(events)).await;
+            }
+            NodeCommand::Logs { workload, query, reply } => match self.find(&workload) {
+                Ok(handle) => {
+                    let _ = handle.commands.send(WorkloadCommand::Logs { query, reply }).await;
+                }
+                Err(problem) => {
+                    let _ = reply.send(Err(problem));
+                }
+            },
+            NodeCommand::History { workload, reply } => match self.find(&workload) {
+                Ok(handle) => {
+                    let _ = handle.commands.send(WorkloadCommand::History { reply }).await;
+                }
+                Err(problem) => {
+                    let _ = reply.send(Err(problem));
+                }
+            },
+            NodeCommand::Declare(files) => self.declare(files).await,
+        }
+    }
+
+    fn find(&self, workload: &WorkloadName) -> Result<&WorkloadHandle, Problem> {
+        self.handles.get(workload).ok_or_else(|| {
+            let names = self.handles.keys().map(WorkloadName::as_str);
+            let near = crate::core::keys::nearest(workload.as_str(), names);
+            let next = match near {
+                Some(near) => format!("did you mean {near}? belay ps lists all"),
+                None => "belay ps lists those that there are".to_owned(),
+            };
+            let detail = format!("there is no workload {workload}");
+            Problem::new(ProblemCode::NoSuchWorkload, detail, next)
+        })
+    }
+
+    async fn operate(&mut self, operation: Operation, reporter: Reporter) {
+        let (workload, command) = match operation {
+            Operation::Deploy(request) => {
+                self.deploy(&request, reporter).await;
+                return;
+            }
+            Operation::Start { workload } => (workload, WorkloadCommand::Start { reporter }),
+            Operation::Stop { workload } => (workload, WorkloadCommand::Stop { reporter }),
+            Operation::Restart { workload } => (workload, WorkloadCommand::Restart { reporter }),
+            Operation::Remove { workload, volumes } => {
+                if let Some(problem) = self.is_declared(&workload) {
+                    reporter.finish(Err(problem));
+                    return;
+                }
+                (workload, WorkloadCommand::Remove { volumes, reporter })
+            }
+            Operation::Publish { workload, request } => {
+                (workload, WorkloadCommand::Publish { request, reporter })
+            }
+        };
+        match self.find(&workload) {
+            Ok(handle) => {
+                // The task is alive as long as its handle is listed, but for the moment of its end.
+                let _ = handle.commands.send(command).await;
+            }
+            Err(problem) => match command {
+                WorkloadCommand::Start { reporter }
+                | WorkloadCommand::Stop { reporter }
+                | WorkloadCommand::Restart { reporter }
+                | WorkloadCommand::Remove { reporter, .. }
+                | WorkloadCommand::Publish { reporter, .. } => reporter.finish(Err(problem)),
+                _ => {}
+            },
+        }
+    }
+
+    async fn deploy(&mut self, request: &DeployRequest, reporter: Reporter) {
+        let directory = std::path::Path::new(&request.directory);
+        let spec = match spec::parse(&request.spec, &request.file, directory) {
+            Ok(spec) => spec,
+            Err(faults) => {
+                let detail = match faults.len() {
+                    1 => format!("{} has 1 fault", request.file),
+                    count => format!("{} has {count} faults", request.file),
+                };
+                let next = "correct them and deploy again; nothing was changed";
+                let problem = Problem::new(ProblemCode::InvalidSpec, detail, next);
+                reporter.finish(Err(problem.with_faults(faults)));
+                return;
+            }
+        };
+        if let Some(problem) = self.port_conflict(&spec) {
+            reporter.finish(Err(problem));
+            return;
+        }
+        let name = spec.name.clone();
+        if !self.handles.contains_key(&name) {
+            self.begin(name.clone(), Beginning::New);
+        }
+        let declaration = Declaration {
+            spec: request.spec.clone(),
+            file: request.file.clone(),
+            directory: request.directory.clone(),
+            source: Source::Api,
+        };
+        let deploy = WorkloadCommand::Deploy { declaration, spec: Box::new(spec), reporter };
+        if let Some(handle) = self.handles.get(&name) {
+            let _ = handle.commands.send(deploy).await;
+        }
+    }
+
+    /// A port that another workload of this node publishes.
+    fn port_conflict(&self, spec: &spec::WorkloadSpec) -> Option<Problem> {
+        let others = self.handles.values().filter(|handle| handle.name != spec.name);
+        for other in others {
+            let status = other.status.borrow();
+            let Some(status) = status.as_ref() else { continue };
+            for port in &status.ports {
+                let clash = spec.ports.iter().find(|wanted| {
+                    let theirs = port.host_address.parse().map(|address| spec::PortSpec {
+                        address,
+                        host: port.host_port,
+                        container: port.container_port,
+                        transport: wanted.transport,
+                    });
+                    port.protocol == wanted.transport.as_str()
+                        && theirs.is_ok_and(|theirs| spec::overlaps(&theirs, wanted))
+                });
+                if let Some(clash) = clash {
+                    return Some(Problem::new(
+                        ProblemCode::PortTaken,
+                        format!(
+                            "{}: port {}:{}/{} of this host is published by workload {}",
+                            spec.name,
+                            clash.address,
+                            clash.host,
+                            port.protocol,
+                            other.name
+                        ),
+                        format!("choose another host port, or remove {0}: belay rm {0}", other.name),
+                    ));
+                }
+            }
+        }
+        None
+    }
+}

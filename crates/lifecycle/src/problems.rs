@@ -1,0 +1,128 @@
+//! From what went wrong below to the problem that an operator sees.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use belay_engine::{EngineError, LoadError};
+use belay_protocol::{Problem, ProblemCode, WorkloadName};
+use belay_volumes::{EnsureError, ReleaseError};
+
+use crate::core::spec::ImageSource;
+
+/// An error with all its causes, as in `cannot open x: permission denied`.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn engine_next(error: &EngineError, otherwise: &str) -> String {
+    match error {
+        EngineError::Unreachable { .. } | EngineError::TimedOut { .. } => {
+            "see that the container engine runs: belay doctor".to_owned()
+        }
+        EngineError::Absent { .. }
+        | EngineError::Conflict { .. }
+        | EngineError::Busy { .. }
+        | EngineError::Invalid { .. }
+        | EngineError::Denied { .. }
+        | EngineError::Unsupported { .. }
+        | EngineError::Unknown { .. } => otherwise.to_owned(),
+    }
+}
+
+/// The container could not be created or started.
+pub(crate) fn start(workload: &WorkloadName, error: &EngineError) -> Problem {
+    let detail = format!("{workload}: {}", with_causes(error));
+    match error {
+        EngineError::Busy { .. } => Problem::new(
+            ProblemCode::PortTaken,
+            detail,
+            "end what uses it or choose another host port in the spec; it is tried again by itself",
+        ),
+        EngineError::Unreachable { .. } | EngineError::TimedOut { .. } => Problem::new(
+            ProblemCode::EngineUnreachable,
+            detail,
+            engine_next(error, ""),
+        ),
+        EngineError::Absent { .. }
+        | EngineError::Conflict { .. }
+        | EngineError::Invalid { .. }
+        | EngineError::Denied { .. }
+        | EngineError::Unsupported { .. }
+        | EngineError::Unknown { .. } => Problem::new(
+            ProblemCode::StartFailed,
+            detail,
+            format!("correct the spec and deploy it again; belay explain {workload} shows more"),
+        ),
+    }
+}
+
+/// The stop was not confirmed.
+pub(crate) fn stop(workload: &WorkloadName, error: &EngineError) -> Problem {
+    Problem::new(
+        ProblemCode::StopUnconfirmed,
+        format!("{workload}: {}", with_causes(error)),
+        engine_next(error, "it is tried again by itself; belay status shows when it is done"),
+    )
+}
+
+/// The image could not be fetched from a registry.
+pub(crate) fn pull(workload: &WorkloadName, image: &ImageSource, error: &EngineError) -> Problem {
+    Problem::new(
+        ProblemCode::ImageUnavailable,
+        format!("{workload}: image {image}: {}", with_causes(error)),
+        engine_next(
+            error,
+            "check the reference and the registry, or give the image as an archive: \
+             image = \"file:PATH\"",
+        ),
+    )
+}
+
+/// The image could not be loaded from a file.
+pub(crate) fn load(workload: &WorkloadName, error: &LoadError) -> Problem {
+    let next = match error {
+        LoadError::Engine(error) => engine_next(error, "belay doctor shows what the engine can do"),
+        LoadError::Read { .. }
+        | LoadError::NotAnImage { .. }
+        | LoadError::SeveralImages { .. }
+        | LoadError::Changed { .. } => {
+            "give an image saved by podman or docker, or a tar of a root file system".to_owned()
+        }
+    };
+    let detail = format!("{workload}: {}", with_causes(error));
+    Problem::new(ProblemCode::ImageUnavailable, detail, next)
+}
+
+/// The volumes could not be provided.
+pub(crate) fn provide(error: &EnsureError) -> Problem {
+    Problem::new(
+        ProblemCode::VolumeUnavailable,
+        with_causes(error),
+        "without its volumes it is not started; belay volume ls and belay doctor show the host's \
+         side, and it is tried again by itself",
+    )
+}
+
+/// A volume could not be released.
+pub(crate) fn release(error: &ReleaseError) -> Problem {
+    Problem::new(
+        ProblemCode::VolumeUnavailable,
+        with_causes(error),
+        "end what holds the volume; the release is tried again by itself",
+    )
+}
+
+/// The ledger refused a write.
+pub(crate) fn ledger(error: &belay_ledger::LedgerError) -> Problem {
+    Problem::new(
+        ProblemCode::Internal,
+        with_causes(error),
+        "nothing was changed; see that the state directory can be written and has space",
+    )
+}

@@ -1,0 +1,188 @@
+//! One workload: the task that owns its state and is the only one to act on it.
+//!
+//! The task looks at the engine, asks the pure machine for the next step, carries it out, and
+//! repeats until the machine says to wait; between any two steps it takes what has been asked of it
+//! meanwhile, so that a stop wins over a start that is still under way.
+
+mod command;
+mod deploy;
+mod observe;
+mod operate;
+mod pending;
+mod state;
+mod status;
+mod steps;
+mod sync;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_protocol::{WorkloadName, WorkloadStatus};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub use command::WorkloadCommand;
+use state::{FetchDone, State};
+
+use crate::context::Context;
+use crate::core::machine::{self, Step};
+use crate::core::record::WorkloadRecord;
+
+/// Commands that may wait for a workload's task.
+const QUEUE: usize = 32;
+
+/// Pause before the engine is asked again after it could not say.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// How often a quiet workload is compared with the engine, should an event have been lost.
+const RELIST: Duration = Duration::from_secs(30);
+
+/// Steps that are carried out at most once belayd is ending.
+const STEPS_WHILE_ENDING: u32 = 20;
+
+/// Held by whoever talks to a workload.
+#[derive(Debug, Clone)]
+pub struct WorkloadHandle {
+    /// Its name.
+    pub name: WorkloadName,
+    /// What is asked of it.
+    pub commands: mpsc::Sender<WorkloadCommand>,
+    /// What it says of itself; `None` before anything was deployed and after it was removed.
+    pub status: watch::Receiver<Option<WorkloadStatus>>,
+}
+
+/// What a workload's task begins with.
+#[derive(Debug)]
+pub enum Beginning {
+    /// The ledger knows it.
+    Known(Box<WorkloadRecord>),
+    /// Nothing is known of it but its name; it waits for its first deploy.
+    New,
+}
+
+/// The task of one workload.
+#[derive(Debug)]
+pub struct WorkloadTask {
+    state: State,
+    commands: mpsc::Receiver<WorkloadCommand>,
+}
+
+impl WorkloadTask {
+    /// Starts a workload's task.
+    pub fn spawn(
+        context: Arc<Context>,
+        name: WorkloadName,
+        beginning: Beginning,
+    ) -> (WorkloadHandle, JoinHandle<WorkloadName>) {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (published, status) = watch::channel(None);
+        let state = State::new(context, name.clone(), beginning, sender.clone(), published);
+        let task = Self { state, commands };
+        let handle = WorkloadHandle { name, commands: sender, status };
+        (handle, tokio::spawn(task.run()))
+    }
+
+    /// Runs until the workload is forgotten or belayd ends.
+    async fn run(mut self) -> WorkloadName {
+        loop {
+            let wake = self.converge().await;
+            self.state.publish_status();
+            if self.state.is_forgotten() {
+                break;
+            }
+            if self.state.context.shutdown.is_cancelled() && self.drained().await {
+                break;
+            }
+            self.rest(wake).await;
+        }
+        self.state.end_sync().await;
+        self.state.answers.shutdown().await;
+        self.state.publish_status();
+        self.state.name
+    }
+
+    /// Carries out steps until there is nothing to do, and says when to look again.
+    async fn converge(&mut self) -> Instant {
+        // While belayd ends, a step that fails again and again must not keep it.
+        let mut left = STEPS_WHILE_ENDING;
+        loop {
+            if self.state.context.shutdown.is_cancelled() {
+                left -= 1;
+                if left == 0 {
+                    return Instant::now();
+                }
+            }
+            self.take_waiting().await;
+            self.state.refresh().await;
+            self.state.judge_exit().await;
+            self.state.grant_window();
+            self.state.grant_wish().await;
+            self.state.settle_pending().await;
+            if self.state.is_forgotten() {
+                return Instant::now();
+            }
+            let Some((desired, facts)) = self.state.view() else {
+                // Nothing deployed yet: only a command changes that.
+                return Instant::now() + RELIST;
+            };
+            let step = machine::next_step(&desired, &facts);
+            self.state.enter(&step);
+            self.state.publish_status();
+            match step {
+                Step::Wait => return self.state.next_wake(),
+                Step::Look => {
+                    self.state.stale();
+                    return Instant::now() + LOOK_AGAIN;
+                }
+                step => self.state.carry_out(step).await,
+            }
+        }
+    }
+
+    /// Takes every command that is already there.
+    async fn take_waiting(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            self.state.take(command).await;
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn rest(&mut self, wake: Instant) {
+        let state = &mut self.state;
+        let ending = state.context.shutdown.clone();
+        let was_ending = ending.is_cancelled();
+        let windowed = state.window.is_some() || state.window_request.is_some();
+        tokio::select! {
+            command = self.commands.recv() => {
+                if let Some(command) = command {
+                    state.take(command).await;
+                }
+            }
+            // What it leads to may replace the volumes, so it waits until no window is open.
+            done = FetchDone::of(&mut state.fetch), if !windowed => state.fetched(done).await,
+            (outcome, reply) = state::window_closed(&mut state.window) => {
+                state.window_closed(outcome, reply).await;
+            }
+            changed = state::sync_changed(&mut state.sync) => state.sync_changed(changed),
+            // Answers that are done are let go of.
+            Some(_) = state.answers.join_next() => {}
+            () = tokio::time::sleep_until(wake) => state.stale_if_due(),
+            () = ending.cancelled(), if !was_ending => {}
+        }
+    }
+
+    /// Whether nothing is under way any more that must be finished before belayd may end.
+    ///
+    /// An open window has a stopped container behind it: it is closed and the container started
+    /// again first.
+    async fn drained(&mut self) -> bool {
+        self.state.refuse_new_work();
+        if self.state.window.is_some() {
+            self.state.cancel_sync();
+            return false;
+        }
+        self.state.abandon_fetch().await;
+        true
+    }
+}

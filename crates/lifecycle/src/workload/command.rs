@@ -1,0 +1,84 @@
+//! What can be asked of a workload.
+
+use belay_protocol::{
+    HistoryEntry, LogLine, LogQuery, Problem, PublishRequest, VolumeFate,
+};
+use belay_sync::{Window, WindowPurpose, WindowRefused};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::record::Declaration;
+use crate::core::spec::WorkloadSpec;
+use crate::reporter::Reporter;
+
+/// A message to a workload's task.
+#[derive(Debug)]
+pub enum WorkloadCommand {
+    /// Replace the spec, start it, wait until it is ready.
+    Deploy {
+        /// The spec as given.
+        declaration: Declaration,
+        /// The same, parsed.
+        spec: Box<WorkloadSpec>,
+        /// Whom to tell.
+        reporter: Reporter,
+    },
+    /// The spec that its file in `workloads.d` now has.
+    Declare {
+        /// The spec as given.
+        declaration: Declaration,
+        /// The same, parsed.
+        spec: Box<WorkloadSpec>,
+    },
+    /// Its file in `workloads.d` is gone.
+    Undeclare,
+    /// Make it run.
+    Start {
+        /// Whom to tell.
+        reporter: Reporter,
+    },
+    /// Stop it, and remember that it was asked for.
+    Stop {
+        /// Whom to tell.
+        reporter: Reporter,
+    },
+    /// Stop it and start it.
+    Restart {
+        /// Whom to tell.
+        reporter: Reporter,
+    },
+    /// Stop it and let go of it.
+    Remove {
+        /// What becomes of its volumes.
+        volumes: VolumeFate,
+        /// Whom to tell.
+        reporter: Reporter,
+    },
+    /// Publish paths of it.
+    Publish {
+        /// What to publish.
+        request: PublishRequest,
+        /// Whom to tell.
+        reporter: Reporter,
+    },
+    /// Read its log.
+    Logs {
+        /// Which lines.
+        query: LogQuery,
+        /// Where the lines will come from.
+        reply: oneshot::Sender<Result<mpsc::Receiver<LogLine>, Problem>>,
+    },
+    /// Read its sync history.
+    History {
+        /// The entries, newest first.
+        reply: oneshot::Sender<Result<Vec<HistoryEntry>, Problem>>,
+    },
+    /// Stop it for a capture or an apply.
+    OpenWindow {
+        /// What for.
+        purpose: WindowPurpose,
+        /// The window, once the container is shown to be stopped.
+        reply: oneshot::Sender<Result<Window, WindowRefused>>,
+    },
+    /// Something happened in the engine: look.
+    Nudge,
+}

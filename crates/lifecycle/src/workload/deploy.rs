@@ -1,0 +1,299 @@
+//! Replacing a spec: check everything, fetch, then put it in force.
+
+use std::time::Duration;
+
+use belay_engine::Image;
+use belay_protocol::{DesiredState, Problem, ProblemCode};
+use tokio::time::Instant;
+
+use super::pending::{Pending, PendingKind};
+use super::state::{Fetch, FetchPurpose, Known, State, Wish};
+use crate::core::machine::{Renewal, VolumesFact};
+use crate::core::record::{Declaration, Interruption, Source, WorkloadRecord};
+use crate::core::spec::{self, WorkloadSpec};
+use crate::reporter::{Progress, Reporter};
+use crate::{host, problems};
+
+/// Pause before a spec from a file that could not be deployed is tried again.
+const WISH_RETRY: Duration = Duration::from_secs(60);
+
+impl State {
+    /// Takes a deploy: refuses it, or begins to fetch its image. Nothing is changed yet.
+    pub(crate) async fn deploy(
+        &mut self,
+        declaration: Declaration,
+        spec: Box<WorkloadSpec>,
+        reporter: Reporter,
+    ) {
+        if let Some(known) = &self.known {
+            let declared_by_file = known.record.declaration.source == Source::File;
+            if declared_by_file && declaration.source == Source::Api {
+                reporter.finish(Err(self.owned_by_file(&known.record.declaration.file)));
+                return;
+            }
+            if known.record.removing.is_some() {
+                reporter.finish(Err(self.busy(PendingKind::Remove)));
+                return;
+            }
+        }
+        if !self.begin(PendingKind::PrepareDeploy, reporter) {
+            return;
+        }
+        if self.is_in_force(&spec) {
+            self.deploy_again(declaration).await;
+            return;
+        }
+        if let Some(problem) = self.refusal(&spec).await {
+            self.refuse_deploy(problem).await;
+            return;
+        }
+        self.prepare(declaration, spec);
+    }
+
+    fn owned_by_file(&self, file: &str) -> Problem {
+        Problem::new(
+            ProblemCode::OwnedByFile,
+            format!("{} is declared by {file}", self.name),
+            format!("edit {file} and reload belayd: systemctl reload belayd"),
+        )
+    }
+
+    /// Whether a spec says the same as the one in force, however it is written.
+    fn is_in_force(&self, spec: &WorkloadSpec) -> bool {
+        self.known.as_ref().is_some_and(|known| {
+            known.spec == *spec && known.record.previous.is_none()
+        })
+    }
+
+    /// Deploys what is in force already: nothing is replaced, but it is made to run.
+    async fn deploy_again(&mut self, declaration: Declaration) {
+        if let Some(pending) = &mut self.pending {
+            pending.kind = PendingKind::Start;
+            pending.reporter.progress("deploy", "this spec is in force already");
+        }
+        let written = self
+            .change(|record| {
+                record.run = DesiredState::Running;
+                record.halted = None;
+                record.failures = 0;
+                record.next_try_at = None;
+                record.interruption = Interruption::Planned;
+                // The label on its container still carries the old text; the spec is the same.
+                record.declaration = declaration;
+            })
+            .await;
+        self.stale();
+        if let Err(problem) = written {
+            self.fail_pending(problem).await;
+        }
+    }
+
+    /// Everything that speaks against a spec on this host, in one problem.
+    async fn refusal(&self, spec: &WorkloadSpec) -> Option<Problem> {
+        let mut against = Vec::new();
+        let own: Vec<_> = self
+            .known
+            .as_ref()
+            .filter(|_| self.running_incarnation().is_some())
+            .map(|known| known.spec.ports.clone())
+            .unwrap_or_default();
+        let mut code = ProblemCode::VolumeUnavailable;
+        for port in host::taken_ports(spec) {
+            if !own.iter().any(|mine| spec::overlaps(mine, &port)) {
+                code = ProblemCode::PortTaken;
+                against.push(format!(
+                    "port {}:{}/{} of this host is taken",
+                    port.address,
+                    port.host,
+                    port.transport.as_str()
+                ));
+            }
+        }
+        match self.context.volumes.list().await {
+            Ok(existing) => {
+                for found in existing.iter().filter(|found| found.id.workload == self.name) {
+                    let Some(wanted) = spec.volumes.get(&found.id.volume) else { continue };
+                    if wanted.size < found.size {
+                        against.push(format!(
+                            "volume {} has {} and the spec wants {}: a volume never shrinks",
+                            found.id, found.size, wanted.size
+                        ));
+                    }
+                }
+            }
+            Err(error) => against.push(problems::with_causes(&error)),
+        }
+        if against.is_empty() {
+            return None;
+        }
+        let detail = format!("{}: {}", self.name, against.join("; "));
+        Some(Problem::new(code, detail, "correct the spec; nothing was changed"))
+    }
+
+    fn prepare(&mut self, declaration: Declaration, spec: Box<WorkloadSpec>) {
+        let progress = self.pending.as_ref().map_or_else(Progress::unheard, |pending| {
+            pending.reporter.progress_end()
+        });
+        let task = tokio::spawn(crate::image::fetch(
+            self.context.engine.clone(),
+            self.name.clone(),
+            spec.image.clone(),
+            spec.pull,
+            progress,
+        ));
+        // A fetch for the spec in force gives way: what it fetched stays in the engine's store.
+        if let Some(old) = self.fetch.replace(Fetch {
+            purpose: FetchPurpose::Deploy(declaration, spec),
+            task,
+        }) {
+            old.task.abort();
+        }
+    }
+
+    /// Refuses a deploy that has changed nothing.
+    pub(crate) async fn refuse_deploy(&mut self, problem: Problem) {
+        if let Some(wish) = &mut self.wish {
+            wish.due = Instant::now() + WISH_RETRY;
+            tracing::warn!(workload = %self.name, "{}", problem.detail);
+            self.set_fault(&problem);
+        }
+        self.fail_pending(problem).await;
+        if self.known.is_none() && self.wish.is_none() {
+            self.forgotten = true;
+        }
+    }
+
+    /// Puts a spec in force whose image is there. The record is durable before anything is stopped.
+    pub(crate) async fn switch(
+        &mut self,
+        declaration: Declaration,
+        spec: Box<WorkloadSpec>,
+        image: Image,
+    ) {
+        let record = match &self.known {
+            None => WorkloadRecord::first(declaration),
+            Some(known) => {
+                let mut record = known.record.replaced_by(declaration);
+                // One that was not running has nothing to go back to.
+                if known.record.run == DesiredState::Stopped {
+                    record.previous = None;
+                }
+                record
+            }
+        };
+        if self.known.is_none() {
+            self.known = Some(Known { record: record.clone(), spec: (*spec).clone() });
+        }
+        if let Err(problem) = self.write(record).await {
+            self.note(Err(problem.clone()));
+            self.fail_pending(problem).await;
+            return;
+        }
+        self.take_force(*spec, Some(image)).await;
+        let in_force = self.known.as_ref().map(|known| &known.spec);
+        if self.wish.take_if(|wish| Some(&*wish.spec) == in_force).is_some() {
+            tracing::info!(workload = %self.name, "the spec of its file is in force");
+        }
+        match &mut self.pending {
+            Some(Pending { kind, .. }) => *kind = PendingKind::Deploy,
+            None => tracing::info!(workload = %self.name, "deploying the spec of its file"),
+        }
+    }
+
+    /// Puts a record in force whose spec was in force before.
+    pub(crate) async fn put_in_force(&mut self, record: WorkloadRecord) -> Result<(), Problem> {
+        let declaration = &record.declaration;
+        let directory = std::path::Path::new(&declaration.directory);
+        let parsed = spec::parse(&declaration.spec, &declaration.file, directory);
+        let spec = parsed.map_err(|faults| {
+            Problem::new(
+                ProblemCode::InvalidSpec,
+                format!("{}: the version before is refused", self.name),
+                "deploy a corrected spec",
+            )
+            .with_faults(faults)
+        })?;
+        self.write(record).await?;
+        self.take_force(spec, None).await;
+        Ok(())
+    }
+
+    async fn take_force(&mut self, spec: WorkloadSpec, image: Option<Image>) {
+        let Some(known) = &mut self.known else { return };
+        let sync_changed = known.spec.sync != spec.sync;
+        known.spec = spec;
+        self.image = image;
+        self.gate = None;
+        self.healthy_since = None;
+        self.renewal = Renewal::None;
+        self.restarts = 0;
+        // Its volumes may differ; ensuring those that are mounted does nothing.
+        self.volumes = VolumesFact::Partial;
+        if sync_changed {
+            self.end_sync().await;
+        } else {
+            self.hide_layout();
+        }
+        self.stale();
+    }
+
+    /// Takes the spec that the workload's file has now.
+    pub(crate) async fn declare(&mut self, declaration: Declaration, spec: Box<WorkloadSpec>) {
+        match &self.known {
+            None => {
+                // Nothing can be lost by it, so it is in force at once and tried until it works.
+                let record = WorkloadRecord::first(declaration);
+                self.known = Some(Known { record: record.clone(), spec: *spec });
+                let written = self.write(record).await;
+                self.note(written);
+                self.stale();
+            }
+            Some(known) if known.spec == *spec => {
+                self.wish = None;
+                let written = self.change(|record| record.declaration = declaration).await;
+                self.note(written);
+            }
+            Some(_) if self.given_up.as_deref() == Some(&declaration.hash()) => {
+                tracing::warn!(workload = %self.name, "its file still has the spec that was given up");
+            }
+            Some(_) => {
+                self.wish = Some(Wish { declaration, spec, due: Instant::now() });
+            }
+        }
+    }
+
+    /// Begins to deploy the spec of the workload's file, when it is time and nothing else is under
+    /// way.
+    pub(crate) async fn grant_wish(&mut self) {
+        let idle = self.pending.is_none() && self.fetch.is_none();
+        let Some(wish) = &mut self.wish else { return };
+        if !idle || wish.due > Instant::now() || self.context.shutdown.is_cancelled() {
+            return;
+        }
+        wish.due = Instant::now() + WISH_RETRY;
+        let (declaration, spec) = (wish.declaration.clone(), wish.spec.clone());
+        match self.refusal(&spec).await {
+            Some(problem) => self.refuse_deploy(problem).await,
+            None => self.prepare(declaration, spec),
+        }
+    }
+
+    /// The workload's file is gone: it is stopped and forgotten, its volumes are kept.
+    pub(crate) async fn undeclare(&mut self) {
+        let by_file = self
+            .known
+            .as_ref()
+            .is_some_and(|known| known.record.declaration.source == Source::File);
+        self.wish = None;
+        if by_file {
+            tracing::info!(workload = %self.name, "its file is gone; it is removed, its volumes are kept");
+            let written = self
+                .change(|record| {
+                    record.removing = Some(belay_protocol::VolumeFate::Keep);
+                    record.interruption = Interruption::Planned;
+                })
+                .await;
+            self.note(written);
+        }
+    }
+}

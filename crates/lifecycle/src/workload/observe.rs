@@ -1,0 +1,150 @@
+//! Looking at the engine, and judging what ended.
+
+use belay_engine::{Container, ContainerState, labels};
+use belay_protocol::{Problem, ProblemCode, WorkloadPhase};
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::state::{State, incarnation_of};
+use crate::core::back_off;
+use crate::core::exit::{self, ExitMeaning};
+use crate::core::record::Interruption;
+
+impl State {
+    /// Asks the engine for the workload's containers, if what is known is stale.
+    pub(crate) async fn refresh(&mut self) {
+        if self.known.is_none() || (self.looked_at.is_some() && self.seen.is_some()) {
+            return;
+        }
+        let filter = [
+            format!("{}={}", labels::NODE, self.context.node),
+            format!("{}={}", labels::WORKLOAD, self.name),
+        ];
+        match self.context.engine.list(&filter).await {
+            Ok(seen) => {
+                self.engine_fault = None;
+                self.seen = Some(seen);
+            }
+            Err(error) => {
+                self.engine_fault = Some(crate::problems::with_causes(&error));
+                self.seen = None;
+            }
+        }
+        self.looked_at = Some(Instant::now());
+    }
+
+    /// Counts an end that has not been counted yet, and forgets failures after a healthy while.
+    pub(crate) async fn judge_exit(&mut self) {
+        let Some(known) = &self.known else { return };
+        let healthy = back_off::healthy_period(known.record.failures);
+        let recovered = known.record.failures > 0
+            && self.healthy_since.is_some_and(|since| since.elapsed() >= healthy);
+        if recovered {
+            let forgot = self.change(|record| record.failures = 0).await;
+            self.note(forgot);
+        }
+        let Some(known) = &self.known else { return };
+        let Some(container) = self.target() else { return };
+        let ContainerState::Exited { exit_code, oom_killed, error, .. } = &container.state else {
+            return;
+        };
+        let key = exit_key(container);
+        if known.record.judged_exit.as_deref() == Some(&key) {
+            return;
+        }
+        let meaning = exit::judge(*exit_code, known.record.interruption, known.spec.restart);
+        let mut what = format!("{} exited with {exit_code}", self.name);
+        if *oom_killed {
+            what.push_str(", ended by the kernel for want of memory");
+        }
+        if let Some(error) = error.as_deref().filter(|error| !error.is_empty()) {
+            what.push_str(": ");
+            what.push_str(error);
+        }
+        self.healthy_since = None;
+        match meaning {
+            ExitMeaning::Planned => {}
+            ExitMeaning::Completed => {
+                let judged = self.change(|record| record.judged_exit = Some(key)).await;
+                self.note(judged);
+            }
+            ExitMeaning::GivenUp => {
+                let judged = self.change(|record| record.judged_exit = Some(key)).await;
+                self.note(judged);
+                let next = format!("its restart policy is never; belay start {}", self.name);
+                let problem = Problem::new(ProblemCode::StartFailed, what, next);
+                self.set_fault(&problem);
+                self.fail_pending(problem).await;
+            }
+            ExitMeaning::Failed => {
+                let next = format!("see what it wrote: belay logs {}", self.name);
+                self.failed(Problem::new(ProblemCode::StartFailed, what, next), Some(key)).await;
+            }
+        }
+    }
+
+    /// Takes a failure of the target: a deploy goes back to the version before, anything else
+    /// climbs the ladder.
+    pub(crate) async fn failed(&mut self, problem: Problem, judged: Option<String>) {
+        tracing::warn!(workload = %self.name, code = problem.code.as_str(), "{}", problem.detail);
+        self.set_fault(&problem);
+        let Some(known) = &self.known else { return };
+        if known.record.previous.is_some() {
+            self.roll_back(problem).await;
+            return;
+        }
+        let failures = known.record.failures.saturating_add(1);
+        let delay = back_off::delay(failures, chance());
+        let due = Timestamp::now()
+            .checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_secs(60)));
+        let written = self
+            .change(|record| {
+                record.failures = failures;
+                record.next_try_at = due.ok();
+                record.interruption = Interruption::None;
+                if judged.is_some() {
+                    record.judged_exit = judged;
+                }
+            })
+            .await;
+        self.note(written);
+        let reason = format!(
+            "failure {failures} in a row, next start in {:.1} s: {}",
+            delay.as_secs_f64(),
+            problem.detail
+        );
+        self.enter_phase(WorkloadPhase::BackOff, reason);
+        self.fail_pending(problem).await;
+    }
+
+    /// A write that failed leaves the workload as it is; the step is tried again.
+    pub(crate) fn note(&mut self, result: Result<(), Problem>) {
+        if let Err(problem) = result {
+            tracing::error!(workload = %self.name, "{}", problem.detail);
+            self.set_fault(&problem);
+        }
+    }
+
+    /// Names the process that runs, to tell a restart from the same one.
+    pub(crate) fn running_incarnation(&self) -> Option<String> {
+        self.target().and_then(incarnation_of)
+    }
+}
+
+/// Names one end of a container.
+fn exit_key(container: &Container) -> String {
+    let at = match &container.state {
+        ContainerState::Exited { finished_at, .. } => finished_at.map(|at| at.to_string()),
+        _ => None,
+    };
+    format!("{}@{}", container.id, at.unwrap_or_default())
+}
+
+/// A number from 0 to 1 that differs between workloads and moments, for jitter only.
+fn chance() -> f64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    let random = RandomState::new().hash_one(0_u8);
+    #[expect(clippy::cast_precision_loss, reason = "32 bits fit an f64 exactly")]
+    let share = (random >> 32) as f64 / f64::from(u32::MAX);
+    share
+}

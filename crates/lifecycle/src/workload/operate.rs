@@ -1,0 +1,353 @@
+//! Taking what is asked of a workload.
+
+use belay_engine::LogOptions;
+use belay_protocol::{
+    DesiredState, LogLine, LogQuery, LogStream, OperationOutcome, Problem, ProblemCode,
+    PublishRequest, VolumeFate,
+};
+use belay_sync::PublishCommand;
+use futures_util::StreamExt as _;
+use tokio::sync::mpsc;
+
+use super::command::WorkloadCommand;
+use super::pending::PendingKind;
+use super::state::{Fetch, FetchDone, FetchPurpose, State};
+use crate::core::machine::Renewal;
+use crate::core::record::Interruption;
+use crate::problems;
+use crate::reporter::{Progress, Reporter};
+
+/// Lines of a log that may wait for a slow reader.
+const LOG_LINES: usize = 256;
+
+/// Entries of the sync history that are shown.
+const HISTORY: usize = 200;
+
+impl State {
+    /// Takes one command. What it asks for is done by the steps that follow.
+    pub(crate) async fn take(&mut self, command: WorkloadCommand) {
+        match command {
+            WorkloadCommand::Deploy { declaration, spec, reporter } => {
+                self.deploy(declaration, spec, reporter).await;
+            }
+            WorkloadCommand::Declare { declaration, spec } => {
+                self.declare(declaration, spec).await;
+            }
+            WorkloadCommand::Undeclare => self.undeclare().await,
+            WorkloadCommand::Start { reporter } => self.ask_start(reporter).await,
+            WorkloadCommand::Stop { reporter } => self.ask_stop(reporter).await,
+            WorkloadCommand::Restart { reporter } => self.ask_restart(reporter).await,
+            WorkloadCommand::Remove { volumes, reporter } => {
+                self.ask_remove(volumes, reporter).await;
+            }
+            WorkloadCommand::Publish { request, reporter } => self.ask_publish(request, reporter),
+            WorkloadCommand::Logs { query, reply } => {
+                let lines = self.logs(&query);
+                let _ = reply.send(lines);
+            }
+            WorkloadCommand::History { reply } => self.history(reply),
+            WorkloadCommand::OpenWindow { purpose, reply } => self.ask_window(purpose, reply).await,
+            WorkloadCommand::Nudge => self.stale(),
+        }
+    }
+
+    fn unknown(&self) -> Problem {
+        Problem::new(
+            ProblemCode::NoSuchWorkload,
+            format!("there is no workload {}", self.name),
+            "belay ps lists those that there are",
+        )
+    }
+
+    async fn ask_start(&mut self, reporter: Reporter) {
+        let Some(known) = &self.known else {
+            reporter.finish(Err(self.unknown()));
+            return;
+        };
+        if known.record.removing.is_some() {
+            reporter.finish(Err(self.busy(PendingKind::Remove)));
+            return;
+        }
+        if let Some(reason) = known.record.halted.clone() {
+            reporter.progress("start", format!("the halt is cleared: {reason}"));
+            let state_dir = self.context.state_dir(&self.name);
+            if let Err(error) = belay_sync::clear_halt(&state_dir).await {
+                reporter.finish(Err(Problem::new(
+                    ProblemCode::Halted,
+                    format!("{}: the halt could not be cleared: {error}", self.name),
+                    "see that the state directory can be written",
+                )));
+                return;
+            }
+        }
+        if !self.begin(PendingKind::Start, reporter) {
+            return;
+        }
+        let written = self
+            .change(|record| {
+                record.run = DesiredState::Running;
+                record.halted = None;
+                record.failures = 0;
+                record.next_try_at = None;
+                // A one-shot that is complete, or one that gave up, is meant to run once more.
+                record.interruption = Interruption::Planned;
+            })
+            .await;
+        self.restarts = 0;
+        self.settle_write(written).await;
+    }
+
+    async fn ask_stop(&mut self, reporter: Reporter) {
+        if self.known.is_none() {
+            reporter.finish(Err(self.unknown()));
+            return;
+        }
+        self.abandon_fetch().await;
+        self.supersede(PendingKind::Stop, reporter);
+        let written = self
+            .change(|record| {
+                record.run = DesiredState::Stopped;
+                // A deploy under way ends with the version that it brought.
+                record.previous = None;
+                record.failures = 0;
+                record.next_try_at = None;
+                record.interruption = Interruption::Planned;
+            })
+            .await;
+        self.renewal = Renewal::None;
+        self.settle_write(written).await;
+    }
+
+    async fn ask_restart(&mut self, reporter: Reporter) {
+        let Some(known) = &self.known else {
+            reporter.finish(Err(self.unknown()));
+            return;
+        };
+        if known.record.run == DesiredState::Stopped {
+            let detail = format!("{} is stopped, as it was asked to be", self.name);
+            let next = format!("belay start {}", self.name);
+            reporter.finish(Err(Problem::new(ProblemCode::NotRunning, detail, next)));
+            return;
+        }
+        if let Some(reason) = &known.record.halted {
+            let problem = self.halted(reason);
+            reporter.finish(Err(problem));
+            return;
+        }
+        if !self.begin(PendingKind::Restart, reporter) {
+            return;
+        }
+        let written = self
+            .change(|record| {
+                record.failures = 0;
+                record.next_try_at = None;
+                record.interruption = Interruption::Planned;
+            })
+            .await;
+        self.restarts = 0;
+        if written.is_ok() && self.running_incarnation().is_some() {
+            self.renewal = Renewal::Wanted;
+        }
+        self.settle_write(written).await;
+    }
+
+    async fn ask_remove(&mut self, volumes: VolumeFate, reporter: Reporter) {
+        if self.known.is_none() {
+            reporter.finish(Err(self.unknown()));
+            return;
+        }
+        self.abandon_fetch().await;
+        self.supersede(PendingKind::Remove, reporter);
+        let written = self
+            .change(|record| {
+                record.removing = Some(volumes);
+                record.interruption = Interruption::Planned;
+            })
+            .await;
+        self.settle_write(written).await;
+    }
+
+    async fn settle_write(&mut self, written: Result<(), Problem>) {
+        self.stale();
+        if let Err(problem) = written {
+            self.set_fault(&problem);
+            self.fail_pending(problem).await;
+        }
+    }
+
+    pub(crate) fn halted(&self, reason: &str) -> Problem {
+        Problem::new(
+            ProblemCode::Halted,
+            format!("{} is halted: {reason}", self.name),
+            format!(
+                "look at its volumes first; belay start {} clears the halt and starts it",
+                self.name
+            ),
+        )
+    }
+
+    /// Hands a publish to the sync task; the answer goes back from there, so that this task stays
+    /// free to stop and start the container for it.
+    fn ask_publish(&mut self, request: PublishRequest, reporter: Reporter) {
+        let refused = match (&self.known, &self.sync) {
+            (None, _) => Some(self.unknown()),
+            (Some(_), _) if self.running_incarnation().is_none() => Some(self.not_running()),
+            (Some(_), None) => Some(Problem::new(
+                ProblemCode::NoSync,
+                format!("{} has no volume-sync", self.name),
+                "add a [sync] table with role = \"provider\" and a key to its spec and deploy it",
+            )),
+            (Some(_), Some(_)) => None,
+        };
+        if let Some(problem) = refused {
+            reporter.finish(Err(problem));
+            return;
+        }
+        let Some(sync) = &self.sync else { return };
+        let handle = sync.handle.clone();
+        let name = self.name.clone();
+        let command = PublishCommand {
+            archive_paths: request.archive_paths,
+            metadata: request.metadata.into_iter().collect(),
+        };
+        self.answers.spawn(async move {
+            reporter.progress("publish", "validating, then stopping it for the capture alone");
+            reporter.finish(match handle.publish(command).await {
+                Ok(outcome) => Ok(OperationOutcome {
+                    summary: format!(
+                        "{name} published {} ({} bytes, down for {} ms)",
+                        outcome.cid, outcome.bytes, outcome.downtime_ms
+                    ),
+                    publish: Some(outcome),
+                }),
+                Err(error) => Err(super::sync::publish_problem(&name, &error)),
+            });
+        });
+    }
+
+    pub(crate) fn not_running(&self) -> Problem {
+        Problem::new(
+            ProblemCode::NotRunning,
+            format!("{} is {}: {}", self.name, self.phase.as_str(), self.reason),
+            format!("start it and try again: belay start {}", self.name),
+        )
+    }
+
+    fn logs(&mut self, query: &LogQuery) -> Result<mpsc::Receiver<LogLine>, Problem> {
+        if self.known.is_none() {
+            return Err(self.unknown());
+        }
+        let container = self.target().map(|container| container.id.clone());
+        let Some(container) = container else {
+            return Err(Problem::new(
+                ProblemCode::NotRunning,
+                format!("{} has no container and so no log", self.name),
+                format!("belay start {}", self.name),
+            ));
+        };
+        let options = LogOptions { follow: query.follow, tail: query.tail, since: None };
+        let mut lines = Box::pin(self.context.engine.logs(&container, &options));
+        let (sender, receiver) = mpsc::channel(LOG_LINES);
+        let shutdown = self.context.shutdown.clone();
+        let name = self.name.clone();
+        self.answers.spawn(async move {
+            loop {
+                let line = tokio::select! {
+                    line = lines.next() => line,
+                    () = sender.closed() => None,
+                    () = shutdown.cancelled() => None,
+                };
+                let line = match line {
+                    Some(Ok(line)) => line,
+                    Some(Err(error)) => {
+                        let error = problems::with_causes(&error);
+                        tracing::warn!(workload = %name, "reading its log ended: {error}");
+                        return;
+                    }
+                    None => return,
+                };
+                let stream = match line.stream {
+                    belay_engine::LogStream::Stdout => LogStream::Stdout,
+                    belay_engine::LogStream::Stderr => LogStream::Stderr,
+                };
+                let line = LogLine { stream, at: line.time, text: line.text().into_owned() };
+                if sender.send(line).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(receiver)
+    }
+
+    fn history(
+        &mut self,
+        reply: tokio::sync::oneshot::Sender<Result<Vec<belay_protocol::HistoryEntry>, Problem>>,
+    ) {
+        let Some(sync) = &self.sync else {
+            let problem = if self.known.is_none() {
+                self.unknown()
+            } else {
+                Problem::new(
+                    ProblemCode::NoSync,
+                    format!("{} has no volume-sync", self.name),
+                    "add a [sync] table to its spec and deploy it",
+                )
+            };
+            let _ = reply.send(Err(problem));
+            return;
+        };
+        let handle = sync.handle.clone();
+        self.answers.spawn(async move {
+            let entries = handle.history(HISTORY).await;
+            let _ = reply.send(entries.map_err(|error| {
+                Problem::new(
+                    ProblemCode::Internal,
+                    problems::with_causes(&error),
+                    "see that the state directory can be read",
+                )
+            }));
+        });
+    }
+
+    pub(crate) fn progress_end(&self) -> Progress {
+        self.pending.as_ref().map_or_else(Progress::unheard, |p| p.reporter.progress_end())
+    }
+
+    /// Refuses an operation that has not changed anything yet: belayd is ending.
+    pub(crate) fn refuse_new_work(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            pending.reporter.finish(Err(Problem::new(
+                ProblemCode::ShuttingDown,
+                format!(
+                    "belayd ends; what {} of {} has begun is finished at its next start",
+                    pending.kind.verb(),
+                    self.name
+                ),
+                format!("belay status {}, once belayd runs again", self.name),
+            )));
+        }
+        self.refuse_window("belayd is ending");
+    }
+
+    /// Ends a fetch under way, if any.
+    pub(crate) async fn abandon_fetch(&mut self) {
+        if let Some(Fetch { task, .. }) = self.fetch.take() {
+            task.abort();
+            // An aborted fetch has changed nothing but the engine's store of images.
+            let _ = task.await;
+        }
+    }
+
+    /// Takes a fetch that has ended.
+    pub(crate) async fn fetched(&mut self, done: FetchDone) {
+        self.stale();
+        match (done.purpose, done.result) {
+            (FetchPurpose::Target, Ok(image)) => self.image = Some(image),
+            (FetchPurpose::Target, Err(problem)) => self.failed(problem, None).await,
+            (FetchPurpose::Deploy(declaration, spec), Ok(image)) => {
+                self.switch(declaration, spec, image).await;
+            }
+            (FetchPurpose::Deploy(..), Err(problem)) => self.refuse_deploy(problem).await,
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The operation that somebody waits for.
+
+use belay_protocol::{OperationOutcome, Problem, ProblemCode, WorkloadPhase};
+use belay_sync::{Ready, WindowClosed};
+
+use super::state::{GateOutcome, State};
+use crate::core::machine::VolumesFact;
+use crate::reporter::Reporter;
+
+/// An operation under way, and whom to tell.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) kind: PendingKind,
+    pub(crate) reporter: Reporter,
+    /// Set when it has failed and what was before is being restored.
+    pub(crate) failure: Option<Problem>,
+}
+
+/// What is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PendingKind {
+    /// Its image is fetched; nothing has changed yet.
+    PrepareDeploy,
+    /// The new version is to become ready.
+    Deploy,
+    Start,
+    Restart,
+    Stop,
+    Remove,
+}
+
+impl PendingKind {
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::PrepareDeploy | Self::Deploy => "deploy",
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Stop => "stop",
+            Self::Remove => "rm",
+        }
+    }
+}
+
+impl State {
+    /// Begins an operation, or says that another is under way.
+    pub(crate) fn begin(&mut self, kind: PendingKind, reporter: Reporter) -> bool {
+        if let Some(pending) = &self.pending {
+            reporter.finish(Err(self.busy(pending.kind)));
+            return false;
+        }
+        self.pending = Some(Pending { kind, reporter, failure: None });
+        true
+    }
+
+    /// Begins an operation that ends any other: a stop or a removal.
+    pub(crate) fn supersede(&mut self, kind: PendingKind, reporter: Reporter) {
+        if let Some(old) = self.pending.take() {
+            let detail = format!(
+                "{} of {} was ended by a later {}",
+                old.kind.verb(),
+                self.name,
+                kind.verb()
+            );
+            old.reporter.finish(Err(Problem::new(
+                ProblemCode::Busy,
+                detail,
+                format!("belay status {}", self.name),
+            )));
+        }
+        self.pending = Some(Pending { kind, reporter, failure: None });
+    }
+
+    pub(crate) fn busy(&self, under_way: PendingKind) -> Problem {
+        Problem::new(
+            ProblemCode::Busy,
+            format!("{} of {} is under way", under_way.verb(), self.name),
+            format!("wait for it, or end it: belay stop {}", self.name),
+        )
+    }
+
+    pub(crate) fn progress(&self, step: &str, detail: impl Into<String>) {
+        if let Some(pending) = &self.pending {
+            pending.reporter.progress(step, detail);
+        }
+    }
+
+    /// Ends the operation under way with a failure.
+    pub(crate) async fn fail_pending(&mut self, problem: Problem) {
+        self.answer_window_return(Ready::NotReady { reason: problem.detail.clone() });
+        if let Some(pending) = self.pending.take() {
+            let problem = pending.failure.unwrap_or(problem);
+            pending.reporter.finish(Err(problem));
+        }
+    }
+
+    /// Ends the operation under way if it has come to what it is waiting for.
+    pub(crate) async fn settle_pending(&mut self) {
+        self.settle_window_return();
+        let Some(pending) = &self.pending else { return };
+        let Some(known) = &self.known else { return };
+        let gone = self.seen.as_ref().is_some_and(Vec::is_empty)
+            && self.volumes == VolumesFact::Released;
+        let in_force = known.record.previous.is_none();
+        let up = in_force && self.renewal == crate::core::machine::Renewal::None;
+        let summary = match pending.kind {
+            PendingKind::PrepareDeploy | PendingKind::Remove => return,
+            PendingKind::Stop if gone => format!("{} is stopped", self.name),
+            PendingKind::Stop => return,
+            PendingKind::Deploy | PendingKind::Start | PendingKind::Restart => {
+                if up && self.is_ready() {
+                    self.ready_summary(pending.kind)
+                } else if up && self.phase == WorkloadPhase::Completed {
+                    format!("{} ran to its end with exit code 0", self.name)
+                } else if up && self.gate.as_ref().is_some_and(|g| g.outcome == GateOutcome::Missed)
+                {
+                    let problem = self.not_ready();
+                    self.fail_pending(problem).await;
+                    return;
+                } else {
+                    return;
+                }
+            }
+        };
+        let Some(pending) = self.pending.take() else { return };
+        pending.reporter.finish(match pending.failure {
+            Some(problem) => {
+                let detail = format!(
+                    "{}; generation {} was restored and is ready",
+                    problem.detail, known.record.generation
+                );
+                Err(Problem { detail, ..problem })
+            }
+            None => Ok(OperationOutcome { summary, publish: None }),
+        });
+    }
+
+    fn ready_summary(&self, kind: PendingKind) -> String {
+        let how = match kind {
+            PendingKind::Deploy => "deployed",
+            PendingKind::Restart => "restarted",
+            PendingKind::PrepareDeploy
+            | PendingKind::Start
+            | PendingKind::Stop
+            | PendingKind::Remove => "started",
+        };
+        let Some(known) = &self.known else { return format!("{} is {how}", self.name) };
+        if known.spec.ready.probe == crate::core::spec::ProbeSpec::Process {
+            format!(
+                "{} is {how}; its process stays up (no probe is configured, so whether it serves \
+                 is not known)",
+                self.name
+            )
+        } else {
+            format!("{} is {how} and ready", self.name)
+        }
+    }
+
+    /// The problem of a target that is not ready within its budget.
+    pub(crate) fn not_ready(&self) -> Problem {
+        let report = self.gate.as_ref().map(|run| run.gate.report(self.clock()).to_string());
+        Problem::new(
+            ProblemCode::NotReady,
+            format!("{}: {}", self.name, report.unwrap_or_default()),
+            format!("see what it wrote: belay logs {}", self.name),
+        )
+    }
+
+    /// Answers the closer of a window once the workload is back, or is known not to come back.
+    fn settle_window_return(&mut self) {
+        if self.window_return.is_none() {
+            return;
+        }
+        let Some(known) = &self.known else { return };
+        let wanted = known.record.run == belay_protocol::DesiredState::Running
+            && known.record.halted.is_none()
+            && known.record.removing.is_none();
+        if !wanted || self.phase == WorkloadPhase::Completed {
+            self.answer_window_return(Ready::NotStarted);
+        } else if self.is_ready() {
+            self.answer_window_return(Ready::Ready);
+        } else if self.gate.as_ref().is_some_and(|run| run.outcome == GateOutcome::Missed) {
+            let reason = self.not_ready().detail;
+            self.answer_window_return(Ready::NotReady { reason });
+        }
+    }
+
+    pub(crate) fn answer_window_return(&mut self, ready: Ready) {
+        if let Some(back) = self.window_return.take() {
+            let downtime = back.started_at.unwrap_or_else(tokio::time::Instant::now)
+                .saturating_duration_since(back.stopped_at);
+            back.reply.send(Ok(WindowClosed { found: back.found, ready, downtime }));
+        }
+    }
+}

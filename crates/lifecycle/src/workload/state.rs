@@ -1,0 +1,489 @@
+//! What a workload's task knows, and the view that the machine decides from.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_engine::{Container, ContainerState, Image};
+use belay_protocol::{
+    DesiredState, Fault, Problem, Transition, WorkloadName, WorkloadPhase, WorkloadStatus,
+};
+use belay_sync::{SyncHandle, Window, WindowOutcome, WindowOwner, WindowRefused, WindowReply};
+use belay_volumes::MountedVolume;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::command::WorkloadCommand;
+use super::pending::Pending;
+use super::{Beginning, RELIST};
+use crate::context::Context;
+use crate::core::container;
+use crate::core::exit::{self, ExitMeaning};
+use crate::core::gate::Gate;
+use crate::core::machine::{
+    Desired, Facts, GateFact, Goal, ImageFact, Renewal, StartFact, Step, VolumesFact, WindowDemand,
+};
+use crate::core::record::{Declaration, Interruption, WorkloadRecord};
+use crate::core::spec::{self, WorkloadSpec};
+use crate::probe;
+
+/// Everything the task of one workload knows.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) context: Arc<Context>,
+    pub(crate) name: WorkloadName,
+    /// Given to what acts on the workload from outside, such as its sync task.
+    pub(crate) own_commands: mpsc::Sender<WorkloadCommand>,
+    pub(crate) published: watch::Sender<Option<WorkloadStatus>>,
+    pub(crate) http: reqwest::Client,
+    /// Origin of the gate's clock.
+    pub(crate) born: Instant,
+
+    /// What the ledger holds, with its spec parsed; `None` until the first deploy.
+    pub(crate) known: Option<Known>,
+    /// Containers as last listed; `None` when the engine could not say.
+    pub(crate) seen: Option<Vec<Container>>,
+    pub(crate) looked_at: Option<Instant>,
+    pub(crate) engine_fault: Option<String>,
+    /// Image of the spec in force, once looked up.
+    pub(crate) image: Option<Image>,
+    pub(crate) fetch: Option<Fetch>,
+    pub(crate) mounted: Vec<MountedVolume>,
+    pub(crate) volumes: VolumesFact,
+    pub(crate) gate: Option<GateRun>,
+    pub(crate) renewal: Renewal,
+    pub(crate) window: Option<OpenWindow>,
+    /// A window that is granted once the container is shown to be stopped.
+    pub(crate) window_request: Option<WindowRequest>,
+    /// A closed window whose closer waits until the workload is back.
+    pub(crate) window_return: Option<WindowReturn>,
+    pub(crate) sync: Option<RunningSync>,
+    pub(crate) pending: Option<Pending>,
+    /// A spec from `workloads.d` that is to replace the one in force.
+    pub(crate) wish: Option<Wish>,
+    /// Hash of the declaration whose deploy was given up last.
+    pub(crate) given_up: Option<String>,
+    /// Answers that go on beside the task: logs, publishes.
+    pub(crate) answers: JoinSet<()>,
+    pub(crate) forgotten: bool,
+
+    pub(crate) phase: WorkloadPhase,
+    pub(crate) phase_since: Timestamp,
+    pub(crate) reason: String,
+    pub(crate) transitions: VecDeque<Transition>,
+    pub(crate) last_fault: Option<Fault>,
+    pub(crate) restarts: u32,
+    /// When the running incarnation was first seen ready.
+    pub(crate) healthy_since: Option<Instant>,
+}
+
+/// A workload that something was deployed of.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) record: WorkloadRecord,
+    pub(crate) spec: WorkloadSpec,
+}
+
+/// A spec that its file asks for and that is not in force yet.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) declaration: Declaration,
+    pub(crate) spec: Box<WorkloadSpec>,
+    /// Not tried before this time.
+    pub(crate) due: Instant,
+}
+
+/// An image on its way.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) purpose: FetchPurpose,
+    pub(crate) task: JoinHandle<Result<Image, Problem>>,
+}
+
+/// What an image is fetched for.
+#[derive(Debug)]
+pub(crate) enum FetchPurpose {
+    /// The spec in force needs it.
+    Target,
+    /// A spec that takes force once it is there.
+    Deploy(Declaration, Box<WorkloadSpec>),
+}
+
+/// A fetch that has ended.
+pub(crate) struct FetchDone {
+    pub(crate) purpose: FetchPurpose,
+    pub(crate) result: Result<Image, Problem>,
+}
+
+impl FetchDone {
+    /// Waits for the fetch under way; for ever when there is none.
+    pub(crate) async fn of(fetch: &mut Option<Fetch>) -> Self {
+        let Some(running) = fetch else { return std::future::pending().await };
+        let result = (&mut running.task).await;
+        let purpose = fetch.take().expect("it was there").purpose;
+        let result = result.unwrap_or_else(|error| {
+            Err(Problem::new(
+                belay_protocol::ProblemCode::Internal,
+                format!("fetching the image failed: {error}"),
+                "try again; if it happens again, see belayd's log",
+            ))
+        });
+        Self { purpose, result }
+    }
+}
+
+/// A readiness wait, and what came of it.
+#[derive(Debug)]
+pub(crate) struct GateRun {
+    pub(crate) gate: Gate,
+    pub(crate) next: Instant,
+    pub(crate) outcome: GateOutcome,
+}
+
+/// What came of a readiness wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GateOutcome {
+    Open,
+    Ready,
+    /// Not ready within the budget, and left running.
+    Missed,
+}
+
+/// A window that is open.
+#[derive(Debug)]
+pub(crate) struct OpenWindow {
+    pub(crate) closing: Closing,
+    pub(crate) found: belay_sync::FoundState,
+    pub(crate) stopped_at: Instant,
+}
+
+/// Completes when the window is closed or dropped; keeps its place over cancelled waits.
+pub(crate) struct Closing(
+    Pin<Box<dyn Future<Output = (WindowOutcome, WindowReply)> + Send + Sync>>,
+);
+
+impl Closing {
+    pub(crate) fn of(owner: WindowOwner) -> Self {
+        Self(Box::pin(owner.closed()))
+    }
+}
+
+impl std::fmt::Debug for Closing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Closing")
+    }
+}
+
+/// A window that was asked for.
+#[derive(Debug)]
+pub(crate) struct WindowRequest {
+    pub(crate) found: belay_sync::FoundState,
+    pub(crate) asked_at: Instant,
+    pub(crate) reply: oneshot::Sender<Result<Window, WindowRefused>>,
+}
+
+/// A closed window whose closer is answered once the workload is back.
+#[derive(Debug)]
+pub(crate) struct WindowReturn {
+    pub(crate) found: belay_sync::FoundState,
+    pub(crate) stopped_at: Instant,
+    pub(crate) started_at: Option<Instant>,
+    pub(crate) reply: WindowReply,
+}
+
+/// The sync task of this workload.
+#[derive(Debug)]
+pub(crate) struct RunningSync {
+    pub(crate) handle: SyncHandle,
+    pub(crate) status: watch::Receiver<belay_protocol::SyncStatus>,
+    pub(crate) task: JoinHandle<()>,
+    pub(crate) token: CancellationToken,
+    pub(crate) layout: watch::Sender<Option<belay_sync::SyncLayout>>,
+}
+
+/// Waits until the open window is closed; for ever when none is open.
+pub(crate) async fn window_closed(window: &mut Option<OpenWindow>) -> (WindowOutcome, WindowReply) {
+    match window {
+        Some(window) => (&mut window.closing.0).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the sync task has something new to say; for ever when there is none.
+pub(crate) async fn sync_changed(sync: &mut Option<RunningSync>) -> bool {
+    match sync {
+        Some(sync) => sync.status.changed().await.is_ok(),
+        None => std::future::pending().await,
+    }
+}
+
+impl State {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        name: WorkloadName,
+        beginning: Beginning,
+        own_commands: mpsc::Sender<WorkloadCommand>,
+        published: watch::Sender<Option<WorkloadStatus>>,
+    ) -> Self {
+        let mut state = Self {
+            context,
+            name,
+            own_commands,
+            published,
+            http: probe::client(),
+            born: Instant::now(),
+            known: None,
+            seen: None,
+            looked_at: None,
+            engine_fault: None,
+            image: None,
+            fetch: None,
+            mounted: Vec::new(),
+            volumes: VolumesFact::Partial,
+            gate: None,
+            renewal: Renewal::None,
+            window: None,
+            window_request: None,
+            window_return: None,
+            sync: None,
+            pending: None,
+            wish: None,
+            given_up: None,
+            answers: JoinSet::new(),
+            forgotten: false,
+            phase: WorkloadPhase::Pending,
+            phase_since: Timestamp::now(),
+            reason: "belayd has just started".to_owned(),
+            transitions: VecDeque::new(),
+            last_fault: None,
+            restarts: 0,
+            healthy_since: None,
+        };
+        if let Beginning::Known(record) = beginning {
+            state.adopt(*record);
+        }
+        state
+    }
+
+    /// Takes over what the ledger knows. A spec that does not parse any more (an older version was
+    /// more lenient) leaves the workload as it is and says so.
+    fn adopt(&mut self, record: WorkloadRecord) {
+        let declaration = &record.declaration;
+        let directory = std::path::Path::new(&declaration.directory);
+        match spec::parse(&declaration.spec, &declaration.file, directory) {
+            Ok(spec) => self.known = Some(Known { record, spec }),
+            Err(faults) => {
+                let list: Vec<_> = faults.iter().map(ToString::to_string).collect();
+                let problem = Problem::new(
+                    belay_protocol::ProblemCode::InvalidSpec,
+                    format!("{}: the stored spec is refused: {}", self.name, list.join("; ")),
+                    "deploy a corrected spec; until then its container is left as it is",
+                );
+                tracing::error!(workload = %self.name, "{}", problem.detail);
+                self.set_fault(&problem);
+            }
+        }
+    }
+
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.forgotten
+    }
+
+    /// What should be and what is, as the machine wants to see it.
+    pub(crate) fn view(&self) -> Option<(Desired, Facts)> {
+        let known = self.known.as_ref()?;
+        let record = &known.record;
+        let goal = match (&record.removing, &record.halted, record.run) {
+            (Some(fate), _, _) => Goal::Removed(*fate),
+            (None, _, DesiredState::Stopped) => Goal::Stopped,
+            (None, Some(_), DesiredState::Running) => Goal::Halted,
+            (None, None, DesiredState::Running) => Goal::Running,
+        };
+        let window = if self.window.is_some() || self.window_request.is_some() {
+            WindowDemand::Open
+        } else {
+            WindowDemand::Closed
+        };
+        let desired = Desired {
+            goal,
+            target: record.generation,
+            previous: record.previous.as_ref().map(|previous| previous.generation),
+            window,
+            renewal: self.renewal,
+        };
+        let members = self.seen.as_ref().map(|seen| {
+            seen.iter().filter_map(container::member).collect::<Vec<_>>()
+        });
+        let image = match (&self.image, &self.fetch) {
+            (Some(_), _) => ImageFact::Present,
+            (None, Some(Fetch { purpose: FetchPurpose::Target, .. })) => ImageFact::Fetching,
+            (None, _) => ImageFact::Missing,
+        };
+        let facts = Facts {
+            members,
+            image,
+            volumes: self.volumes,
+            start: self.start_state(),
+            gate: self.gate_fact(),
+        };
+        Some((desired, facts))
+    }
+
+    pub(crate) fn start_state(&self) -> StartFact {
+        let Some(known) = &self.known else { return StartFact::Completed };
+        if known.record.next_try_at.is_some_and(|due| due > Timestamp::now()) {
+            return StartFact::BackingOff;
+        }
+        let ended = self.target().and_then(|container| match &container.state {
+            ContainerState::Exited { exit_code, .. } => Some(*exit_code),
+            _ => None,
+        });
+        let meaning =
+            ended.map(|code| exit::judge(code, known.record.interruption, known.spec.restart));
+        match meaning {
+            Some(ExitMeaning::Completed | ExitMeaning::GivenUp) => StartFact::Completed,
+            Some(ExitMeaning::Planned | ExitMeaning::Failed) | None => StartFact::Allowed,
+        }
+    }
+
+    fn gate_fact(&self) -> GateFact {
+        let incarnation = self.target().and_then(incarnation_of);
+        match &self.gate {
+            Some(run) if Some(run.gate.incarnation()) == incarnation.as_deref() => {
+                match run.outcome {
+                    GateOutcome::Open | GateOutcome::Missed if run.next <= Instant::now() => {
+                        GateFact::Due
+                    }
+                    GateOutcome::Open | GateOutcome::Missed => GateFact::Waiting,
+                    GateOutcome::Ready => GateFact::Settled,
+                }
+            }
+            // A new process, or one that belayd has not seen yet.
+            Some(_) | None => GateFact::Due,
+        }
+    }
+
+    /// The container of the generation in force.
+    pub(crate) fn target(&self) -> Option<&Container> {
+        let generation = self.known.as_ref()?.record.generation;
+        self.seen.as_ref()?.iter().find(|container| {
+            container::member(container).is_some_and(|member| member.generation == generation)
+        })
+    }
+
+    /// Whether the target runs and was found ready.
+    pub(crate) fn is_ready(&self) -> bool {
+        let incarnation = self.target().and_then(incarnation_of);
+        self.gate.as_ref().is_some_and(|run| {
+            run.outcome == GateOutcome::Ready
+                && Some(run.gate.incarnation()) == incarnation.as_deref()
+        })
+    }
+
+    /// When to look again while there is nothing to do.
+    pub(crate) fn next_wake(&self) -> Instant {
+        let now = Instant::now();
+        let mut wake = self.looked_at.unwrap_or(now) + RELIST;
+        let in_force = self.known.as_ref().map(|known| &known.record);
+        if let Some(due) = in_force.and_then(|record| record.next_try_at) {
+            let left = Duration::try_from(due.duration_since(Timestamp::now()));
+            wake = wake.min(now + left.unwrap_or(Duration::ZERO));
+        }
+        if let Some(run) = &self.gate
+            && run.outcome != GateOutcome::Ready
+        {
+            wake = wake.min(run.next);
+        }
+        if let Some(wish) = &self.wish
+            && self.fetch.is_none()
+            && self.pending.is_none()
+        {
+            wake = wake.min(wish.due);
+        }
+        // A time that has just passed must not spin the task.
+        wake.max(now + Duration::from_millis(5))
+    }
+
+    /// Has the engine asked again before the next decision.
+    pub(crate) fn stale(&mut self) {
+        self.looked_at = None;
+    }
+
+    pub(crate) fn stale_if_due(&mut self) {
+        if self.looked_at.is_none_or(|at| at.elapsed() >= RELIST) {
+            self.stale();
+        }
+    }
+
+    /// Writes the record; nothing that depends on it may be done before this returned well.
+    pub(crate) async fn write(&mut self, record: WorkloadRecord) -> Result<(), Problem> {
+        let table = crate::core::record::TABLE;
+        let written = self.context.ledger.put(table, self.name.as_str(), &record).await;
+        written.map_err(|error| crate::problems::ledger(&error))?;
+        if let Some(known) = &mut self.known {
+            known.record = record;
+        }
+        Ok(())
+    }
+
+    /// Changes the record, durably.
+    pub(crate) async fn change(
+        &mut self,
+        change: impl FnOnce(&mut WorkloadRecord),
+    ) -> Result<(), Problem> {
+        let Some(known) = &self.known else { return Ok(()) };
+        let mut record = known.record.clone();
+        change(&mut record);
+        if record == known.record { Ok(()) } else { self.write(record).await }
+    }
+
+    /// Notes durably that belayd itself is about to end the container.
+    pub(crate) async fn note_interruption(&mut self) -> Result<(), Problem> {
+        self.change(|record| record.interruption = Interruption::Planned).await
+    }
+
+    pub(crate) fn set_fault(&mut self, problem: &Problem) {
+        self.last_fault = Some(Fault {
+            code: problem.code.as_str().to_owned(),
+            message: problem.detail.clone(),
+            next: problem.next.clone(),
+            at: Timestamp::now(),
+        });
+    }
+
+    /// Changes the phase, with its cause.
+    pub(crate) fn enter_phase(&mut self, phase: WorkloadPhase, reason: impl Into<String>) {
+        /// Transitions kept for `belay explain`.
+        const KEPT: usize = 20;
+        self.reason = reason.into();
+        if phase == self.phase {
+            return;
+        }
+        tracing::info!(workload = %self.name, from = self.phase.as_str(), to = phase.as_str(), cause = %self.reason, "phase");
+        let at = Timestamp::now();
+        if self.transitions.len() == KEPT {
+            self.transitions.pop_front();
+        }
+        let cause = self.reason.clone();
+        self.transitions.push_back(Transition { at, from: self.phase, to: phase, cause });
+        self.phase = phase;
+        self.phase_since = at;
+    }
+
+    /// The phase that a step belongs to.
+    pub(crate) fn enter(&mut self, step: &Step) {
+        if let Some((phase, reason)) = self.phase_of(step) {
+            self.enter_phase(phase, reason);
+        }
+    }
+}
+
+/// Names one run of a container's process, so that a restart is not taken for the same one.
+pub(crate) fn incarnation_of(container: &Container) -> Option<String> {
+    let incarnation = container.state.incarnation()?;
+    Some(format!("{}@{}/{}", container.id, incarnation.started_at, incarnation.pid))
+}

@@ -1,0 +1,176 @@
+//! What a workload says of itself.
+
+use belay_engine::{Container, ContainerState};
+use belay_protocol::{
+    BackOffStatus, ContainerStatus, DesiredState, ExitStatus, PortStatus, VolumeName,
+    WorkloadPhase, WorkloadStatus,
+};
+use belay_volumes::SYSTEM_VOLUME;
+
+use super::state::{GateOutcome, State};
+use crate::core::machine::{StartFact, Step};
+
+impl State {
+    /// The phase that a step belongs to, with its reason; `None` keeps the present one.
+    pub(crate) fn phase_of(&self, step: &Step) -> Option<(WorkloadPhase, String)> {
+        use WorkloadPhase as P;
+        let known = self.known.as_ref()?;
+        let record = &known.record;
+        let ending = || {
+            if record.removing.is_some() {
+                P::Removing
+            } else if self.window_request.is_some() {
+                P::PausedForSync
+            } else {
+                P::Stopping
+            }
+        };
+        let some = |phase, reason: &str| Some((phase, reason.to_owned()));
+        match step {
+            Step::Look => {
+                let reason = self.engine_fault.clone();
+                let reason = reason.unwrap_or_else(|| "a container is in transition".to_owned());
+                Some((P::Unknown, reason))
+            }
+            Step::Stop { .. } => some(ending(), "its container is asked to end"),
+            Step::Remove { .. } if record.run == DesiredState::Stopped => {
+                some(ending(), "its container is removed")
+            }
+            Step::Remove { .. } => None,
+            Step::ReleaseVolumes => some(ending(), "its volumes are unmounted"),
+            Step::Forget => some(P::Removing, "nothing of it runs any more"),
+            Step::FetchImage => some(P::FetchingImage, "its image is looked for"),
+            Step::ProvideVolumes | Step::RecoverVolumes => {
+                some(P::ProvidingVolumes, "its volumes are mounted")
+            }
+            Step::Create | Step::Start { .. } => some(P::Starting, "its container is started"),
+            Step::Probe { .. } => match &self.gate {
+                Some(run) if run.outcome == GateOutcome::Missed => None,
+                _ => some(P::Probing, "it runs; whether it is ready is being asked"),
+            },
+            Step::SettleDeploy => None,
+            Step::Wait => self.resting_phase(),
+        }
+    }
+
+    fn resting_phase(&self) -> Option<(WorkloadPhase, String)> {
+        use WorkloadPhase as P;
+        let known = self.known.as_ref()?;
+        let record = &known.record;
+        let some = |phase, reason: &str| Some((phase, reason.to_owned()));
+        if record.run == DesiredState::Stopped {
+            return some(P::Stopped, "an operator stopped it");
+        }
+        if let Some(reason) = &record.halted {
+            return some(P::Halted, reason);
+        }
+        if self.window.is_some() || self.window_request.is_some() {
+            return some(P::PausedForSync, "its volumes are being captured or replaced");
+        }
+        if self.running_incarnation().is_some() {
+            if self.is_ready() {
+                return some(P::Ready, "it runs and is ready");
+            }
+            return match &self.gate {
+                Some(run) if run.outcome == GateOutcome::Missed => {
+                    let fault = self.last_fault.as_ref().map(|fault| fault.message.clone());
+                    Some((P::Unready, fault.unwrap_or_else(|| "its probe fails".to_owned())))
+                }
+                _ => some(P::Probing, "it runs; whether it is ready is being asked"),
+            };
+        }
+        match self.start_state() {
+            StartFact::BackingOff => None,
+            StartFact::Completed => {
+                let code = self.target().and_then(exit_of).map_or(0, |exit| exit.code);
+                if code == 0 {
+                    some(P::Completed, "it ran to its end with exit code 0")
+                } else {
+                    Some((P::Stopped, format!("it ended with exit code {code}, restart is never")))
+                }
+            }
+            StartFact::Allowed if self.fetch.is_some() => {
+                some(P::FetchingImage, "its image is being fetched")
+            }
+            StartFact::Allowed => None,
+        }
+    }
+
+    /// Publishes the status, if it changed.
+    pub(crate) fn publish_status(&self) {
+        let status = self.status();
+        self.published.send_if_modified(|published| {
+            let changed = *published != status;
+            if changed {
+                *published = status;
+            }
+            changed
+        });
+    }
+
+    fn status(&self) -> Option<WorkloadStatus> {
+        let known = self.known.as_ref()?;
+        let record = &known.record;
+        let mut volumes: Vec<VolumeName> = known.spec.volumes.keys().cloned().collect();
+        volumes.extend(SYSTEM_VOLUME.parse());
+        Some(WorkloadStatus {
+            name: self.name.clone(),
+            desired: record.run,
+            phase: self.phase,
+            since: self.phase_since,
+            reason: self.reason.clone(),
+            source: match record.declaration.source {
+                crate::core::record::Source::File => record.declaration.file.clone(),
+                crate::core::record::Source::Api => "api".to_owned(),
+            },
+            image: known.spec.image.to_string(),
+            spec_hash: record.declaration.hash().chars().take(12).collect(),
+            generation: record.generation,
+            container: self.target().map(|container| ContainerStatus {
+                id: container.id.to_string(),
+                name: container.name.clone(),
+                started_at: container.state.incarnation().map(|running| running.started_at),
+                exit: exit_of(container),
+            }),
+            restarts: self.restarts,
+            back_off: record.next_try_at.filter(|_| self.phase == WorkloadPhase::BackOff).map(
+                |next_try_at| BackOffStatus { failures: record.failures, next_try_at },
+            ),
+            last_fault: self.last_fault.clone(),
+            ports: known
+                .spec
+                .ports
+                .iter()
+                .map(|port| PortStatus {
+                    host_address: port.address.to_string(),
+                    host_port: port.host,
+                    container_port: port.container,
+                    protocol: port.transport.as_str().to_owned(),
+                })
+                .collect(),
+            volumes,
+            sync: self.sync.as_ref().map(|sync| {
+                let mut status = sync.status.borrow().clone();
+                status.halted.clone_from(&record.halted);
+                status
+            }),
+            transitions: self.transitions.iter().cloned().collect(),
+        })
+    }
+}
+
+fn exit_of(container: &Container) -> Option<ExitStatus> {
+    match &container.state {
+        ContainerState::Exited { exit_code, oom_killed, finished_at, .. } => Some(ExitStatus {
+            code: i64::from(*exit_code),
+            out_of_memory: *oom_killed,
+            at: *finished_at,
+        }),
+        ContainerState::Created
+        | ContainerState::Running { .. }
+        | ContainerState::Paused { .. }
+        | ContainerState::Stopping
+        | ContainerState::Removing
+        | ContainerState::Unknown(_) => None,
+    }
+}

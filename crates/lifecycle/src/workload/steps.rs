@@ -1,0 +1,497 @@
+//! Carrying out what the machine decided. Each step may be repeated without harm.
+
+use std::time::Duration;
+
+use belay_engine::{EngineError, Liveness, Removal};
+use belay_protocol::{DesiredState, Problem, ProblemCode, VolumeFate, WorkloadPhase};
+use belay_volumes::{Origin, Owner, VolumeId, VolumeRole, VolumeSpec};
+use tokio::time::Instant;
+
+use super::state::{Fetch, FetchPurpose, GateOutcome, GateRun, State};
+use crate::core::container::{self, Bind};
+use crate::core::gate::{Gate, GateRules, GateVerdict};
+use crate::core::machine::{Renewal, Step, VolumesFact};
+use crate::core::record::{Interruption, TABLE};
+use crate::probe::{self, Target};
+use crate::problems;
+
+/// Pause between two looks at a workload that is up and not ready, after its wait has ended.
+const UNREADY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Pause before a step that the engine or the kernel refused is tried again, where no ladder counts.
+const RETRY: Duration = Duration::from_secs(2);
+
+impl State {
+    pub(crate) async fn carry_out(&mut self, step: Step) {
+        match step {
+            Step::Wait | Step::Look => {}
+            Step::Stop { id } => self.stop(&id).await,
+            Step::Remove { id } => self.remove(&id).await,
+            Step::FetchImage => self.fetch_target(),
+            Step::ProvideVolumes => self.provide_volumes().await,
+            Step::RecoverVolumes => self.recover_volumes().await,
+            Step::Create => self.create().await,
+            Step::Start { id } => self.start(&id).await,
+            Step::Probe { .. } => self.probe().await,
+            Step::SettleDeploy => self.settle_deploy().await,
+            Step::ReleaseVolumes => self.release_volumes().await,
+            Step::Forget => self.forget().await,
+        }
+    }
+
+    /// Monotonic time since this task began, for the gate.
+    pub(crate) fn clock(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    async fn stop(&mut self, id: &str) {
+        // Durable before the first signal, so that the end is never taken for a crash.
+        if let Err(problem) = self.note_interruption().await {
+            self.set_fault(&problem);
+            self.pause(RETRY).await;
+            return;
+        }
+        let grace = self.known.as_ref().map_or(Duration::from_secs(10), |k| k.spec.stop_grace);
+        self.progress("stop", format!("up to {} s for it to end by itself", grace.as_secs()));
+        let asked_at = Instant::now();
+        let stopped = self.context.engine.stop(id, grace).await;
+        self.stale();
+        // The engine's word is not enough: the container is looked at before it counts as stopped.
+        let confirmed = match stopped {
+            Ok(()) => self.confirm_stopped(id).await,
+            Err(EngineError::Absent { .. }) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match confirmed {
+            Ok(()) => {
+                self.renewal = Renewal::None;
+                self.gate = None;
+                self.healthy_since = None;
+                if let Some(request) = &mut self.window_request {
+                    request.asked_at = asked_at;
+                }
+            }
+            Err(error) => {
+                let problem = problems::stop(&self.name, &error);
+                tracing::warn!(workload = %self.name, "{}", problem.detail);
+                self.set_fault(&problem);
+                self.refuse_window(&problem.detail);
+                self.fail_pending(problem).await;
+                self.pause(RETRY).await;
+            }
+        }
+    }
+
+    async fn confirm_stopped(&self, id: &str) -> Result<(), EngineError> {
+        match self.context.engine.inspect(id).await? {
+            Some(found) if found.state.liveness() != Liveness::Stopped => {
+                self.context.engine.wait(id, Duration::from_secs(10)).await.map(|_| ())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn remove(&mut self, id: &str) {
+        let removed = self.context.engine.remove(id, Removal::Stopped).await;
+        self.stale();
+        if let Err(error) = removed {
+            let problem = problems::stop(&self.name, &error);
+            self.set_fault(&problem);
+            self.pause(RETRY).await;
+        }
+    }
+
+    fn fetch_target(&mut self) {
+        let Some(known) = &self.known else { return };
+        let source = known.spec.image.clone();
+        let pull = known.spec.pull;
+        let progress = self.progress_end();
+        let task = tokio::spawn(crate::image::fetch(
+            self.context.engine.clone(),
+            self.name.clone(),
+            source,
+            pull,
+            progress,
+        ));
+        self.fetch = Some(Fetch { purpose: FetchPurpose::Target, task });
+    }
+
+    /// The volumes of the spec in force, the system volume last.
+    fn volume_specs(&self) -> Vec<VolumeSpec> {
+        let Some(known) = &self.known else { return Vec::new() };
+        let image_owner = self.image.as_ref().and_then(|image| numeric_owner(image.user.as_deref()));
+        let image_owner = known.spec.user.as_deref().map_or(image_owner, |user| numeric_owner(Some(user)));
+        let mut specs: Vec<_> = known
+            .spec
+            .volumes
+            .iter()
+            .map(|(volume, declared)| VolumeSpec {
+                id: VolumeId { workload: self.name.clone(), volume: volume.clone() },
+                size: declared.size,
+                file_system: declared.file_system,
+                allocation: declared.allocation,
+                owner: declared.owner.or(image_owner),
+                role: VolumeRole::Data,
+                execution: declared.execution,
+            })
+            .collect();
+        specs.push(VolumeSpec::system(self.name.clone()));
+        specs
+    }
+
+    async fn provide_volumes(&mut self) {
+        // Without the image its user is not known; the container that exists names the image.
+        if self.image.is_none()
+            && let Some(target) = self.target()
+            && let Ok(Some(image)) = self.context.engine.image(&target.image_id).await
+        {
+            self.image = Some(image);
+        }
+        let mut mounted = Vec::new();
+        for spec in self.volume_specs() {
+            match self.context.volumes.ensure(&spec).await {
+                Ok(volume) => {
+                    if volume.origin == Origin::Created {
+                        let detail = format!("{} made, {}", spec.id, spec.size);
+                        self.progress("provide volumes", detail);
+                    }
+                    mounted.push(volume);
+                }
+                Err(error) => {
+                    self.failed(problems::provide(&error), None).await;
+                    return;
+                }
+            }
+        }
+        self.mounted = mounted;
+        self.volumes = VolumesFact::Mounted;
+        // A container that runs shows that no apply was cut short behind it: an apply ends with a
+        // start, and a start comes only after the recovery. Nothing under it is touched.
+        if self.target().is_some_and(|c| c.state.liveness() == Liveness::Running)
+            && !self.apply_was_cut_short().await
+        {
+            self.volumes = VolumesFact::Whole;
+            self.run_sync();
+        }
+    }
+
+    async fn create(&mut self) {
+        let Some(known) = &self.known else { return };
+        let Some(image) = &self.image else { return };
+        let record = &known.record;
+        let mut binds: Vec<Bind> = self
+            .mounted
+            .iter()
+            .filter_map(|volume| {
+                let declared = known.spec.volumes.get(&volume.id.volume)?;
+                Some(Bind { source: volume.data.clone(), target: declared.mount.clone() })
+            })
+            .collect();
+        if let Some(system) = self.system_volume() {
+            let target = known.spec.system_mount.clone();
+            binds.push(Bind { source: system.data.clone(), target });
+        }
+        let spec = container::container_spec(
+            &known.spec,
+            &record.declaration,
+            record.generation,
+            &self.context.node,
+            &image.id,
+            &binds,
+        );
+        let created = self.context.engine.create(&spec).await;
+        self.stale();
+        match created {
+            Ok(_) => {}
+            Err(EngineError::Conflict { .. }) if self.free_name(&spec.name).await => {}
+            Err(EngineError::Absent { .. }) => {
+                // Somebody removed the image since it was looked up: fetch it again.
+                self.image = None;
+                self.pause(RETRY).await;
+            }
+            Err(error) => self.failed(problems::start(&self.name, &error), None).await,
+        }
+    }
+
+    /// Removes a stopped container of ours that holds a name we need and that the listing did not
+    /// show, as one whose creation was cut short. Says whether the name is free now.
+    async fn free_name(&self, name: &str) -> bool {
+        let Ok(Some(found)) = self.context.engine.inspect(name).await else { return false };
+        let ours = found
+            .labels
+            .get(belay_engine::labels::NODE)
+            .is_some_and(|node| node == self.context.node.as_str());
+        ours && found.state.liveness() == Liveness::Stopped
+            && self.context.engine.remove(&found.id, Removal::Stopped).await.is_ok()
+    }
+
+    async fn start(&mut self, id: &str) {
+        self.progress("start", "starting the container");
+        let started = self.context.engine.start(id).await;
+        self.stale();
+        match started {
+            Ok(()) => {
+                if let Some(back) = &mut self.window_return {
+                    back.started_at = Some(Instant::now());
+                }
+                self.refresh().await;
+                self.open_gate();
+                if self.known.as_ref().is_some_and(|known| known.record.failures > 0) {
+                    self.restarts = self.restarts.saturating_add(1);
+                }
+                let written = self
+                    .change(|record| {
+                        record.interruption = Interruption::None;
+                        record.next_try_at = None;
+                    })
+                    .await;
+                self.note(written);
+            }
+            Err(error) => {
+                let mut problem = problems::start(&self.name, &error);
+                // The ladder must not be cut short by the note that belayd stopped it before.
+                if problem.code == ProblemCode::StartFailed && self.port_is_taken() {
+                    problem.code = ProblemCode::PortTaken;
+                }
+                self.failed(problem, None).await;
+            }
+        }
+    }
+
+    fn port_is_taken(&self) -> bool {
+        self.known.as_ref().is_some_and(|known| !crate::host::taken_ports(&known.spec).is_empty())
+    }
+
+    fn open_gate(&mut self) {
+        let Some(known) = &self.known else { return };
+        let Some(incarnation) = self.running_incarnation() else { return };
+        let ready = &known.spec.ready;
+        let rules = GateRules {
+            consecutive: ready.consecutive,
+            interval: ready.interval,
+            budget: ready.timeout,
+        };
+        let gate = Gate::new(rules, self.clock(), incarnation);
+        self.gate = Some(GateRun { gate, next: Instant::now(), outcome: GateOutcome::Open });
+    }
+
+    async fn probe(&mut self) {
+        let Some(incarnation) = self.running_incarnation() else { return };
+        let other = self.gate.as_ref().is_none_or(|run| run.gate.incarnation() != incarnation);
+        if other {
+            self.open_gate();
+        }
+        let Some(known) = &self.known else { return };
+        let target = Target::of(&known.spec);
+        let left = self.gate.as_ref().map_or(probe::PROBE_LIMIT, |run| {
+            run.gate.cap().saturating_sub(self.clock()).max(Duration::from_millis(100))
+        });
+        let observation =
+            probe::probe(&self.http, &target, probe::PROBE_LIMIT.min(left)).await;
+        // The process may have gone while it was asked; then the answer was another's.
+        self.stale();
+        self.refresh().await;
+        let Some(now_running) = self.running_incarnation() else { return };
+        self.progress("wait until ready", observation.seen.clone());
+        let now = self.clock();
+        let Some(run) = &mut self.gate else { return };
+        let verdict = run.gate.observe(now, &now_running, observation);
+        match verdict {
+            GateVerdict::ProbeAt(at) => {
+                run.next = Instant::now() + at.saturating_sub(now);
+            }
+            GateVerdict::Ready => {
+                run.outcome = GateOutcome::Ready;
+                self.healthy_since = Some(Instant::now());
+                self.last_fault = None;
+            }
+            GateVerdict::TimedOut => self.missed_ready().await,
+        }
+    }
+
+    async fn missed_ready(&mut self) {
+        let deploying = self.known.as_ref().is_some_and(|known| known.record.previous.is_some());
+        let problem = self.not_ready();
+        if deploying {
+            self.roll_back(problem).await;
+            return;
+        }
+        let seen_before = self.gate.as_ref().is_some_and(|run| run.outcome == GateOutcome::Missed);
+        if !seen_before {
+            tracing::warn!(workload = %self.name, "{}", problem.detail);
+            self.set_fault(&problem);
+        }
+        // It is left running and asked again at leisure: a slow start must not be killed for it.
+        self.open_gate();
+        if let Some(run) = &mut self.gate {
+            run.outcome = GateOutcome::Missed;
+            run.next = Instant::now() + UNREADY_INTERVAL;
+        }
+        self.fail_pending(problem).await;
+    }
+
+    /// Gives a deploy up: the version before is in force again.
+    pub(crate) async fn roll_back(&mut self, problem: Problem) {
+        tracing::warn!(workload = %self.name, "deploy given up: {}", problem.detail);
+        self.set_fault(&problem);
+        let Some(known) = &self.known else { return };
+        let record = known.record.rolled_back();
+        let was_running = record.run == DesiredState::Running;
+        let given_up = known.record.declaration.hash();
+        if let Some(wish) = &mut self.wish
+            && wish.declaration.hash() == given_up
+        {
+            // Tried once; a file that stays as it is is not deployed again and again.
+            self.wish = None;
+        }
+        self.given_up = Some(given_up);
+        if let Err(problem) = self.put_in_force(record).await {
+            self.note(Err(problem));
+            self.pause(RETRY).await;
+            return;
+        }
+        if was_running && let Some(pending) = &mut self.pending {
+            pending.reporter.progress("roll back", "restoring the version before");
+            pending.failure.get_or_insert(problem);
+        } else {
+            self.fail_pending(problem).await;
+        }
+    }
+
+    async fn settle_deploy(&mut self) {
+        let settled = self.change(|record| record.previous = None).await;
+        if let Err(problem) = settled {
+            self.note(Err(problem));
+            self.pause(RETRY).await;
+            return;
+        }
+        self.release_surplus().await;
+    }
+
+    /// Releases volumes that the spec in force does not name any more. Their images stay.
+    async fn release_surplus(&mut self) {
+        let wanted: Vec<_> = self.volume_specs().into_iter().map(|spec| spec.id).collect();
+        let Ok(all) = self.context.volumes.list().await else { return };
+        for status in all {
+            if status.id.workload == self.name
+                && status.mounted.is_some()
+                && !wanted.contains(&status.id)
+                && let Err(error) = self.context.volumes.release(&status.id).await
+            {
+                tracing::warn!(workload = %self.name, "{}", problems::with_causes(&error));
+            }
+        }
+    }
+
+    async fn release_volumes(&mut self) {
+        self.hide_layout();
+        let listed = match self.context.volumes.list().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(workload = %self.name, "{}", problems::with_causes(&error));
+                self.pause(RETRY).await;
+                return;
+            }
+        };
+        for status in listed.into_iter().filter(|status| status.id.workload == self.name) {
+            if let Err(error) = self.context.volumes.release(&status.id).await {
+                let problem = problems::release(&error);
+                self.set_fault(&problem);
+                if self.phase == WorkloadPhase::Stopping || self.phase == WorkloadPhase::Removing {
+                    self.progress("release volumes", problem.detail.clone());
+                }
+                self.pause(RETRY).await;
+                return;
+            }
+        }
+        self.mounted.clear();
+        self.volumes = VolumesFact::Released;
+    }
+
+    async fn forget(&mut self) {
+        let Some(known) = &self.known else { return };
+        let fate = known.record.removing.unwrap_or(VolumeFate::Keep);
+        self.end_sync().await;
+        if let Err(problem) = self.delete_leavings(fate).await {
+            self.set_fault(&problem);
+            tracing::warn!(workload = %self.name, "{}", problem.detail);
+            self.fail_pending(problem).await;
+            self.pause(RETRY).await;
+            return;
+        }
+        if let Err(error) = self.context.ledger.remove(TABLE, self.name.as_str()).await {
+            self.note(Err(problems::ledger(&error)));
+            self.pause(RETRY).await;
+            return;
+        }
+        self.known = None;
+        self.forgotten = true;
+        if let Some(pending) = self.pending.take() {
+            let volumes = match fate {
+                VolumeFate::Keep => "its volumes are kept",
+                VolumeFate::Delete => "its volumes are deleted",
+            };
+            pending.reporter.done(format!("{} is removed; {volumes}", self.name));
+        }
+    }
+
+    async fn delete_leavings(&self, fate: VolumeFate) -> Result<(), Problem> {
+        if fate == VolumeFate::Keep {
+            return Ok(());
+        }
+        let failed = |detail: String| {
+            Problem::new(
+                ProblemCode::VolumeUnavailable,
+                detail,
+                "the removal is tried again by itself",
+            )
+        };
+        let listed = self.context.volumes.list().await;
+        for status in listed.map_err(|error| failed(problems::with_causes(&error)))? {
+            if status.id.workload == self.name {
+                let removed = self.context.volumes.remove(&status.id).await;
+                removed.map_err(|error| failed(problems::with_causes(&error)))?;
+            }
+        }
+        let directory = self.context.state_dir(&self.name);
+        match tokio::fs::remove_dir_all(&directory).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(failed(format!("cannot delete {}: {error}", directory.display())))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits before a step is tried again. Commands are taken after it at the latest.
+    async fn pause(&mut self, pause: Duration) {
+        self.stale();
+        let shutdown = self.context.shutdown.clone();
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// The owner that a numeric user stands for. Root, names and nonsense stand for none: a name means
+/// something only inside the image, and an image is never run to ask it.
+fn numeric_owner(user: Option<&str>) -> Option<Owner> {
+    let user = user?;
+    let (uid, gid) = user.split_once(':').unwrap_or((user, user));
+    let owner = Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? };
+    (owner.uid != 0).then_some(owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_numeric_user_owns_a_volume() {
+        assert_eq!(numeric_owner(Some("1000")), Some(Owner { uid: 1000, gid: 1000 }));
+        assert_eq!(numeric_owner(Some("1000:50")), Some(Owner { uid: 1000, gid: 50 }));
+        for none in [None, Some(""), Some("root"), Some("0"), Some("0:0"), Some("app"), Some("app:1")] {
+            assert_eq!(numeric_owner(none), None, "{none:?}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Volume-sync of a workload: its task, its windows, its recovery.
+
+use belay_engine::Liveness;
+use belay_protocol::{DesiredState, Problem, ProblemCode, WorkloadName};
+use belay_sync::{
+    FoundState, MountPoint, OfflineWindow, PublishError, Require, SyncLayout, SyncSpec, Window, WindowOutcome, WindowPurpose, WindowRefused, WindowReply,
+};
+use belay_volumes::{MountedVolume, SYSTEM_VOLUME};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::command::WorkloadCommand;
+use super::state::{Closing, OpenWindow, RunningSync, State, WindowRequest, WindowReturn};
+use crate::core::machine::VolumesFact;
+use crate::problems;
+
+/// The way from a workload's sync task back to the workload.
+///
+/// It gives up with the sync task's own token: the workload waits for that task at its end and
+/// takes no command meanwhile.
+#[derive(Debug, Clone)]
+pub(crate) struct WindowPort {
+    commands: mpsc::Sender<WorkloadCommand>,
+    ending: CancellationToken,
+}
+
+impl OfflineWindow for WindowPort {
+    async fn open(&self, purpose: WindowPurpose) -> Result<Window, WindowRefused> {
+        let (reply, answer) = oneshot::channel();
+        let opened = async {
+            let ask = self.commands.send(WorkloadCommand::OpenWindow { purpose, reply });
+            ask.await.map_err(|_| WindowRefused::ShuttingDown)?;
+            answer.await.unwrap_or(Err(WindowRefused::ShuttingDown))
+        };
+        tokio::select! {
+            opened = opened => opened,
+            () = self.ending.cancelled() => Err(WindowRefused::ShuttingDown),
+        }
+    }
+}
+
+impl State {
+    pub(crate) fn system_volume(&self) -> Option<&MountedVolume> {
+        self.mounted.iter().find(|volume| volume.id.volume.as_str() == SYSTEM_VOLUME)
+    }
+
+    fn layout(&self) -> Option<SyncLayout> {
+        let known = self.known.as_ref()?;
+        let system = self.system_volume()?;
+        let mounts = self
+            .mounted
+            .iter()
+            .filter_map(|volume| {
+                let declared = known.spec.volumes.get(&volume.id.volume)?;
+                Some(MountPoint {
+                    volume: volume.id.volume.clone(),
+                    container_path: declared.mount.clone(),
+                    data: volume.data.clone(),
+                    private: volume.private.clone(),
+                    size: volume.size.as_u64(),
+                })
+            })
+            .collect();
+        Some(SyncLayout {
+            mounts,
+            control: system.data.clone(),
+            control_mount: known.spec.system_mount.clone(),
+        })
+    }
+
+    /// Finishes or undoes an apply that was cut short. No container runs.
+    pub(crate) async fn recover_volumes(&mut self) {
+        let Some(layout) = self.layout() else { return };
+        let state_dir = self.context.state_dir(&self.name);
+        match belay_sync::recover(&state_dir, &layout).await {
+            Ok(recovery) => {
+                if let Some(cid) = recovery.finished {
+                    tracing::info!(workload = %self.name, %cid, "an apply that was cut short is finished");
+                }
+                self.volumes = VolumesFact::Whole;
+                if let Some(reason) = recovery.halt {
+                    self.halt(reason).await;
+                }
+                self.run_sync();
+            }
+            Err(error) => {
+                let problem = Problem::new(
+                    ProblemCode::VolumeUnavailable,
+                    format!("{}: {}", self.name, problems::with_causes(&error)),
+                    "see that the state directory can be read and written; it is tried again",
+                );
+                self.failed(problem, None).await;
+            }
+        }
+    }
+
+    /// Whether an apply stands in the journal that was never finished.
+    pub(crate) async fn apply_was_cut_short(&self) -> bool {
+        let state_dir = self.context.state_dir(&self.name);
+        belay_sync::is_recovery_needed(&state_dir).await
+    }
+
+    /// Holds the workload until an operator or a verified apply clears it.
+    pub(crate) async fn halt(&mut self, reason: String) {
+        tracing::error!(workload = %self.name, "halted: {reason}");
+        let written = self.change(|record| record.halted = Some(reason.clone())).await;
+        self.note(written);
+        let problem = self.halted(&reason);
+        self.set_fault(&problem);
+        self.fail_pending(problem).await;
+    }
+
+    /// Starts the sync task if the spec wants one, and shows it the volumes.
+    pub(crate) fn run_sync(&mut self) {
+        let Some(known) = &self.known else { return };
+        let Some(declared) = known.spec.sync.clone() else { return };
+        let layout = self.layout();
+        if let Some(sync) = &self.sync {
+            sync.layout.send_replace(layout);
+            return;
+        }
+        let mut spec = SyncSpec::new(declared.role, declared.key);
+        spec.poll_interval = declared.poll_interval;
+        let (layout, layouts) = watch::channel(layout);
+        let token = CancellationToken::new();
+        let spawned = belay_sync::spawn(
+            self.name.clone(),
+            self.context.node.clone(),
+            spec,
+            &self.context.state_dir(&self.name),
+            std::sync::Arc::clone(&self.context.store),
+            layouts,
+            WindowPort { commands: self.own_commands.clone(), ending: token.clone() },
+            token.clone(),
+        );
+        let (handle, task) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => {
+                let error = problems::with_causes(&error);
+                tracing::error!(workload = %self.name, "volume-sync did not begin: {error}");
+                return;
+            }
+        };
+        let status = handle.status();
+        self.sync = Some(RunningSync { handle, status, task, token, layout });
+    }
+
+    /// The volumes are about to be unmounted or replaced.
+    pub(crate) fn hide_layout(&mut self) {
+        if let Some(sync) = &self.sync {
+            sync.layout.send_replace(None);
+        }
+    }
+
+    pub(crate) fn cancel_sync(&mut self) {
+        if let Some(sync) = &self.sync {
+            sync.token.cancel();
+        }
+    }
+
+    /// Ends the sync task and waits for it. A window that it holds is closed by that.
+    pub(crate) async fn end_sync(&mut self) {
+        self.refuse_window("volume-sync of the workload ends");
+        // It may be waiting for this answer before it can end.
+        self.answer_window_return(belay_sync::Ready::NotStarted);
+        let Some(sync) = self.sync.take() else { return };
+        sync.token.cancel();
+        if let Err(error) = sync.task.await
+            && !error.is_cancelled()
+        {
+            tracing::error!(workload = %self.name, "its sync task failed: {error}");
+        }
+    }
+
+    pub(crate) fn sync_changed(&mut self, alive: bool) {
+        if !alive {
+            // It ended by itself, which only its cancellation should do; it is not left so.
+            tracing::warn!(workload = %self.name, "its sync task has ended");
+            self.sync = None;
+            if !self.context.shutdown.is_cancelled() && self.volumes == VolumesFact::Whole {
+                self.run_sync();
+            }
+        }
+    }
+
+    /// Takes the wish for a window. It is granted once the container is shown to be stopped.
+    pub(crate) async fn ask_window(
+        &mut self,
+        purpose: WindowPurpose,
+        reply: oneshot::Sender<Result<Window, WindowRefused>>,
+    ) {
+        if let Some(refusal) = self.window_refusal(purpose) {
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        self.refresh().await;
+        let running = self
+            .seen
+            .as_ref()
+            .map(|seen| seen.iter().any(|c| c.state.liveness() != Liveness::Stopped));
+        let found = match running {
+            None => {
+                let reason = self.engine_fault.clone().unwrap_or_default();
+                let _ = reply.send(Err(WindowRefused::NotConfirmed { reason }));
+                return;
+            }
+            Some(true) => FoundState::Running,
+            Some(false) => FoundState::Stopped,
+        };
+        if found == FoundState::Stopped
+            && purpose == (WindowPurpose::Publish { require: Require::Running })
+        {
+            let _ = reply.send(Err(WindowRefused::NotRunning));
+            return;
+        }
+        if found == FoundState::Running && let Err(problem) = self.note_interruption().await {
+            let _ = reply.send(Err(WindowRefused::NotConfirmed { reason: problem.detail }));
+            return;
+        }
+        let asked_at = Instant::now();
+        self.window_request = Some(WindowRequest { found, asked_at, reply });
+        self.grant_window();
+    }
+
+    fn window_refusal(&self, purpose: WindowPurpose) -> Option<WindowRefused> {
+        let busy = |reason: &str| Some(WindowRefused::Busy { reason: reason.to_owned() });
+        let Some(known) = &self.known else { return busy("nothing is deployed") };
+        if self.context.shutdown.is_cancelled() {
+            return Some(WindowRefused::ShuttingDown);
+        }
+        if self.window.is_some() || self.window_request.is_some() {
+            return busy("another window is open");
+        }
+        if known.record.removing.is_some() {
+            return busy("it is being removed");
+        }
+        if known.record.previous.is_some() {
+            return busy("a deploy is under way");
+        }
+        if self.volumes != VolumesFact::Whole {
+            return busy("its volumes are not mounted");
+        }
+        match (&known.record.halted, purpose) {
+            (Some(reason), WindowPurpose::Publish { .. }) => {
+                Some(WindowRefused::Halted { reason: reason.clone() })
+            }
+            (Some(_), WindowPurpose::Apply { .. }) | (None, _) => None,
+        }
+    }
+
+    /// Grants the window that was asked for, if nothing runs any more.
+    pub(crate) fn grant_window(&mut self) {
+        let stopped = self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| seen.iter().all(|c| c.state.liveness() == Liveness::Stopped));
+        if !stopped {
+            return;
+        }
+        let Some(request) = self.window_request.take() else { return };
+        let (window, owner) = Window::pair();
+        if request.reply.send(Ok(window)).is_err() {
+            // Nobody waits for it any more; the next step starts the container again.
+            return;
+        }
+        self.window = Some(OpenWindow {
+            closing: Closing::of(owner),
+            found: request.found,
+            stopped_at: request.asked_at,
+        });
+    }
+
+    pub(crate) fn refuse_window(&mut self, reason: &str) {
+        if let Some(request) = self.window_request.take() {
+            let refusal = if self.context.shutdown.is_cancelled() {
+                WindowRefused::ShuttingDown
+            } else {
+                WindowRefused::NotConfirmed { reason: reason.to_owned() }
+            };
+            let _ = request.reply.send(Err(refusal));
+        }
+    }
+
+    /// Takes the end of a window: the container goes back to the state it was found in.
+    pub(crate) async fn window_closed(&mut self, outcome: WindowOutcome, reply: WindowReply) {
+        let Some(window) = self.window.take() else { return };
+        self.stale();
+        match outcome {
+            WindowOutcome::Unchanged => {}
+            WindowOutcome::Applied { cid } => {
+                tracing::info!(workload = %self.name, %cid, "applied");
+                let cleared = self.change(|record| record.halted = None).await;
+                self.note(cleared);
+            }
+            WindowOutcome::Uncertain { reason } => self.halt(reason).await,
+        }
+        self.window_return = Some(WindowReturn {
+            found: window.found,
+            stopped_at: window.stopped_at,
+            started_at: None,
+            reply,
+        });
+        let runs = self.known.as_ref().is_some_and(|known| {
+            known.record.run == DesiredState::Running && known.record.halted.is_none()
+        });
+        if !runs || window.found == FoundState::Stopped {
+            // What was not running is brought up by its own desired state, not by sync.
+            self.answer_window_return(belay_sync::Ready::NotStarted);
+        }
+    }
+}
+
+/// The problem of a publish that was asked for by an operator.
+pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Problem {
+    let detail = format!("{name}: {}", problems::with_causes(error));
+    match error {
+        PublishError::NotProvider => Problem::new(
+            ProblemCode::NoSync,
+            detail,
+            "publish on the node whose workload is the provider",
+        ),
+        PublishError::Busy => {
+            Problem::new(ProblemCode::Busy, detail, "wait for the publish under way")
+        }
+        PublishError::NoVolumes => {
+            Problem::new(ProblemCode::NotRunning, detail, format!("belay start {name}"))
+        }
+        PublishError::ShuttingDown => {
+            Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs")
+        }
+        PublishError::Failed { .. } => Problem::new(
+            ProblemCode::PublishFailed,
+            detail,
+            format!("the workload is as it was; belay sync status {name} shows the stage"),
+        ),
+    }
+}

@@ -1,0 +1,134 @@
+//! The sync record and its manifest.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Cid, NodeId, SyncKey};
+
+/// Schema of the records this program writes, and the newest it reads.
+pub const RECORD_SCHEMA: u32 = 1;
+/// Schema of the manifests this program writes, and the newest it reads.
+pub const MANIFEST_SCHEMA: u32 = 1;
+
+/// What a provider publishes under its key: the state named by `cid` is stored, and this is it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncRecord {
+    /// [`RECORD_SCHEMA`].
+    pub schema: u32,
+    /// The key it is published under.
+    pub key: SyncKey,
+    /// Raised by each takeover; with `seq` it orders records. Clocks never do.
+    pub epoch: u64,
+    /// One more than the record before.
+    pub seq: u64,
+    /// Content id of the tree.
+    pub cid: Cid,
+    /// Content id of the record before, none for the first.
+    pub parent_cid: Option<Cid>,
+    /// The node that published.
+    pub node_id: NodeId,
+    /// Names this act of publishing, so that a lost reply can be told from a lost race.
+    pub publish_id: String,
+    /// Unix seconds of the capture by the provider's clock; informative.
+    pub version: u64,
+    /// The same as RFC 3339 text; informative.
+    pub timestamp: Timestamp,
+    /// What the capture was.
+    pub capture: Capture,
+    /// Free data of the app.
+    pub metadata: Map<String, Value>,
+    /// What the app wished; information for consumers, never an order.
+    pub runtime: RuntimeWishes,
+    /// How the tree is stored.
+    pub manifest: Manifest,
+}
+
+/// How the tree of a record is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`MANIFEST_SCHEMA`].
+    pub schema_version: u32,
+    /// Container paths the tree holds: absolute, normalised, sorted, none below another.
+    pub archive_paths: Vec<String>,
+    /// Form of the stored object.
+    pub archive_format: ArchiveFormat,
+    /// Size of the stored object, in bytes.
+    pub archive_size_bytes: u64,
+    /// Encryption of the stored object.
+    pub encryption: Encryption,
+    /// Content id of the stored object's bytes.
+    pub blob: Cid,
+    /// Sum of the sizes of the files in the tree, in bytes.
+    pub content_bytes: u64,
+    /// Entries of the tree.
+    pub members: u64,
+    /// Sockets, FIFOs and devices the capture left out.
+    pub skipped_special: u64,
+}
+
+/// Form of a stored tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ArchiveFormat {
+    /// One gzip-compressed POSIX (pax) archive whose member names are container paths.
+    #[serde(rename = "tar.gz")]
+    TarGz,
+}
+
+/// Encryption of a stored tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encryption {
+    /// Stored as it is.
+    #[serde(rename = "none")]
+    None,
+}
+
+/// What a capture was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capture {
+    /// The container was stopped; the app had closed its files.
+    Stopped,
+    /// One instant of a running app, as a power cut would have left it.
+    Atomic,
+    /// Read while the app was writing.
+    Live,
+}
+
+/// What an app wishes of capture and apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeWishes {
+    /// How the provider should capture.
+    #[serde(default)]
+    pub provider_capture: ProviderCapture,
+    /// How consumers might apply.
+    #[serde(default)]
+    pub consumer_apply: ConsumerApply,
+}
+
+/// How a provider should capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderCapture {
+    /// With the container stopped.
+    #[default]
+    Offline,
+    /// With the container running.
+    Online,
+}
+
+/// How a consumer might apply; each consumer decides by its own policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsumerApply {
+    /// Stop, apply, start.
+    #[default]
+    OfflineRestart,
+    /// Apply under the running app.
+    OnlineNoRestart,
+    /// Apply under the running app, then restart it.
+    OnlineRestart,
+}

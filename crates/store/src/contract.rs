@@ -1,0 +1,169 @@
+//! What every engine must do, as functions that panic when it does not.
+//!
+//! An engine's tests call [`blobs`] and [`records`] with an empty store, and [`two_views`] with
+//! two handles to the same one, as two daemons would have.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_protocol::{Cid, SyncKey};
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+
+use crate::{BlobError, BlobStore, PutOutcome, RECORD_MAX, RecordError, RecordStore, Revision};
+
+/// Longest wait for a hint.
+const HINT: Duration = Duration::from_secs(10);
+
+fn key(name: &str) -> SyncKey {
+    name.parse().expect("a key of the suite is a name")
+}
+
+fn id(bytes: &[u8]) -> Cid {
+    Cid::from_digest(*blake3::hash(bytes).as_bytes())
+}
+
+fn source(dir: &Path, bytes: &[u8]) -> File {
+    let path = dir.join(id(bytes).to_string());
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .expect("the suite's scratch directory is writable");
+    file.write_all(bytes).expect("the suite's scratch directory has space");
+    file.seek(SeekFrom::Start(0)).expect("a file can be rewound");
+    file
+}
+
+async fn read<S: BlobStore>(store: &S, id: Cid, range: Option<std::ops::Range<u64>>) -> Vec<u8> {
+    let pieces = store.get(id, range).await.expect("a stored blob can be opened");
+    let pieces: Vec<Bytes> = pieces.try_collect().await.expect("a stored blob can be read");
+    pieces.concat()
+}
+
+/// Blobs: what is put is got, by whole and by range; nothing is stored under a name it does not
+/// have; deletion and listing.
+pub async fn blobs<S: BlobStore>(store: &S, scratch: &Path) {
+    let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    for content in [&b""[..], b"one", &large] {
+        let (id, size) = (id(content), content.len() as u64);
+        assert_eq!(store.has(id).await.expect("has"), None);
+        let put = store.put_if_absent(id, source(scratch, content), size).await;
+        assert_eq!(put.expect("put"), PutOutcome::Stored);
+        let put = store.put_if_absent(id, source(scratch, content), size).await;
+        assert_eq!(put.expect("put again"), PutOutcome::Present);
+        assert_eq!(store.has(id).await.expect("has"), Some(size));
+        assert_eq!(read(store, id, None).await, content);
+    }
+    assert_eq!(read(store, id(&large), Some(1_000..2_000_000)).await, &large[1_000..2_000_000]);
+    assert_eq!(read(store, id(&large), Some(5..5)).await, b"");
+
+    let beyond = store.get(id(b"one"), Some(2..4)).await.map(drop);
+    assert!(matches!(beyond, Err(BlobError::Range { size: 3, .. })), "{beyond:?}");
+    let absent = store.get(id(b"absent"), None).await.map(drop);
+    assert!(matches!(absent, Err(BlobError::Absent { .. })), "{absent:?}");
+
+    let wrong = store.put_if_absent(id(b"right"), source(scratch, b"wrong"), 5).await;
+    assert!(matches!(wrong, Err(BlobError::Mismatch { .. })), "{wrong:?}");
+    let short = store.put_if_absent(id(b"rightful"), source(scratch, b"right"), 8).await;
+    assert!(matches!(short, Err(BlobError::Mismatch { .. })), "{short:?}");
+    assert_eq!(store.has(id(b"right")).await.expect("has"), None);
+
+    let all = store.list(None, 100).await.expect("list");
+    assert_eq!(all.len(), 3);
+    assert!(all.windows(2).all(|pair| pair[0].id < pair[1].id), "a listing is in order");
+    let first = store.list(None, 2).await.expect("list");
+    assert_eq!(first, all[..2]);
+    assert_eq!(store.list(Some(first[1].id), 2).await.expect("list"), all[2..]);
+
+    assert!(store.delete(id(b"one")).await.expect("delete"));
+    assert!(!store.delete(id(b"one")).await.expect("delete again"));
+    assert_eq!(store.has(id(b"one")).await.expect("has"), None);
+}
+
+/// Records: the head moves only from the expected revision, and history is newest first.
+pub async fn records<S: RecordStore>(store: &S) {
+    let key = key("suite-records");
+    assert_eq!(store.head(&key).await.expect("get"), None);
+    let stale = store.compare_and_set(&key, Some(Revision(1)), "x".into()).await;
+    assert!(matches!(stale, Err(RecordError::Conflict { head: None, .. })), "{stale:?}");
+
+    let first = store.compare_and_set(&key, None, "first".into()).await.expect("create");
+    let again = store.compare_and_set(&key, None, "other".into()).await;
+    assert!(
+        matches!(again, Err(RecordError::Conflict { head: Some(head), .. }) if head == first),
+        "{again:?}"
+    );
+    let second = store.compare_and_set(&key, Some(first), "second".into()).await.expect("replace");
+    assert!(second > first);
+    let stale = store.compare_and_set(&key, Some(first), "stale".into()).await;
+    assert!(matches!(stale, Err(RecordError::Conflict { .. })), "{stale:?}");
+
+    let head = store.head(&key).await.expect("get").expect("a head");
+    assert_eq!((head.revision, &head.bytes[..]), (second, &b"second"[..]));
+    let history = store.history(&key, 10).await.expect("history");
+    let bytes: Vec<&[u8]> = history.iter().map(|record| &record.bytes[..]).collect();
+    assert_eq!(bytes, [&b"second"[..], b"first"]);
+
+    let large = Bytes::from(vec![7; RECORD_MAX]);
+    let third = store.compare_and_set(&key, Some(second), large.clone()).await.expect("largest");
+    assert_eq!(store.head(&key).await.expect("get").expect("a head").bytes, large);
+    let excess = store.compare_and_set(&key, Some(third), vec![7; RECORD_MAX + 1].into()).await;
+    assert!(matches!(excess, Err(RecordError::TooLarge { .. })), "{excess:?}");
+
+    // Long after the store forgot a revision, nobody can slip in behind the head.
+    let mut head = third;
+    for count in 0..200_u32 {
+        head = store
+            .compare_and_set(&key, Some(head), format!("{count}").into())
+            .await
+            .expect("the only writer wins");
+    }
+    for stale in [None, Some(first), Some(third)] {
+        let refused = store.compare_and_set(&key, stale, "behind".into()).await;
+        assert!(matches!(refused, Err(RecordError::Conflict { .. })), "{refused:?}");
+    }
+    assert_eq!(&store.head(&key).await.expect("get").expect("a head").bytes[..], b"199");
+}
+
+/// Two handles to one store: one winner per revision, each sees what the other confirmed, and
+/// hints cross.
+pub async fn two_views<S: RecordStore>(one: Arc<S>, other: Arc<S>) {
+    let watched = key("suite-watch");
+    let mut watch = other.watch(&watched).await.expect("watch");
+    let revision = one.compare_and_set(&watched, None, "seen".into()).await.expect("create");
+    tokio::time::timeout(HINT, watch.changed()).await.expect("a hint in time").expect("a hint");
+    let seen = other.head(&watched).await.expect("get").expect("a head");
+    assert_eq!((seen.revision, &seen.bytes[..]), (revision, &b"seen"[..]));
+
+    let raced = key("suite-race");
+    let mut expected = None;
+    for round in 0..20 {
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..8 {
+            let store = Arc::clone(if writer % 2 == 0 { &one } else { &other });
+            let raced = raced.clone();
+            writers.spawn(async move {
+                let bytes = Bytes::from(format!("{round}-{writer}"));
+                (bytes.clone(), store.compare_and_set(&raced, expected, bytes).await)
+            });
+        }
+        let mut winners = Vec::new();
+        while let Some(result) = writers.join_next().await {
+            match result.expect("a writer does not panic") {
+                (bytes, Ok(revision)) => winners.push((bytes, revision)),
+                (_, Err(RecordError::Conflict { .. })) => {}
+                (_, Err(error)) => panic!("a writer failed otherwise: {error}"),
+            }
+        }
+        assert_eq!(winners.len(), 1, "round {round}");
+        let head = one.head(&raced).await.expect("get").expect("a head");
+        assert_eq!((head.bytes, head.revision), winners[0]);
+        expected = Some(head.revision);
+    }
+}

@@ -1,0 +1,180 @@
+//! Blobs in a directory.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::PathBuf;
+
+use belay_protocol::Cid;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+
+use super::{LocalStore, make_dir, sync_parent};
+use crate::blob::{BlobEntry, BlobError, BlobReader, BlobStore, PutOutcome};
+
+/// Large enough that a read costs more than the hop to a blocking thread.
+const PIECE: usize = 256 * 1024;
+
+impl BlobStore for LocalStore {
+    async fn put_if_absent(&self, id: Cid, source: File, size: u64) -> Result<PutOutcome, BlobError> {
+        let store = self.clone();
+        blocking("store an object", move || store.put_blocking(id, source, size)).await
+    }
+
+    async fn get(&self, id: Cid, range: Option<Range<u64>>) -> Result<BlobReader, BlobError> {
+        let store = self.clone();
+        let (file, left) =
+            blocking("read an object", move || store.open_blocking(id, range)).await?;
+        Ok(stream::try_unfold((file, left), |(file, left)| async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let (bytes, file) =
+                blocking("read an object", move || read_piece(file, left)).await?;
+            let left = left - bytes.len() as u64;
+            Ok(Some((bytes, (file, left))))
+        })
+        .boxed())
+    }
+
+    async fn has(&self, id: Cid) -> Result<Option<u64>, BlobError> {
+        let path = self.blob_path(id);
+        blocking("look for an object", move || match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BlobError::io("look for an object", error)),
+        })
+        .await
+    }
+
+    async fn delete(&self, id: Cid) -> Result<bool, BlobError> {
+        let path = self.blob_path(id);
+        blocking("delete an object", move || {
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(BlobError::io("delete an object", error)),
+            }
+            sync_parent(&path).map_err(|error| BlobError::io("delete an object", error))?;
+            Ok(true)
+        })
+        .await
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<BlobEntry>, BlobError> {
+        let blobs = self.root.join("blobs");
+        blocking("list objects", move || {
+            list_blocking(&blobs, after, limit).map_err(|error| BlobError::io("list objects", error))
+        })
+        .await
+    }
+}
+
+impl LocalStore {
+    /// The last two characters spread evenly; the first are the same for every id.
+    fn blob_path(&self, id: Cid) -> PathBuf {
+        let text = id.to_string();
+        self.root.join("blobs").join(&text[text.len() - 2..]).join(text)
+    }
+
+    fn put_blocking(&self, id: Cid, mut source: File, size: u64) -> Result<PutOutcome, BlobError> {
+        let io = |error| BlobError::io("store an object", error);
+        let path = self.blob_path(id);
+        let present = fs::metadata(&path).ok().map(|metadata| metadata.len());
+        if present == Some(size) {
+            // Its name is only given to durable content, but the name itself may not be yet.
+            sync_parent(&path).map_err(io)?;
+            return Ok(PutOutcome::Present);
+        }
+        source.seek(SeekFrom::Start(0)).map_err(io)?;
+        let mut source = source.take(size);
+        let mut target = self.new_file().map_err(io)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut piece = vec![0; PIECE];
+        let mut copied = 0;
+        loop {
+            let count = source.read(&mut piece).map_err(io)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&piece[..count]);
+            target.file.write_all(&piece[..count]).map_err(io)?;
+            copied += count as u64;
+        }
+        if copied != size || hasher.finalize().as_bytes() != id.digest() {
+            return Err(BlobError::Mismatch { id });
+        }
+        if let Some(shard) = path.parent() {
+            make_dir(shard).map_err(io)?;
+        }
+        if present.is_some() {
+            // Damaged: no writer of this store gives the name to fewer bytes.
+            target.replace(&path).map_err(io)?;
+            return Ok(PutOutcome::Stored);
+        }
+        let given = target.name_it(&path).map_err(io)?;
+        Ok(if given { PutOutcome::Stored } else { PutOutcome::Present })
+    }
+
+    fn open_blocking(&self, id: Cid, range: Option<Range<u64>>) -> Result<(File, u64), BlobError> {
+        let io = |error| BlobError::io("read an object", error);
+        let mut file = File::open(self.blob_path(id)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => BlobError::Absent { id },
+            _ => io(error),
+        })?;
+        let size = file.metadata().map_err(io)?.len();
+        let range = range.unwrap_or(0..size);
+        if range.start > range.end || range.end > size {
+            return Err(BlobError::Range { id, start: range.start, end: range.end, size });
+        }
+        file.seek(SeekFrom::Start(range.start)).map_err(io)?;
+        Ok((file, range.end - range.start))
+    }
+}
+
+fn read_piece(mut file: File, left: u64) -> Result<(Bytes, File), BlobError> {
+    let io = |error| BlobError::io("read an object", error);
+    let mut piece = vec![0; usize::try_from(left).unwrap_or(PIECE).min(PIECE)];
+    file.read_exact(&mut piece).map_err(io)?;
+    Ok((piece.into(), file))
+}
+
+fn list_blocking(
+    blobs: &std::path::Path,
+    after: Option<Cid>,
+    limit: usize,
+) -> io::Result<Vec<BlobEntry>> {
+    // Shards are by the last characters, so the order of ids needs all of them. The `limit`
+    // smallest are kept in a heap: memory follows the page, not the store.
+    let mut smallest = std::collections::BTreeMap::new();
+    for shard in fs::read_dir(blobs)? {
+        for entry in fs::read_dir(shard?.path())? {
+            let entry = entry?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse::<Cid>().ok())
+            else {
+                continue;
+            };
+            if after.is_some_and(|after| id <= after) {
+                continue;
+            }
+            match entry.metadata() {
+                Ok(metadata) => smallest.insert(id, metadata.len()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if smallest.len() > limit {
+                smallest.pop_last();
+            }
+        }
+    }
+    Ok(smallest.into_iter().map(|(id, size)| BlobEntry { id, size }).collect())
+}
+
+async fn blocking<T: Send + 'static>(
+    action: &'static str,
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(BlobError::Io { action, source: io::Error::other(error) }))
+}

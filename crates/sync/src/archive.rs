@@ -1,0 +1,176 @@
+//! Reads and writes archives as streams.
+
+use std::io::{self, Read, Write};
+
+use crate::core::archive::{
+    ArchiveFault, BLOCK, Extension, Header, complete, decode, decode_extension, encode,
+};
+use crate::core::member::{Body, Member};
+
+/// Zeros after the end mark are padding of other writers; more than this is not padding.
+const PADDING_MAX: usize = 1024 * 1024;
+const PIECE: usize = 128 * 1024;
+
+/// Writes members one after the other.
+pub(crate) struct ArchiveWriter<W: Write> {
+    inner: W,
+    piece: Vec<u8>,
+}
+
+impl<W: Write> ArchiveWriter<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self { inner, piece: vec![0; PIECE] }
+    }
+
+    /// Writes a member that has no content.
+    pub(crate) fn member(&mut self, member: &Member) -> io::Result<()> {
+        self.inner.write_all(&encode(member))
+    }
+
+    /// Writes a file: exactly `size` bytes of `content`, whose digest is returned.
+    pub(crate) fn file(
+        &mut self,
+        member: &Member,
+        size: u64,
+        content: impl Read,
+    ) -> io::Result<[u8; 32]> {
+        self.member(member)?;
+        let mut content = content.take(size);
+        let mut hasher = blake3::Hasher::new();
+        let mut written = 0_u64;
+        loop {
+            let count = content.read(&mut self.piece)?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&self.piece[..count]);
+            self.inner.write_all(&self.piece[..count])?;
+            written += count as u64;
+        }
+        if written != size {
+            return Err(io::Error::other("a file became shorter while it was read"));
+        }
+        self.inner.write_all(&[0; BLOCK][..padding(size)])?;
+        Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// Writes the end mark and gives the inner writer back.
+    pub(crate) fn finish(mut self) -> io::Result<W> {
+        self.inner.write_all(&[0; 2 * BLOCK])?;
+        Ok(self.inner)
+    }
+}
+
+fn padding(size: u64) -> usize {
+    // Less than a block, so it fits.
+    usize::try_from(size.wrapping_neg() % BLOCK as u64).unwrap_or(0)
+}
+
+/// Why reading an archive failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    #[error("the archive is damaged: {0}")]
+    Fault(#[from] ArchiveFault),
+    #[error("the archive could not be read or decompressed")]
+    Io(#[source] io::Error),
+}
+
+/// Reads members one after the other, with bounds on everything that is taken into memory.
+pub(crate) struct ArchiveReader<R: Read> {
+    inner: R,
+    /// Content and padding of the last member that nobody has read yet.
+    pending: u64,
+    piece: Vec<u8>,
+}
+
+impl<R: Read> ArchiveReader<R> {
+    pub(crate) fn new(inner: R) -> Self {
+        Self { inner, pending: 0, piece: vec![0; PIECE] }
+    }
+
+    /// The next member, or none at the end mark. A file's content must have been read.
+    pub(crate) fn next(&mut self) -> Result<Option<Member>, ReadError> {
+        debug_assert_eq!(self.pending, 0, "the content of a member is read before the next one");
+        let mut extension = Extension::default();
+        let mut extended = false;
+        loop {
+            match decode(&self.block()?)? {
+                Header::Zero => {
+                    self.expect_end()?;
+                    return if extended { Err(ArchiveFault::Truncated.into()) } else { Ok(None) };
+                }
+                Header::Extension { size } => {
+                    if extended {
+                        return Err(ArchiveFault::Extension.into());
+                    }
+                    let length = usize::try_from(size)
+                        .map_err(|_| ArchiveFault::ExtensionTooLarge { size })?;
+                    let mut bytes = vec![0; length];
+                    self.fill(&mut bytes)?;
+                    self.skip(padding(size))?;
+                    extension = decode_extension(&bytes)?;
+                    extended = true;
+                }
+                Header::Member(raw) => {
+                    let member = complete(*raw, extension)?;
+                    if let Body::File { size } = member.body {
+                        self.pending = size;
+                    }
+                    return Ok(Some(member));
+                }
+            }
+        }
+    }
+
+    /// Reads the content of the file that was last returned, piece by piece, into `sink`.
+    pub(crate) fn content<E: From<ReadError>>(
+        &mut self,
+        mut sink: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let size = self.pending;
+        while self.pending > 0 {
+            let want = usize::try_from(self.pending).unwrap_or(PIECE).min(PIECE);
+            let mut piece = std::mem::take(&mut self.piece);
+            let filled = self.fill(&mut piece[..want]).map_err(E::from);
+            let taken = filled.and_then(|()| sink(&piece[..want]));
+            self.piece = piece;
+            taken?;
+            self.pending -= want as u64;
+        }
+        self.skip(padding(size)).map_err(E::from)
+    }
+
+    fn block(&mut self) -> Result<[u8; BLOCK], ReadError> {
+        let mut block = [0; BLOCK];
+        self.fill(&mut block)?;
+        Ok(block)
+    }
+
+    fn skip(&mut self, count: usize) -> Result<(), ReadError> {
+        let mut block = [0; BLOCK];
+        self.fill(&mut block[..count])
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ReadError> {
+        self.inner.read_exact(bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => ArchiveFault::Truncated.into(),
+            _ => ReadError::Io(error),
+        })
+    }
+
+    /// Only zeros may follow the end mark. Reading to the very end also checks the checksum of the
+    /// compressed stream.
+    fn expect_end(&mut self) -> Result<(), ReadError> {
+        let mut seen = 0;
+        loop {
+            let count = self.inner.read(&mut self.piece).map_err(ReadError::Io)?;
+            if count == 0 {
+                return Ok(());
+            }
+            seen += count;
+            if seen > PADDING_MAX || self.piece[..count].iter().any(|&byte| byte != 0) {
+                return Err(ArchiveFault::Trailing.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! Looks over what is to be captured, and captures it into an archive.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+
+use belay_protocol::Cid;
+use flate2::{Compression, GzBuilder};
+use rustix::fs::{FileType, Stat};
+
+use crate::archive::ArchiveWriter;
+use crate::beneath::file_type;
+use crate::core::member::{Body, MODE_MASK, Member, Mtime};
+use crate::core::path::ContainerPath;
+use crate::core::tree::{Limits, MEMBERS_MAX, TreeFault, TreeIndex, TreeSummary, XATTRS_MAX};
+use crate::volume::Volumes;
+use crate::walk::{At, Met, Vanished, WalkError, io_fault, shown, walk};
+
+/// Skipped entries that are named; more are counted.
+const NAMED_MAX: usize = 100;
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Survey {
+    pub(crate) members: u64,
+    pub(crate) content: u64,
+}
+
+/// A captured tree in an archive.
+#[derive(Debug)]
+pub(crate) struct Captured {
+    pub(crate) tree: TreeSummary,
+    /// Content id of the archive's bytes.
+    pub(crate) blob: Cid,
+    /// Size of the archive, in bytes.
+    pub(crate) size: u64,
+    pub(crate) skipped: Skipped,
+}
+
+/// Sockets, FIFOs and devices that were left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Skipped {
+    pub(crate) count: u64,
+    pub(crate) named: Vec<String>,
+}
+
+/// Why a look or a capture failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaptureError {
+    #[error(transparent)]
+    Walk(#[from] WalkError),
+    #[error("the tree cannot be carried: {0}")]
+    Tree(#[from] TreeFault),
+    #[error("the attributes of {path:?} take more than {XATTRS_MAX} bytes")]
+    Attributes { path: String },
+    #[error("the archive could not be written")]
+    Write(#[source] io::Error),
+}
+
+/// No more content than the volumes hold: a sparse file may claim any size.
+fn limits(volumes: &Volumes) -> Limits {
+    let content = volumes.all.iter().map(|volume| volume.size).fold(0, u64::saturating_add);
+    Limits { members: MEMBERS_MAX, content }
+}
+
+/// Counts what a capture would take while the app runs on. Nothing is opened but directories.
+pub(crate) fn survey(volumes: &Volumes, roots: &[ContainerPath]) -> Result<Survey, CaptureError> {
+    let limits = limits(volumes);
+    let mut survey = Survey { members: 0, content: 0 };
+    walk(volumes, roots, Vanished::Skip, &mut |met: &Met<'_>| -> Result<(), CaptureError> {
+        survey.members += 1;
+        if survey.members > limits.members {
+            return Err(TreeFault::TooManyMembers { limit: limits.members }.into());
+        }
+        if file_type(&met.stat) == FileType::RegularFile {
+            survey.content = survey.content.saturating_add(size(&met.stat));
+            if survey.content > limits.content {
+                return Err(TreeFault::TooMuchContent { limit: limits.content }.into());
+            }
+        }
+        Ok(())
+    })?;
+    Ok(survey)
+}
+
+/// Reads the tree under `roots` into `target`. Nothing may be writing to it.
+pub(crate) fn capture(
+    volumes: &Volumes,
+    roots: &[ContainerPath],
+    target: &File,
+) -> Result<Captured, CaptureError> {
+    // The gzip header has no time and no system in it, so equal trees have equal archives.
+    let counted = Counted { inner: target, hasher: blake3::Hasher::new(), size: 0 };
+    let compressed = GzBuilder::new()
+        .mtime(0)
+        .operating_system(255)
+        .write(BufWriter::with_capacity(256 * 1024, counted), Compression::fast());
+    let mut archive = ArchiveWriter::new(compressed);
+    let mut index = TreeIndex::new(roots, limits(volumes));
+    let mut links: HashMap<(usize, u64), Vec<u8>> = HashMap::new();
+    let mut skipped = Skipped::default();
+    walk(volumes, roots, Vanished::Fail, &mut |met: &Met<'_>| {
+        take(met, &mut archive, &mut index, &mut links, &mut skipped)
+    })?;
+    let compressed = archive.finish().map_err(CaptureError::Write)?;
+    let buffered = compressed.finish().map_err(CaptureError::Write)?;
+    let counted = buffered.into_inner().map_err(|error| CaptureError::Write(error.into_error()))?;
+    Ok(Captured {
+        tree: index.finish()?,
+        blob: Cid::from_digest(*counted.hasher.finalize().as_bytes()),
+        size: counted.size,
+        skipped,
+    })
+}
+
+fn take<W: Write>(
+    met: &Met<'_>,
+    archive: &mut ArchiveWriter<W>,
+    index: &mut TreeIndex,
+    links: &mut HashMap<(usize, u64), Vec<u8>>,
+    skipped: &mut Skipped,
+) -> Result<(), CaptureError> {
+    let fault = |source| io_fault(met.path, source);
+    let mut member = Member {
+        path: met.path.to_vec(),
+        mode: met.stat.st_mode & MODE_MASK,
+        mtime: mtime(&met.stat),
+        xattrs: BTreeMap::new(),
+        body: Body::Directory,
+    };
+    match (file_type(&met.stat), met.at) {
+        (FileType::Directory, at) => {
+            member.xattrs = match at {
+                At::Root { dir } => xattrs(dir.descriptor(), met.path)?,
+                At::Entry { dir, name } => {
+                    xattrs(dir.open_child(name).map_err(fault)?.descriptor(), met.path)?
+                }
+            };
+            index.admit(&member)?;
+            archive.member(&member).map_err(CaptureError::Write)?;
+            index.record(&member, &[0; 32]);
+        }
+        (FileType::RegularFile, At::Entry { dir, name }) => {
+            let (file, stat) = dir.open_file(name).map_err(fault)?;
+            if stat.st_nlink > 1 {
+                let inode = (met.mount, stat.st_ino);
+                if let Some(to) = links.get(&inode) {
+                    member.body = Body::HardLink { to: to.clone() };
+                    index.admit(&member)?;
+                    archive.member(&member).map_err(CaptureError::Write)?;
+                    index.record(&member, &[0; 32]);
+                    return Ok(());
+                }
+                links.insert(inode, met.path.to_vec());
+            }
+            member.body = Body::File { size: size(&stat) };
+            member.xattrs = xattrs(&file, met.path)?;
+            index.admit(&member)?;
+            let digest =
+                archive.file(&member, size(&stat), &file).map_err(CaptureError::Write)?;
+            index.record(&member, &digest);
+        }
+        (FileType::Symlink, At::Entry { dir, name }) => {
+            member.body = Body::Symlink { target: dir.read_link(name).map_err(fault)? };
+            index.admit(&member)?;
+            archive.member(&member).map_err(CaptureError::Write)?;
+            index.record(&member, &[0; 32]);
+        }
+        _ => {
+            skipped.count += 1;
+            if skipped.named.len() < NAMED_MAX {
+                skipped.named.push(format!("/{}", shown(met.path)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn size(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+fn mtime(stat: &Stat) -> Mtime {
+    #[expect(
+        clippy::useless_conversion,
+        reason = "the width of the field differs between architectures"
+    )]
+    let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0).min(999_999_999);
+    Mtime { seconds: stat.st_mtime, nanos }
+}
+
+/// The attributes of the `user` namespace. Others are of this host (security labels, capabilities,
+/// overlay marks) and do not travel.
+fn xattrs(
+    file: impl std::os::fd::AsFd,
+    path: &[u8],
+) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CaptureError> {
+    let mut names = Vec::with_capacity(XATTRS_MAX);
+    let mut found = BTreeMap::new();
+    let excess = || CaptureError::Attributes { path: shown(path) };
+    let fault = |error: rustix::io::Errno| CaptureError::from(io_fault(path, error.into()));
+    match rustix::fs::flistxattr(&file, rustix::buffer::spare_capacity(&mut names)) {
+        Ok(_) => {}
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(found),
+        Err(rustix::io::Errno::RANGE) => return Err(excess()),
+        Err(error) => return Err(fault(error)),
+    }
+    let mut total = 0;
+    for name in names.split(|&byte| byte == 0).filter(|name| name.starts_with(b"user.")) {
+        let mut value = Vec::with_capacity(XATTRS_MAX);
+        match rustix::fs::fgetxattr(&file, name, rustix::buffer::spare_capacity(&mut value)) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::RANGE) => return Err(excess()),
+            Err(error) => return Err(fault(error)),
+        }
+        value.shrink_to_fit();
+        total += name.len() + value.len();
+        if total > XATTRS_MAX {
+            return Err(excess());
+        }
+        found.insert(name.to_vec(), value);
+    }
+    Ok(found)
+}
+
+struct Counted<'f> {
+    inner: &'f File,
+    hasher: blake3::Hasher,
+    size: u64,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

@@ -1,0 +1,138 @@
+//! What callers ask of a sync task, and what it answers.
+
+use belay_protocol::control::Stage;
+use belay_protocol::{Cid, HistoryEntry, PublishOutcome, SyncStatus};
+use serde_json::{Map, Value};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A publish asked for by an operator or a schedule.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublishCommand {
+    /// Container paths to capture.
+    pub archive_paths: Vec<String>,
+    /// Free data that travels in the record.
+    pub metadata: Map<String, Value>,
+}
+
+/// Why a publish asked for by command did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// It failed at a stage; nothing was published.
+    #[error("{stage}: {reason}")]
+    Failed {
+        /// The stage.
+        stage: Stage,
+        /// What failed and why.
+        reason: String,
+    },
+    /// The workload is a consumer.
+    #[error("the workload is a consumer of this key and publishes nothing")]
+    NotProvider,
+    /// Too many commands wait already.
+    #[error("other publishes are waiting")]
+    Busy,
+    /// The volumes are not mounted.
+    #[error("the volumes of the workload are not mounted")]
+    NoVolumes,
+    /// The task ended, or the daemon is shutting down. What was captured is finished after its
+    /// next start.
+    #[error("sync of the workload is shutting down")]
+    ShuttingDown,
+}
+
+impl PublishError {
+    /// Whether the same command may succeed later without a change.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Failed { stage, .. } => match stage {
+                Stage::RuntimeStop | Stage::Upload | Stage::RecordPublish => true,
+                Stage::Validation
+                | Stage::ArchiveBuild
+                | Stage::Download
+                | Stage::Extract
+                | Stage::Commit => false,
+            },
+            Self::Busy | Self::NoVolumes | Self::ShuttingDown => true,
+            Self::NotProvider => false,
+        }
+    }
+}
+
+/// Why the history could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The directory could not be read.
+    #[error("the sync history could not be read")]
+    Read(#[source] std::io::Error),
+}
+
+pub(crate) enum Command {
+    Publish { command: PublishCommand, reply: oneshot::Sender<Result<PublishOutcome, PublishError>> },
+    /// Asks for a look at the record now.
+    Check,
+}
+
+/// Held by whoever talks to a workload's sync task.
+#[derive(Debug, Clone)]
+pub struct SyncHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) status: watch::Receiver<SyncStatus>,
+    pub(crate) history: crate::history::History,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Publish { .. } => "Publish",
+            Self::Check => "Check",
+        })
+    }
+}
+
+impl SyncHandle {
+    /// Publishes and waits for the confirmed record. The work goes on if the caller goes away.
+    pub async fn publish(&self, command: PublishCommand) -> Result<PublishOutcome, PublishError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(Command::Publish { command, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+            mpsc::error::TrySendError::Closed(_) => PublishError::ShuttingDown,
+        })?;
+        answer.await.unwrap_or(Err(PublishError::ShuttingDown))
+    }
+
+    /// Asks for a look at the head record now instead of at the next notice.
+    pub fn check(&self) {
+        // A full queue already holds what will make the task look.
+        let _ = self.commands.try_send(Command::Check);
+    }
+
+    /// What the task does and did last.
+    pub fn status(&self) -> watch::Receiver<SyncStatus> {
+        self.status.clone()
+    }
+
+    /// Entries of the history, newest first, at most `limit`.
+    pub async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
+        let history = self.history.clone();
+        tokio::task::spawn_blocking(move || history.list(limit))
+            .await
+            .map_err(|error| HistoryError::Read(std::io::Error::other(error)))?
+    }
+}
+
+/// What [`crate::recover`] found and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovery {
+    /// Set when the volumes may hold neither an old nor a new state: the workload must not start.
+    pub halt: Option<String>,
+    /// An apply that had begun and is now whole.
+    pub finished: Option<Cid>,
+}
+
+/// Why recovery could not tell the state of the volumes. The workload must not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The journal or the halt could not be read or written.
+    #[error("the state directory of sync could not be used")]
+    State(#[source] std::io::Error),
+}

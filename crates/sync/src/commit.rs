@@ -1,0 +1,281 @@
+//! Puts a staged tree in the place of the old one, so that a cut at any instant leaves the old
+//! state or the new one.
+//!
+//! A journal on the host is written before the first change. From then on the only way is forward:
+//! whoever finds the journal tells by inode numbers which exchanges happened and makes the others.
+//! If an exchange fails in a running process, those already made are exchanged back; the journal
+//! goes only when every place is known to hold the old state again.
+
+use std::io;
+
+use belay_protocol::record::SyncRecord;
+use jiff::Timestamp;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::beneath::{Dir, Name, remove_tree};
+use crate::core::apply::{Progress, progress};
+use crate::core::record::Order;
+use crate::failpoint::{Point, reached};
+use crate::stage::{STAGING_PREFIX, Staged};
+use crate::state::{ApplyJournal, ApplyPhase, ExchangeStep, StateDir};
+use crate::volume::{Mark, Volume, Volumes, inode};
+
+/// How a commit failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommitError {
+    /// The volumes hold the old state, whole.
+    #[error("{what}")]
+    Unchanged {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    /// It is not known what the volumes hold.
+    #[error("{reason}")]
+    Uncertain { reason: String },
+}
+
+/// Looks at every place an exchange will touch, and writes down what is there.
+///
+/// Done while the app still runs, it finds what would make the commit fail; done again with the
+/// app stopped, it is what the journal records.
+pub(crate) fn plan(volumes: &Volumes, staged: &Staged) -> Result<Vec<ExchangeStep>, CommitError> {
+    staged
+        .steps
+        .iter()
+        .map(|step| {
+            let volume = &volumes.all[step.unit.mount];
+            let looked = (|| {
+                let staging = volume.private.open_dir(staged.directory.as_bytes())?;
+                let slot = inode(staging.stat(Name::new(step.slot.as_bytes())?)?);
+                let replaced = match volume.place(&step.unit.below)? {
+                    Some((parent, name)) => inode(parent.stat(name)?),
+                    None => None,
+                };
+                Ok((slot.ok_or(io::ErrorKind::NotFound)?, replaced))
+            })();
+            let (slot, replaced) = looked.map_err(|source| CommitError::Unchanged {
+                what: format!("the place of {} cannot be used", step.unit.path),
+                source,
+            })?;
+            Ok(ExchangeStep {
+                volume: volume.name.clone(),
+                below: step.unit.below.clone(),
+                slot: step.slot.clone(),
+                staged: slot,
+                replaced,
+            })
+        })
+        .collect()
+}
+
+/// Commits a staged tree. The container is stopped.
+pub(crate) fn commit(
+    volumes: &Volumes,
+    state: &StateDir,
+    record: &SyncRecord,
+    staged: &Staged,
+    now: Timestamp,
+) -> Result<ApplyJournal, CommitError> {
+    let mut journal = ApplyJournal {
+        record: record.clone(),
+        directory: staged.directory.clone(),
+        steps: plan(volumes, staged)?,
+        phase: ApplyPhase::Applying,
+    };
+    state.set_apply(&journal).map_err(|source| {
+        // The write may have reached the disk all the same; without it nothing has begun.
+        let _ = state.clear_apply();
+        CommitError::Unchanged { what: "the apply could not be journalled".to_owned(), source }
+    })?;
+    reached(Point::ApplyJournalled);
+    if let Err(source) = forward(volumes, &journal) {
+        return Err(back(volumes, state, &journal, source));
+    }
+    journal.phase = ApplyPhase::Committed { at: now };
+    finish(state, &journal);
+    Ok(journal)
+}
+
+/// Takes a journalled apply to its end; repeatable.
+pub(crate) fn resume(
+    volumes: &Volumes,
+    state: &StateDir,
+    mut journal: ApplyJournal,
+    now: Timestamp,
+) -> Result<ApplyJournal, CommitError> {
+    forward(volumes, &journal).map_err(|source| CommitError::Uncertain {
+        reason: format!("an apply that had begun cannot be finished: {source}"),
+    })?;
+    journal.phase = ApplyPhase::Committed { at: now };
+    finish(state, &journal);
+    Ok(journal)
+}
+
+/// The volumes already say what they hold. If this line cannot be written, the next start walks
+/// the same way again and finds every exchange made.
+fn finish(state: &StateDir, journal: &ApplyJournal) {
+    if let Err(error) = state.set_apply(journal) {
+        tracing::warn!(%error, "a commit could not be journalled; it is checked at the next start");
+    }
+    reached(Point::CommitJournalled);
+}
+
+fn forward(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
+    let touched = touched(volumes, journal)?;
+    for volume in &touched {
+        volume.remove_mark()?;
+        volume.private.sync()?;
+    }
+    reached(Point::MarksRemoved);
+    for step in &journal.steps {
+        let volume = volume(volumes, step)?;
+        match standing(volume, journal, step)? {
+            Progress::Done => {}
+            Progress::Pending => exchange(volume, journal, step)?,
+            Progress::Unknown => return Err(io::Error::other(Foreign)),
+        }
+        reached(Point::FirstExchange);
+    }
+    reached(Point::AllExchanged);
+    for volume in &touched {
+        volume.private.sync_file_system()?;
+    }
+    reached(Point::ExchangesSynced);
+    for volume in &touched {
+        volume.write_mark(&Mark {
+            key: journal.record.key.clone(),
+            cid: journal.record.cid,
+            order: Order::of(&journal.record),
+            version: journal.record.version,
+            data: volume.identity()?,
+        })?;
+        reached(Point::FirstMark);
+    }
+    reached(Point::AllMarks);
+    Ok(())
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("a place holds neither the old state nor the new one")]
+struct Foreign;
+
+/// Makes every exchange undone, and says so only if that is certain.
+fn back(
+    volumes: &Volumes,
+    state: &StateDir,
+    journal: &ApplyJournal,
+    source: io::Error,
+) -> CommitError {
+    let undone = (|| {
+        for step in &journal.steps {
+            let volume = volume(volumes, step)?;
+            match standing(volume, journal, step)? {
+                Progress::Pending => {}
+                Progress::Done => unexchange(volume, journal, step)?,
+                Progress::Unknown => return Err(io::Error::other(Foreign)),
+            }
+        }
+        for volume in touched(volumes, journal)? {
+            // A mark of the new state may have been written before the failure.
+            volume.remove_mark()?;
+            volume.private.sync_file_system()?;
+        }
+        state.clear_apply()
+    })();
+    match undone {
+        Ok(()) => CommitError::Unchanged {
+            what: "the new state could not take its place; the old one was put back".to_owned(),
+            source,
+        },
+        Err(second) => CommitError::Uncertain {
+            reason: format!(
+                "the new state could not take its place ({source}), nor could the old one be put \
+                 back ({second})"
+            ),
+        },
+    }
+}
+
+fn volume<'v>(volumes: &'v Volumes, step: &ExchangeStep) -> io::Result<&'v Volume> {
+    volumes
+        .position(&step.volume)
+        .map(|index| &volumes.all[index])
+        .ok_or_else(|| io::Error::other(format!("volume {} is not mounted", step.volume)))
+}
+
+fn touched<'v>(volumes: &'v Volumes, journal: &ApplyJournal) -> io::Result<Vec<&'v Volume>> {
+    let mut touched: Vec<&Volume> = Vec::new();
+    for step in &journal.steps {
+        let volume = volume(volumes, step)?;
+        if !touched.iter().any(|other| other.name == volume.name) {
+            touched.push(volume);
+        }
+    }
+    Ok(touched)
+}
+
+fn standing(volume: &Volume, journal: &ApplyJournal, step: &ExchangeStep) -> io::Result<Progress> {
+    let slot = match volume.private.open_dir(journal.directory.as_bytes()) {
+        Ok(staging) => inode(staging.stat(Name::new(step.slot.as_bytes())?)?),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let target = match volume.place(&step.below)? {
+        Some((parent, name)) => inode(parent.stat(name)?),
+        None => None,
+    };
+    Ok(progress(step.staged, step.replaced, slot, target))
+}
+
+fn exchange(volume: &Volume, journal: &ApplyJournal, step: &ExchangeStep) -> io::Result<()> {
+    let staging = volume.private.open_dir(journal.directory.as_bytes())?;
+    let slot = Name::new(step.slot.as_bytes())?;
+    make_parents(volume, &step.below)?;
+    let (parent, name) = volume.place(&step.below)?.ok_or(io::ErrorKind::NotFound)?;
+    match step.replaced {
+        Some(_) => staging.exchange(slot, &parent, name),
+        None => staging.rename_new(slot, &parent, name),
+    }
+}
+
+fn unexchange(volume: &Volume, journal: &ApplyJournal, step: &ExchangeStep) -> io::Result<()> {
+    let staging = volume.private.open_dir(journal.directory.as_bytes())?;
+    let slot = Name::new(step.slot.as_bytes())?;
+    let (parent, name) = volume.place(&step.below)?.ok_or(io::ErrorKind::NotFound)?;
+    match step.replaced {
+        Some(_) => staging.exchange(slot, &parent, name),
+        None => parent.rename_new(name, &staging, slot),
+    }
+}
+
+/// Creates the directories above a place that is not there yet.
+fn make_parents(volume: &Volume, below: &str) -> io::Result<()> {
+    let (parents, _) = below.rsplit_once('/').unwrap_or(("", below));
+    let owner = volume.owner()?;
+    let mut dir: Dir = volume.data()?;
+    for part in parents.split('/').filter(|part| !part.is_empty()) {
+        let name = Name::new(part.as_bytes())?;
+        if dir.stat(name)?.is_none() {
+            dir.make_dir(name)?;
+            dir.chown(name, owner.0, owner.1)?;
+            dir.open_child(name)?.set_mode(0o755)?;
+        }
+        dir = dir.open_child(name)?;
+    }
+    Ok(())
+}
+
+/// Removes every staging directory, but for the one of this name.
+pub(crate) fn sweep(volumes: &Volumes, but: Option<&str>) -> io::Result<()> {
+    for volume in &volumes.all {
+        for name in volume.private.names(100_000)? {
+            let leftover = name.as_bytes().starts_with(STAGING_PREFIX.as_bytes())
+                || name.as_bytes().starts_with(b".removing-");
+            if leftover && but.is_none_or(|kept| name != kept) {
+                remove_tree(&volume.private, Name::new(name.as_bytes())?)?;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! What both sides of sync work with.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_protocol::control::Stage;
+use belay_protocol::{NodeId, SyncFailure, SyncStatus, WorkloadName};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::history::History;
+use crate::layout::SyncSpec;
+use crate::spool::Spool;
+use crate::state::StateDir;
+
+/// Tries of one exchange with the store before its failure is reported.
+const TRIES: u32 = 3;
+/// Wait before the second try; each later one waits four times as long.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// What a provider or a consumer of one workload holds.
+pub(crate) struct Context<S, W> {
+    pub(crate) workload: WorkloadName,
+    pub(crate) node: NodeId,
+    pub(crate) spec: SyncSpec,
+    pub(crate) state: StateDir,
+    pub(crate) spool: Spool,
+    pub(crate) history: History,
+    pub(crate) store: Arc<S>,
+    pub(crate) window: W,
+    pub(crate) status: watch::Sender<SyncStatus>,
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Why a publish or an apply did not come to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// It failed.
+    Failed(Failure),
+    /// The daemon is shutting down; the journal says where to go on.
+    Shutdown,
+}
+
+/// A failure with its stage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) stage: Stage,
+    pub(crate) reason: String,
+}
+
+impl Stopped {
+    /// A failure that says its causes too.
+    pub(crate) fn at(stage: Stage, error: &dyn std::error::Error) -> Self {
+        Self::Failed(Failure { stage, reason: with_causes(error) })
+    }
+
+    pub(crate) fn because(stage: Stage, reason: impl Into<String>) -> Self {
+        Self::Failed(Failure { stage, reason: reason.into() })
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
+
+impl<S, W> Context<S, W> {
+    /// Shows what the task is doing.
+    pub(crate) fn show(&self, stage: &'static str) {
+        self.status.send_modify(|status| stage.clone_into(&mut status.stage));
+    }
+
+    pub(crate) fn show_failure(&self, failure: &Failure) {
+        tracing::warn!(workload = %self.workload, stage = %failure.stage, error = %failure.reason,
+            "sync failed");
+        self.status.send_modify(|status| {
+            status.last_failure = Some(SyncFailure {
+                stage: failure.stage.to_string(),
+                error: failure.reason.clone(),
+                at: Timestamp::now(),
+            });
+        });
+    }
+
+    /// Runs one exchange with the store under its deadline, again if it may then succeed, and not
+    /// beyond shutdown.
+    pub(crate) async fn exchange<T, E, F>(
+        &self,
+        stage: Stage,
+        retryable: fn(&E) -> bool,
+        mut call: impl FnMut() -> F,
+    ) -> Result<Result<T, E>, Stopped>
+    where
+        E: std::error::Error,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut wait = FIRST_WAIT;
+        for attempt in 1.. {
+            let timed = tokio::time::timeout(self.spec.store_timeout, call());
+            let result = tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(Stopped::Shutdown),
+                result = timed => result,
+            };
+            match result {
+                Ok(Err(error)) if attempt < TRIES && retryable(&error) => {
+                    tracing::debug!(workload = %self.workload, %error, "the store is asked again");
+                }
+                Ok(result) => return Ok(result),
+                Err(_) if attempt < TRIES => {}
+                Err(_) => {
+                    return Err(Stopped::because(stage, "the store did not answer in time"));
+                }
+            }
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return Err(Stopped::Shutdown),
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait *= 4;
+        }
+        unreachable!("the last try returns")
+    }
+}
+
+/// Runs blocking work on its own thread; a panic in it is a failure of `stage`, not of the task.
+pub(crate) async fn blocking<T: Send + 'static>(
+    stage: Stage,
+    work: impl FnOnce() -> Result<T, Stopped> + Send + 'static,
+) -> Result<T, Stopped> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Stopped::because(stage, format!("the work ended early: {error}"))),
+    }
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whole seconds since 1970; 0 before.
+pub(crate) fn version(at: Timestamp) -> u64 {
+    u64::try_from(at.as_second()).unwrap_or(0)
+}
+

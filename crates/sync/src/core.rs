@@ -1,0 +1,11 @@
+//! Every decision of sync: pure, without io, tasks or clocks.
+
+pub(crate) mod apply;
+pub(crate) mod archive;
+pub(crate) mod member;
+pub(crate) mod path;
+pub(crate) mod quarantine;
+pub(crate) mod record;
+pub(crate) mod request;
+pub(crate) mod retention;
+pub(crate) mod tree;

@@ -1,0 +1,124 @@
+//! Where each entry of a tree goes on this workload, and what a journalled exchange has become.
+
+use super::path::{ContainerPath, Mounts};
+use super::tree::is_below;
+
+/// One exchange: a staged entry that takes a place in a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unit {
+    /// Index of the volume in the mount table.
+    pub(crate) mount: usize,
+    /// The place in the container.
+    pub(crate) path: ContainerPath,
+    /// The place below the volume's root; empty for the whole volume.
+    pub(crate) below: String,
+}
+
+/// The exchanges that a tree over `roots` comes to: one for each root, and one for each volume
+/// mounted below a root.
+pub(crate) fn units(roots: &[ContainerPath], mounts: &Mounts) -> Result<Vec<Unit>, String> {
+    let mut units = Vec::new();
+    for root in roots {
+        let place = mounts.resolve(root).map_err(|fault| fault.to_string())?;
+        units.push(Unit { mount: place.mount, path: root.clone(), below: place.below });
+        for (mount, point) in mounts.nested(root) {
+            units.push(Unit { mount, path: point.clone(), below: String::new() });
+        }
+    }
+    Ok(units)
+}
+
+/// The unit that holds `member`, and the member's path below that unit.
+pub(crate) fn locate<'a>(units: &[Unit], member: &'a [u8]) -> Option<(usize, &'a [u8])> {
+    units
+        .iter()
+        .enumerate()
+        .filter_map(|(index, unit)| {
+            let root = unit.path.as_member();
+            if member == root {
+                Some((index, root.len(), &member[..0]))
+            } else if is_below(member, root) {
+                Some((index, root.len(), &member[root.len() + 1..]))
+            } else {
+                None
+            }
+        })
+        .max_by_key(|&(_, length, _)| length)
+        .map(|(index, _, below)| (index, below))
+}
+
+/// What a journalled exchange has become, told by inode numbers recorded before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The new entry is in its place.
+    Done,
+    /// The new entry still lies staged, and the place holds what it held.
+    Pending,
+    /// Neither: someone else was here.
+    Unknown,
+}
+
+/// Compares what is found with what the journal recorded.
+///
+/// `staged` is the inode of the new entry, `replaced` that of the entry it takes the place of, none
+/// if the place was free.
+pub(crate) fn progress(
+    staged: u64,
+    replaced: Option<u64>,
+    found_staged: Option<u64>,
+    found_target: Option<u64>,
+) -> Progress {
+    if found_target == Some(staged) && (found_staged == replaced || found_staged.is_none()) {
+        // The replaced entry may already have been cleared away.
+        Progress::Done
+    } else if found_staged == Some(staged) && found_target == replaced {
+        Progress::Pending
+    } else {
+        Progress::Unknown
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> ContainerPath {
+        ContainerPath::parse(text).expect("a container path")
+    }
+
+    fn mounts(points: &[&str]) -> Mounts {
+        Mounts::new(points.iter().map(|point| path(point)).collect(), path("/belay"))
+    }
+
+    #[test]
+    fn b13_a_volume_mounted_below_a_root_is_a_unit_of_its_own() {
+        let units = units(&[path("/app")], &mounts(&["/app", "/app/data"])).expect("resolves");
+        let places: Vec<(usize, &str)> =
+            units.iter().map(|unit| (unit.mount, unit.below.as_str())).collect();
+        assert_eq!(places, [(0, ""), (1, "")]);
+        assert_eq!(locate(&units, b"app"), Some((0, &b""[..])));
+        assert_eq!(locate(&units, b"app/database"), Some((0, &b"database"[..])));
+        assert_eq!(locate(&units, b"app/data"), Some((1, &b""[..])));
+        assert_eq!(locate(&units, b"app/data/x/y"), Some((1, &b"x/y"[..])));
+        assert_eq!(locate(&units, b"srv"), None);
+    }
+
+    #[test]
+    fn a_root_inside_a_volume_is_exchanged_where_it_lies() {
+        let units = units(&[path("/app/data/models")], &mounts(&["/app/data"])).expect("resolves");
+        assert_eq!((units[0].mount, units[0].below.as_str()), (0, "models"));
+    }
+
+    #[test]
+    fn progress_is_told_by_inodes() {
+        let (new, old) = (10, 20);
+        assert_eq!(progress(new, Some(old), Some(new), Some(old)), Progress::Pending);
+        assert_eq!(progress(new, Some(old), Some(old), Some(new)), Progress::Done);
+        assert_eq!(progress(new, Some(old), None, Some(new)), Progress::Done);
+        assert_eq!(progress(new, None, Some(new), None), Progress::Pending);
+        assert_eq!(progress(new, None, None, Some(new)), Progress::Done);
+        for (staged, target) in [(None, None), (Some(new), Some(30)), (None, Some(old)), (Some(old), Some(30))] {
+            assert_eq!(progress(new, Some(old), staged, target), Progress::Unknown);
+        }
+    }
+}

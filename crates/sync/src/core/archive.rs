@@ -1,0 +1,327 @@
+//! The archive's headers: POSIX pax over ustar, written one way only and read with bounds.
+//!
+//! Our own, because readers at hand take an extension header of any size into memory, and because
+//! the bytes must be the same wherever they are written.
+
+use std::collections::BTreeMap;
+
+use super::member::{Body, Member, Mtime};
+use super::path::PATH_MAX;
+use super::tree::{TARGET_MAX, XATTRS_MAX};
+
+pub(crate) const BLOCK: usize = 512;
+/// Largest extension header that can describe a lawful member, with room for other writers' keys.
+pub(crate) const EXTENSION_MAX: u64 = (PATH_MAX + TARGET_MAX + 4 * XATTRS_MAX) as u64;
+
+const NAME: std::ops::Range<usize> = 0..100;
+const MODE: std::ops::Range<usize> = 100..108;
+const UID: std::ops::Range<usize> = 108..116;
+const GID: std::ops::Range<usize> = 116..124;
+const SIZE: std::ops::Range<usize> = 124..136;
+const MTIME: std::ops::Range<usize> = 136..148;
+const CHECKSUM: std::ops::Range<usize> = 148..156;
+const KIND: usize = 156;
+const LINK: std::ops::Range<usize> = 157..257;
+const MAGIC: std::ops::Range<usize> = 257..265;
+const PREFIX: std::ops::Range<usize> = 345..500;
+
+const XATTR_KEY: &[u8] = b"SCHILY.xattr.";
+const SIZE_MAX: u64 = 0o777_7777_7777;
+
+/// Why bytes are not an archive of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ArchiveFault {
+    #[error("a header's checksum is wrong")]
+    Checksum,
+    #[error("a header's {field} is not a number")]
+    Number { field: &'static str },
+    #[error("a header is not ustar")]
+    Magic,
+    #[error("a member is of type {kind:?}, which no tree holds")]
+    Kind { kind: char },
+    #[error("an extension header of {size} bytes is larger than {EXTENSION_MAX}")]
+    ExtensionTooLarge { size: u64 },
+    #[error("an extension header is damaged")]
+    Extension,
+    #[error("the archive ends within a member")]
+    Truncated,
+    #[error("bytes follow the end of the archive")]
+    Trailing,
+}
+
+/// The header blocks of a member, extension included; a file's content follows them, padded.
+pub(crate) fn encode(member: &Member) -> Vec<u8> {
+    let mut name = member.path.clone();
+    let (kind, size, link) = match &member.body {
+        Body::Directory => {
+            name.push(b'/');
+            (b'5', 0, &[][..])
+        }
+        Body::File { size } => (b'0', *size, &[][..]),
+        Body::Symlink { target } => (b'2', 0, &target[..]),
+        Body::HardLink { to } => (b'1', 0, &to[..]),
+    };
+    let mut extension = Vec::new();
+    let raw = |bytes: &[u8]| std::str::from_utf8(bytes).is_err();
+    if raw(&name) || raw(link) {
+        pax_line(&mut extension, b"hdrcharset", b"BINARY");
+    }
+    if link.len() > LINK.len() || raw(link) {
+        pax_line(&mut extension, b"linkpath", link);
+    }
+    if member.mtime.nanos != 0 || !(0..0o777_7777_7777).contains(&member.mtime.seconds) {
+        pax_line(&mut extension, b"mtime", decimal(member.mtime).as_bytes());
+    }
+    if name.len() > NAME.len() || raw(&name) {
+        pax_line(&mut extension, b"path", &name);
+    }
+    if size > SIZE_MAX {
+        pax_line(&mut extension, b"size", size.to_string().as_bytes());
+    }
+    for (attribute, value) in &member.xattrs {
+        pax_line(&mut extension, &[XATTR_KEY, attribute].concat(), value);
+    }
+    let mut blocks = Vec::new();
+    if !extension.is_empty() {
+        let header = ustar(b"pax", 0o644, extension.len() as u64, 0, b'x', b"");
+        blocks.extend_from_slice(&header);
+        blocks.extend_from_slice(&extension);
+        blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
+    }
+    let seconds = u64::try_from(member.mtime.seconds).unwrap_or(0).min(SIZE_MAX);
+    let size = size.min(SIZE_MAX);
+    blocks.extend_from_slice(&ustar(&name, member.mode, size, seconds, kind, link));
+    blocks
+}
+
+fn ustar(name: &[u8], mode: u32, size: u64, mtime: u64, kind: u8, link: &[u8]) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    put(&mut block[NAME], name);
+    put(&mut block[MODE], format!("{mode:07o}").as_bytes());
+    put(&mut block[UID], b"0000000");
+    put(&mut block[GID], b"0000000");
+    put(&mut block[SIZE], format!("{size:011o}").as_bytes());
+    put(&mut block[MTIME], format!("{mtime:011o}").as_bytes());
+    block[KIND] = kind;
+    put(&mut block[LINK], link);
+    put(&mut block[MAGIC], b"ustar\x0000");
+    let sum = checksum(&block);
+    put(&mut block[CHECKSUM], format!("{sum:06o}\0 ").as_bytes());
+    block
+}
+
+fn put(field: &mut [u8], bytes: &[u8]) {
+    let count = bytes.len().min(field.len());
+    field[..count].copy_from_slice(&bytes[..count]);
+}
+
+fn checksum(block: &[u8; BLOCK]) -> u64 {
+    let spaces = CHECKSUM.len() as u64 * u64::from(b' ');
+    let others = |range: std::ops::Range<usize>| block[range].iter().map(|&b| u64::from(b)).sum::<u64>();
+    others(0..CHECKSUM.start) + spaces + others(CHECKSUM.end..BLOCK)
+}
+
+/// `<length> <key>=<value>\n`, where the length counts itself.
+fn pax_line(extension: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while length != rest + length.to_string().len() {
+        length = rest + length.to_string().len();
+    }
+    extension.extend_from_slice(format!("{length} ").as_bytes());
+    extension.extend_from_slice(key);
+    extension.push(b'=');
+    extension.extend_from_slice(value);
+    extension.push(b'\n');
+}
+
+fn decimal(mtime: Mtime) -> String {
+    let total = i128::from(mtime.seconds) * 1_000_000_000 + i128::from(mtime.nanos);
+    let sign = if total < 0 { "-" } else { "" };
+    let total = total.unsigned_abs();
+    let (whole, fraction) = (total / 1_000_000_000, total % 1_000_000_000);
+    if fraction == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction:09}") }
+}
+
+/// One block, read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// Half of the end mark.
+    Zero,
+    /// An extension of this many bytes for the member that follows.
+    Extension { size: u64 },
+    /// A member, to be completed with its extension.
+    Member(Box<RawMember>),
+}
+
+/// A member as its ustar block has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RawMember {
+    name: Vec<u8>,
+    link: Vec<u8>,
+    mode: u32,
+    size: u64,
+    mtime: u64,
+    kind: u8,
+}
+
+/// Reads one header block.
+pub(crate) fn decode(block: &[u8; BLOCK]) -> Result<Header, ArchiveFault> {
+    if block.iter().all(|&byte| byte == 0) {
+        return Ok(Header::Zero);
+    }
+    if octal(&block[CHECKSUM], "checksum")? != checksum(block) {
+        return Err(ArchiveFault::Checksum);
+    }
+    if !block[MAGIC].starts_with(b"ustar") {
+        return Err(ArchiveFault::Magic);
+    }
+    let size = octal(&block[SIZE], "size")?;
+    let kind = block[KIND];
+    if kind == b'x' {
+        if size > EXTENSION_MAX {
+            return Err(ArchiveFault::ExtensionTooLarge { size });
+        }
+        return Ok(Header::Extension { size });
+    }
+    let mut name = until_zero(&block[NAME]).to_vec();
+    let prefix = until_zero(&block[PREFIX]);
+    if !prefix.is_empty() {
+        name = [prefix, b"/", &name].concat();
+    }
+    let mode = u32::try_from(octal(&block[MODE], "mode")?)
+        .map_err(|_| ArchiveFault::Number { field: "mode" })?;
+    Ok(Header::Member(Box::new(RawMember {
+        name,
+        link: until_zero(&block[LINK]).to_vec(),
+        mode,
+        size,
+        mtime: octal(&block[MTIME], "mtime")?,
+        kind,
+    })))
+}
+
+fn until_zero(field: &[u8]) -> &[u8] {
+    field.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+fn octal(field: &[u8], name: &'static str) -> Result<u64, ArchiveFault> {
+    let text = std::str::from_utf8(until_zero(field)).ok().map(str::trim);
+    let digits = text.filter(|text| text.bytes().all(|byte| (b'0'..=b'7').contains(&byte)));
+    let value = match digits {
+        Some("") => Some(0),
+        Some(digits) => u64::from_str_radix(digits, 8).ok(),
+        None => None,
+    };
+    value.ok_or(ArchiveFault::Number { field: name })
+}
+
+/// What an extension header said that matters.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Extension {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    size: Option<u64>,
+    mtime: Option<Mtime>,
+    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// Reads an extension header; keys that do not matter here are passed over.
+pub(crate) fn decode_extension(mut bytes: &[u8]) -> Result<Extension, ArchiveFault> {
+    let mut extension = Extension::default();
+    while !bytes.is_empty() {
+        let (key, value, rest) = next_line(bytes).ok_or(ArchiveFault::Extension)?;
+        bytes = rest;
+        match key {
+            b"path" => extension.path = Some(value.to_vec()),
+            b"linkpath" => extension.link = Some(value.to_vec()),
+            b"size" => extension.size = Some(number(value).ok_or(ArchiveFault::Extension)?),
+            b"mtime" => {
+                extension.mtime = Some(parse_decimal(value).ok_or(ArchiveFault::Extension)?);
+            }
+            _ => {
+                if let Some(name) = key.strip_prefix(XATTR_KEY) {
+                    extension.xattrs.insert(name.to_vec(), value.to_vec());
+                }
+            }
+        }
+    }
+    Ok(extension)
+}
+
+fn next_line(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let space = bytes.iter().take(20).position(|&byte| byte == b' ')?;
+    let length = usize::try_from(number(&bytes[..space])?).ok()?;
+    let line = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
+    let equals = line.iter().position(|&byte| byte == b'=')?;
+    Some((&line[..equals], &line[equals + 1..], &bytes[length..]))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(digits).ok()?;
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+fn parse_decimal(text: &[u8]) -> Option<Mtime> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let point = text.iter().position(|&byte| byte == b'.');
+    let (whole, fraction) = match point {
+        Some(point) => (&text[..point], &text[point + 1..]),
+        None => (text, &b""[..]),
+    };
+    let seconds = i128::from(number(whole)?);
+    let mut digits = fraction.to_vec();
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    digits.resize(9, b'0');
+    let nanos = i128::from(number(&digits)?);
+    let total = seconds * 1_000_000_000 + nanos;
+    let total = if negative { -total } else { total };
+    Some(Mtime {
+        seconds: i64::try_from(total.div_euclid(1_000_000_000)).ok()?,
+        nanos: u32::try_from(total.rem_euclid(1_000_000_000)).ok()?,
+    })
+}
+
+/// Joins a header with its extension. The path is not judged here.
+pub(crate) fn complete(
+    raw: RawMember,
+    extension: Extension,
+) -> Result<Member, ArchiveFault> {
+    let mut path = extension.path.unwrap_or(raw.name);
+    let size = extension.size.unwrap_or(raw.size);
+    let link = extension.link.unwrap_or(raw.link);
+    let body = match raw.kind {
+        b'0' | 0 => Body::File { size },
+        b'5' => {
+            if path.last() == Some(&b'/') {
+                path.pop();
+            }
+            Body::Directory
+        }
+        b'2' => Body::Symlink { target: link },
+        b'1' => Body::HardLink { to: link },
+        other => return Err(ArchiveFault::Kind { kind: char::from(other) }),
+    };
+    if size != 0 && !matches!(body, Body::File { .. }) {
+        return Err(ArchiveFault::Number { field: "size" });
+    }
+    let seconds = i64::try_from(raw.mtime).map_err(|_| ArchiveFault::Number { field: "mtime" })?;
+    Ok(Member {
+        path,
+        mode: raw.mode,
+        mtime: extension.mtime.unwrap_or(Mtime { seconds, nanos: 0 }),
+        xattrs: extension.xattrs,
+        body,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Judges records: shape, consistency, order.
+
+use belay_protocol::record::{
+    MANIFEST_SCHEMA, RECORD_SCHEMA, SyncRecord,
+};
+use belay_protocol::{Cid, SyncKey};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::path::{ContainerPath, Mounts, minimal};
+use super::request::kind;
+use super::tree::MEMBERS_MAX;
+
+/// A gzip stream holds at most 1,032 bytes for each of its own; what declares more lies.
+const EXPANSION_MAX: u64 = 1_032;
+/// Slack for the smallest archives.
+const EXPANSION_SLACK: u64 = 1_024;
+
+/// A record that is what it should be and can be applied to these mounts.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct AcceptedRecord {
+    pub(crate) record: SyncRecord,
+    /// The manifest's paths, in order, none below another.
+    pub(crate) roots: Vec<ContainerPath>,
+}
+
+/// Why a record was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RefusedRecord {
+    /// The content it names, if that can be read.
+    pub(crate) cid: Option<Cid>,
+    /// Every fault found.
+    pub(crate) reasons: Vec<String>,
+}
+
+/// Judges a record found under `key`. All faults are gathered.
+pub(crate) fn judge(
+    bytes: &[u8],
+    key: &SyncKey,
+    mounts: &Mounts,
+) -> Result<AcceptedRecord, RefusedRecord> {
+    let refuse = |cid, reasons| Err(RefusedRecord { cid, reasons });
+    let value: Value = match serde_json::from_slice(bytes) {
+        Ok(value) => value,
+        Err(error) => return refuse(None, vec![format!("the record is not JSON: {error}")]),
+    };
+    if !value.is_object() {
+        return refuse(None, vec![format!("the record is {}, expected an object", kind(&value))]);
+    }
+    let cid = value.get("cid").and_then(Value::as_str).and_then(|text| text.parse().ok());
+    let mut reasons = surface_faults(&value, mounts);
+    if !reasons.is_empty() {
+        return refuse(cid, reasons);
+    }
+    let record: SyncRecord = match serde_json::from_value(value) {
+        Ok(record) => record,
+        Err(error) => return refuse(cid, vec![format!("the record is not as it should be: {error}")]),
+    };
+    reasons.extend(inner_faults(&record, key));
+    let roots = record.manifest.archive_paths.iter();
+    let roots = roots.filter_map(|path| ContainerPath::parse(path).ok()).collect();
+    let roots = minimal(roots);
+    if !roots.iter().map(ContainerPath::as_str).eq(&record.manifest.archive_paths) {
+        reasons.push("manifest.archive_paths is not normal, in order and without repetition".into());
+    }
+    if reasons.is_empty() { Ok(AcceptedRecord { record, roots }) } else { refuse(cid, reasons) }
+}
+
+/// What can be said of a record of any schema, so that a newer one is named as such rather than
+/// by its first unknown field.
+fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
+    let mut reasons = Vec::new();
+    schema_fault(value.get("schema"), "schema", RECORD_SCHEMA, &mut reasons);
+    match value.get("cid") {
+        Some(Value::String(text)) => {
+            if let Err(error) = text.parse::<Cid>() {
+                reasons.push(error.to_string());
+            }
+        }
+        other => reasons.push(format!("cid is {}, expected a text", or_missing(other))),
+    }
+    if !value.get("version").is_some_and(Value::is_u64) {
+        let found = or_missing(value.get("version"));
+        reasons.push(format!("version is {found}, expected whole seconds"));
+    }
+    let Some(manifest @ Value::Object(_)) = value.get("manifest") else {
+        let found = or_missing(value.get("manifest"));
+        reasons.push(format!("manifest is {found}, expected an object"));
+        return reasons;
+    };
+    schema_fault(manifest.get("schema_version"), "manifest.schema_version", MANIFEST_SCHEMA, &mut reasons);
+    for (name, expected) in [("archive_format", "tar.gz"), ("encryption", "none")] {
+        match manifest.get(name) {
+            Some(Value::String(found)) if found == expected => {}
+            Some(Value::String(found)) => {
+                let found: String = found.chars().take(80).collect();
+                reasons.push(format!("manifest.{name} is {found:?}, expected {expected:?}"));
+            }
+            other => reasons.push(format!(
+                "manifest.{name} is {}, expected {expected:?}",
+                or_missing(other)
+            )),
+        }
+    }
+    match manifest.get("archive_paths") {
+        Some(Value::Array(paths)) if !paths.is_empty() => {
+            for path in paths {
+                path_fault(path, mounts, &mut reasons);
+            }
+        }
+        Some(Value::Array(_)) => reasons.push("manifest.archive_paths is empty".into()),
+        other => reasons
+            .push(format!("manifest.archive_paths is {}, expected a list", or_missing(other))),
+    }
+    reasons
+}
+
+fn schema_fault(value: Option<&Value>, name: &str, newest: u32, reasons: &mut Vec<String>) {
+    match value.and_then(Value::as_u64) {
+        Some(schema) if (1..=u64::from(newest)).contains(&schema) => {}
+        Some(schema) => reasons.push(format!("{name} is {schema}, expected at most {newest}")),
+        None => reasons.push(format!("{name} is {}, expected {newest}", or_missing(value))),
+    }
+}
+
+fn path_fault(path: &Value, mounts: &Mounts, reasons: &mut Vec<String>) {
+    let Some(text) = path.as_str() else {
+        reasons.push(format!("manifest.archive_paths holds {}, expected texts", kind(path)));
+        return;
+    };
+    match ContainerPath::parse(text) {
+        Ok(path) => {
+            if let Err(fault) = mounts.resolve(&path) {
+                reasons.push(fault.to_string());
+            }
+        }
+        Err(fault) => reasons.push(fault.to_string()),
+    }
+}
+
+fn or_missing(value: Option<&Value>) -> String {
+    match value {
+        None => "missing".into(),
+        Some(Value::String(text)) => format!("{:?}", text.chars().take(80).collect::<String>()),
+        Some(Value::Number(number)) => number.to_string().chars().take(40).collect(),
+        Some(other) => kind(other).into(),
+    }
+}
+
+fn inner_faults(record: &SyncRecord, key: &SyncKey) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if record.key != *key {
+        reasons.push(format!("the record is for the key {}, found under {key}", record.key));
+    }
+    if record.epoch == 0 || record.seq == 0 {
+        reasons.push("epoch and seq count from 1".into());
+    }
+    let manifest = &record.manifest;
+    let paths = manifest.archive_paths.len() as u64;
+    if manifest.members < paths || manifest.members > MEMBERS_MAX {
+        reasons.push(format!("manifest.members is {}, at most {MEMBERS_MAX}", manifest.members));
+    }
+    let possible = manifest.archive_size_bytes.saturating_mul(EXPANSION_MAX);
+    let possible = possible.saturating_add(EXPANSION_SLACK);
+    if manifest.content_bytes > possible {
+        reasons.push(format!(
+            "manifest.content_bytes is {}, more than {} bytes of gzip can hold",
+            manifest.content_bytes, manifest.archive_size_bytes
+        ));
+    }
+    reasons
+}
+
+/// A record's place in the order of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Order {
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+}
+
+/// How a record stands to the highest one this node ever accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is later.
+    New,
+    /// It is the same one.
+    Same,
+    /// It is earlier: a replay, or a store that lost its newest records.
+    Behind,
+    /// It has the same place and another content: two providers hold one place.
+    Fork,
+}
+
+/// Compares a record with the highest accepted one. Clocks and versions have no say.
+pub(crate) fn standing(highest: Option<(Order, Cid)>, order: Order, cid: Cid) -> Standing {
+    match highest {
+        None => Standing::New,
+        Some((highest, _)) if order > highest => Standing::New,
+        Some((highest, _)) if order < highest => Standing::Behind,
+        Some((_, accepted)) if accepted == cid => Standing::Same,
+        Some(_) => Standing::Fork,
+    }
+}
+
+impl Order {
+    pub(crate) fn of(record: &SyncRecord) -> Self {
+        Self { epoch: record.epoch, seq: record.seq }
+    }
+}
+
+#[cfg(test)]
+mod tests;

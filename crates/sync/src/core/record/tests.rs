@@ -1,0 +1,146 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn mounts() -> Mounts {
+    let path = |text| ContainerPath::parse(text).expect("a container path");
+    Mounts::new(vec![path("/app/data")], path("/belay"))
+}
+
+fn key() -> SyncKey {
+    "models".parse().expect("a key")
+}
+
+fn lawful() -> Value {
+    let cid = Cid::from_digest([1; 32]).to_string();
+    json!({
+        "schema": 1, "key": "models", "epoch": 1, "seq": 4, "cid": cid, "parent_cid": null,
+        "node_id": "node-a", "publish_id": "p", "version": 1_700_000_000,
+        "timestamp": "2023-11-14T22:13:20Z", "capture": "stopped", "metadata": {"a": 1},
+        "runtime": {"provider_capture": "offline", "consumer_apply": "offline_restart"},
+        "manifest": {
+            "schema_version": 1, "archive_paths": ["/app/data"], "archive_format": "tar.gz",
+            "archive_size_bytes": 1000, "encryption": "none", "blob": cid,
+            "content_bytes": 5000, "members": 3, "skipped_special": 0,
+        },
+    })
+}
+
+fn reasons(change: impl FnOnce(&mut Value)) -> Vec<String> {
+    let mut record = lawful();
+    change(&mut record);
+    match judge(record.to_string().as_bytes(), &key(), &mounts()) {
+        Ok(_) => Vec::new(),
+        Err(refused) => refused.reasons,
+    }
+}
+
+#[test]
+fn sm078_a_lawful_record_has_no_reasons_against_it() {
+    assert_eq!(reasons(|_| {}), Vec::<String>::new());
+}
+
+#[test]
+fn sm079_sm080_to_sm084_b35_each_fault_has_one_reason() {
+    let one = |change: fn(&mut Value), part: &str| {
+        let found = reasons(change);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(part), "{found:?} lacks {part}");
+    };
+    one(|r| r["manifest"]["archive_paths"] = json!(["/srv"]), "/srv");
+    one(|r| r["manifest"]["schema_version"] = json!(999), "999");
+    one(|r| r["manifest"]["schema_version"] = json!(0), "manifest.schema_version is 0");
+    one(|r| r["manifest"]["schema_version"] = json!(-5), "-5");
+    one(|r| r["manifest"]["schema_version"] = json!(true), "a boolean");
+    one(|r| r["manifest"]["schema_version"] = json!("1"), "\"1\"");
+    one(|r| drop(r["manifest"].as_object_mut().expect("object").remove("schema_version")), "missing");
+    one(|r| r["manifest"]["archive_format"] = json!("zip"), "\"zip\", expected \"tar.gz\"");
+    one(|r| r["manifest"]["encryption"] = json!("plaintext"), "\"plaintext\", expected \"none\"");
+    one(|r| r["version"] = json!(true), "version");
+    one(|r| r["schema"] = json!(2), "schema is 2");
+    one(|r| r["key"] = json!("other"), "other");
+    one(|r| r["seq"] = json!(0), "count from 1");
+    one(|r| r["metadata"] = json!([]), "not as it should be");
+    one(|r| r["extra"] = json!(1), "extra");
+    one(|r| r["manifest"]["archive_paths"] = json!(["/app/data/b", "/app/data/a"]), "in order");
+    one(|r| r["manifest"]["archive_paths"] = json!(["/app/data/"]), "normal");
+}
+
+#[test]
+fn sm085_three_faults_have_three_reasons() {
+    let found = reasons(|r| {
+        r["manifest"]["schema_version"] = json!(999);
+        r["manifest"]["archive_format"] = json!("zip");
+        r["manifest"]["archive_paths"] = json!(["/srv"]);
+    });
+    assert_eq!(found.len(), 3, "{found:?}");
+}
+
+#[test]
+fn sm086_to_sm093_shapes_that_are_no_record_are_refused() {
+    assert!(reasons(|r| *r = json!({})).len() > 1);
+    assert!(reasons(|r| r["manifest"] = json!({})).len() > 1);
+    assert_eq!(reasons(|r| r["manifest"] = json!("x")).len(), 1);
+    assert_eq!(reasons(|r| r["manifest"]["archive_paths"] = json!([])).len(), 1);
+    assert_eq!(reasons(|r| r["manifest"]["archive_paths"] = json!("/app/data")).len(), 1);
+    assert_eq!(reasons(|r| r["manifest"]["archive_paths"] = json!([1])).len(), 1);
+    assert_eq!(reasons(|r| *r = json!(null)).len(), 1);
+    assert_eq!(reasons(|r| *r = json!("x")).len(), 1);
+    let both = reasons(|r| {
+        r["cid"] = json!("");
+        r["version"] = json!("7");
+    });
+    assert_eq!(both.len(), 2, "{both:?}");
+}
+
+#[test]
+fn b16_an_impossible_expansion_is_refused_before_anything_is_fetched() {
+    let found = reasons(|r| r["manifest"]["content_bytes"] = json!(5_000_000_000_u64));
+    assert!(found[0].contains("gzip"), "{found:?}");
+    assert_eq!(reasons(|r| r["manifest"]["members"] = json!(2_000_000)).len(), 1);
+    // A size at the end of the range must not wrap around.
+    assert!(reasons(|r| r["manifest"]["archive_size_bytes"] = json!(u64::MAX)).is_empty());
+}
+
+#[test]
+fn a_record_is_judged_by_epoch_then_seq_and_never_by_version() {
+    let (a, b) = (Cid::from_digest([1; 32]), Cid::from_digest([2; 32]));
+    let order = |epoch, seq| Order { epoch, seq };
+    assert_eq!(standing(None, order(1, 1), a), Standing::New);
+    let highest = Some((order(2, 5), a));
+    assert_eq!(standing(highest, order(2, 6), b), Standing::New);
+    assert_eq!(standing(highest, order(3, 1), b), Standing::New);
+    assert_eq!(standing(highest, order(2, 5), a), Standing::Same);
+    assert_eq!(standing(highest, order(2, 5), b), Standing::Fork);
+    assert_eq!(standing(highest, order(2, 4), b), Standing::Behind);
+    assert_eq!(standing(highest, order(1, 9), b), Standing::Behind);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        prop_assert!(judge(&bytes, &key(), &mounts()).is_err());
+    }
+
+    #[test]
+    fn a_record_with_any_field_replaced_is_judged(
+        pick in any::<prop::sample::Index>(),
+        inner in any::<bool>(),
+        put in prop_oneof![
+            Just(Value::Null), any::<bool>().prop_map(Value::from), any::<f64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from), ".{0,8}".prop_map(Value::from), Just(json!([])), Just(json!({})),
+        ],
+    ) {
+        let mut record = lawful();
+        let object = if inner { &mut record["manifest"] } else { &mut record };
+        let fields = object.as_object_mut().expect("an object");
+        let name = fields.keys().nth(pick.index(fields.len())).expect("in range").clone();
+        fields.insert(name, put);
+        // Judged without a panic; what is accepted must survive its own text.
+        if let Ok(accepted) = judge(record.to_string().as_bytes(), &key(), &mounts()) {
+            let again = serde_json::to_vec(&accepted.record).expect("serialises");
+            prop_assert_eq!(judge(&again, &key(), &mounts()), Ok(accepted));
+        }
+    }
+}

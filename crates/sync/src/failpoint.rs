@@ -1,0 +1,97 @@
+//! Named points at which a test can end the process, as a power cut or a kill would.
+
+/// A point in the course of a publish or an apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each name says after what it stands")]
+pub enum Point {
+    RequestClaimed,
+    ClaimJournalled,
+    WindowOpened,
+    Captured,
+    WindowClosed,
+    CaptureJournalled,
+    Uploaded,
+    RecordJournalled,
+    RecordSet,
+    PublishJournalled,
+    SentHistoryWritten,
+    ResponseWritten,
+    RequestDiscarded,
+    Downloaded,
+    Staged,
+    ApplyWindowOpened,
+    ApplyJournalled,
+    MarksRemoved,
+    FirstExchange,
+    AllExchanged,
+    ExchangesSynced,
+    FirstMark,
+    AllMarks,
+    CommitJournalled,
+    ApplyWindowClosed,
+    ReceivedHistoryWritten,
+    LastApplyWritten,
+    OldStateRemoved,
+}
+
+impl Point {
+    /// The points of a publish, in their order.
+    pub const PUBLISH: [Point; 13] = [
+        Point::RequestClaimed,
+        Point::ClaimJournalled,
+        Point::WindowOpened,
+        Point::Captured,
+        Point::WindowClosed,
+        Point::CaptureJournalled,
+        Point::Uploaded,
+        Point::RecordJournalled,
+        Point::RecordSet,
+        Point::PublishJournalled,
+        Point::SentHistoryWritten,
+        Point::ResponseWritten,
+        Point::RequestDiscarded,
+    ];
+
+    /// The points of an apply, in their order.
+    pub const APPLY: [Point; 15] = [
+        Point::Downloaded,
+        Point::Staged,
+        Point::ApplyWindowOpened,
+        Point::ApplyJournalled,
+        Point::MarksRemoved,
+        Point::FirstExchange,
+        Point::AllExchanged,
+        Point::ExchangesSynced,
+        Point::FirstMark,
+        Point::AllMarks,
+        Point::CommitJournalled,
+        Point::ApplyWindowClosed,
+        Point::ReceivedHistoryWritten,
+        Point::LastApplyWritten,
+        Point::OldStateRemoved,
+    ];
+}
+
+#[cfg(feature = "failpoints")]
+static ARMED: std::sync::OnceLock<Point> = std::sync::OnceLock::new();
+
+/// Ends this process by SIGKILL when it reaches `point`. Only tests build with this.
+#[cfg(feature = "failpoints")]
+pub fn arm(point: Point) {
+    // Arming twice would be a fault of the test; the first holds.
+    let _ = ARMED.set(point);
+}
+
+#[cfg(feature = "failpoints")]
+pub(crate) fn reached(point: Point) {
+    if ARMED.get() == Some(&point) {
+        let me = rustix::process::getpid();
+        let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+pub(crate) fn reached(_point: Point) {}

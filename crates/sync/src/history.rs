@@ -1,0 +1,215 @@
+//! What was sent and received, as JSON files that `ls` and `cat` can read.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use belay_protocol::record::{Manifest, RuntimeWishes, SyncRecord};
+use belay_protocol::{Cid, HistoryEntry, NodeId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::command::HistoryError;
+use crate::durable;
+
+/// Entries kept in each direction.
+const KEPT: usize = 256;
+
+/// The history of one workload.
+#[derive(Debug, Clone)]
+pub struct History {
+    root: PathBuf,
+}
+
+/// A confirmed publish.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SentEntry {
+    pub(crate) cid: Cid,
+    pub(crate) version: u64,
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) publish_id: String,
+    pub(crate) published_timestamp: Timestamp,
+    pub(crate) request: SentRequest,
+    pub(crate) manifest: Manifest,
+    pub(crate) archive_size_bytes: u64,
+    pub(crate) node_id: NodeId,
+    pub(crate) deletion: Deletion,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SentRequest {
+    pub(crate) archive_paths: Vec<String>,
+    pub(crate) metadata: Map<String, Value>,
+    pub(crate) runtime: RuntimeWishes,
+}
+
+/// Whether the stored object was retired.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Deletion {
+    pub(crate) deleted_at: Option<Timestamp>,
+    pub(crate) deletion_succeeded: Option<bool>,
+    pub(crate) deletion_error: Option<String>,
+}
+
+/// A committed apply.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ReceivedEntry {
+    pub(crate) cid: Cid,
+    pub(crate) version: u64,
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) publish_id: String,
+    pub(crate) source_timestamp: Timestamp,
+    pub(crate) applied_timestamp: Timestamp,
+    pub(crate) node_id: NodeId,
+    pub(crate) metadata: Map<String, Value>,
+    pub(crate) manifest: Manifest,
+}
+
+impl History {
+    pub(crate) fn new(state_dir: &Path) -> Self {
+        Self { root: state_dir.join("sync_history") }
+    }
+
+    /// Writes down a confirmed publish; the same publish again replaces its entry.
+    pub(crate) fn sent(&self, record: &SyncRecord, request: SentRequest, at: Timestamp) -> io::Result<()> {
+        let entry = SentEntry {
+            cid: record.cid,
+            version: record.version,
+            epoch: record.epoch,
+            seq: record.seq,
+            publish_id: record.publish_id.clone(),
+            published_timestamp: at,
+            request,
+            manifest: record.manifest.clone(),
+            archive_size_bytes: record.manifest.archive_size_bytes,
+            node_id: record.node_id.clone(),
+            deletion: Deletion::default(),
+        };
+        self.put("sent", record, &entry)
+    }
+
+    /// Writes down a committed apply; the same apply again replaces its entry.
+    pub(crate) fn received(&self, record: &SyncRecord, at: Timestamp) -> io::Result<()> {
+        let entry = ReceivedEntry {
+            cid: record.cid,
+            version: record.version,
+            epoch: record.epoch,
+            seq: record.seq,
+            publish_id: record.publish_id.clone(),
+            source_timestamp: record.timestamp,
+            applied_timestamp: at,
+            node_id: record.node_id.clone(),
+            metadata: record.metadata.clone(),
+            manifest: record.manifest.clone(),
+        };
+        self.put("received", record, &entry)
+    }
+
+    fn put<T: Serialize>(&self, direction: &str, record: &SyncRecord, entry: &T) -> io::Result<()> {
+        let dir = self.root.join(direction);
+        durable::make_dir(&dir)?;
+        let base = format!("{:010}__{}", record.version, record.cid.short());
+        let plain = dir.join(format!("{base}.json"));
+        // Two records may share version and beginning of the cid; then the place tells them apart.
+        let taken = durable::read_json::<Named>(&plain).ok().flatten();
+        let path = match taken {
+            Some(named) if named.publish_id != record.publish_id => {
+                dir.join(format!("{base}__{}-{}.json", record.epoch, record.seq))
+            }
+            _ => plain,
+        };
+        durable::write_json(&path, 0o644, entry)?;
+        self.prune(&dir);
+        Ok(())
+    }
+
+    /// Entries of confirmed publishes with their files. What cannot be read is passed over.
+    pub(crate) fn all_sent(&self) -> Vec<(PathBuf, SentEntry)> {
+        let files = files(&self.root.join("sent")).unwrap_or_default();
+        files.into_iter().filter_map(|path| Some((path.clone(), durable::read_json(&path).ok()??))).collect()
+    }
+
+    /// Writes down how the retirement of an entry's object ended, in place.
+    pub(crate) fn retired(&self, path: &Path, mut entry: SentEntry, deletion: Deletion) -> io::Result<()> {
+        entry.deletion = deletion;
+        durable::write_json(path, 0o644, &entry)
+    }
+
+    /// Old entries whose object is still stored stay, since they are what names it.
+    fn prune(&self, dir: &Path) {
+        let Ok(files) = files(dir) else { return };
+        let excess = files.len().saturating_sub(KEPT);
+        for path in files.into_iter().take(excess) {
+            let stored = durable::read_json::<SentEntry>(&path)
+                .is_ok_and(|entry| entry.is_some_and(|entry| entry.deletion.deleted_at.is_none()));
+            if !stored {
+                // What stays is tried again with the next entry.
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// Entries of both directions, newest first.
+    pub(crate) fn list(&self, limit: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
+        let mut entries = Vec::new();
+        for path in files(&self.root.join("sent")).map_err(HistoryError::Read)? {
+            if let Ok(Some(entry)) = durable::read_json::<SentEntry>(&path) {
+                entries.push(HistoryEntry {
+                    direction: "sent".to_owned(),
+                    cid: entry.cid,
+                    version: entry.version,
+                    at: entry.published_timestamp,
+                    node: entry.node_id.to_string(),
+                    bytes: entry.archive_size_bytes,
+                    archive_paths: entry.manifest.archive_paths,
+                    file: path.display().to_string(),
+                });
+            }
+        }
+        for path in files(&self.root.join("received")).map_err(HistoryError::Read)? {
+            if let Ok(Some(entry)) = durable::read_json::<ReceivedEntry>(&path) {
+                entries.push(HistoryEntry {
+                    direction: "received".to_owned(),
+                    cid: entry.cid,
+                    version: entry.version,
+                    at: entry.applied_timestamp,
+                    node: entry.node_id.to_string(),
+                    bytes: entry.manifest.archive_size_bytes,
+                    archive_paths: entry.manifest.archive_paths,
+                    file: path.display().to_string(),
+                });
+            }
+        }
+        entries.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| b.file.cmp(&a.file)));
+        entries.truncate(limit);
+        Ok(entries)
+    }
+}
+
+/// What every entry has, read without the rest.
+#[derive(Deserialize)]
+struct Named {
+    publish_id: String,
+}
+
+/// The entry files of a directory, oldest version first; none if it is absent.
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

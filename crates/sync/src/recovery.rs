@@ -1,0 +1,74 @@
+//! What must be settled before a workload's container may start.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+
+use crate::command::{RecoverError, Recovery};
+use crate::commit::{self, CommitError};
+use crate::layout::SyncLayout;
+use crate::state::{ApplyPhase, Halt, StateDir};
+use crate::volume::Volumes;
+
+/// Finishes or discards an apply that a crash or a power cut interrupted, and says whether the
+/// workload may start.
+///
+/// Call it after the workload's volumes are mounted and before any start of its container; it may
+/// be repeated. `state_dir` is the one given to [`crate::spawn`]. While the workload's sync task is
+/// staging, which it does with the container running, recovery leaves that alone.
+pub async fn recover(state_dir: &Path, layout: &SyncLayout) -> Result<Recovery, RecoverError> {
+    let (state_dir, layout) = (state_dir.to_owned(), layout.clone());
+    let work = tokio::task::spawn_blocking(move || recover_blocking(&state_dir, &layout));
+    work.await.unwrap_or_else(|error| Err(RecoverError::State(std::io::Error::other(error))))
+}
+
+fn recover_blocking(state_dir: &Path, layout: &SyncLayout) -> Result<Recovery, RecoverError> {
+    let state = StateDir::open(state_dir).map_err(RecoverError::State)?;
+    let reason = |halt: Option<Halt>| halt.map(|halt| halt.reason);
+    let Some(_lock) = state.lock().map_err(RecoverError::State)? else {
+        return Ok(Recovery { halt: reason(state.halt()), finished: None });
+    };
+    match settle(&state, layout) {
+        Ok(finished) => Ok(Recovery { halt: reason(state.halt()), finished }),
+        Err(reason) => {
+            tracing::error!(%reason, "the state of the volumes is uncertain; the workload is halted");
+            let halt = Halt { reason: reason.clone(), since: Some(Timestamp::now()) };
+            state.set_halt(&halt).map_err(RecoverError::State)?;
+            Ok(Recovery { halt: Some(reason), finished: None })
+        }
+    }
+}
+
+fn settle(state: &StateDir, layout: &SyncLayout) -> Result<Option<belay_protocol::Cid>, String> {
+    let journal = state.apply().map_err(|error| format!("the journal of an apply cannot be read: {error}"))?;
+    let volumes = match (Volumes::open(layout), &journal) {
+        (Ok(volumes), _) => volumes,
+        // Without a journal there is nothing to be uncertain about, and nothing to sweep.
+        (Err(_), None) => return Ok(None),
+        (Err(error), Some(_)) => return Err(format!("an apply had begun, and {error}")),
+    };
+    let Some(journal) = journal else {
+        sweep(&volumes, None);
+        return Ok(None);
+    };
+    match &journal.phase {
+        ApplyPhase::Committed { .. } => Ok(None),
+        ApplyPhase::Applying => {
+            let cid = journal.record.cid;
+            match commit::resume(&volumes, state, journal, Timestamp::now()) {
+                Ok(_) => {
+                    state.clear_halt().map_err(|error| format!("a halt could not be lifted: {error}"))?;
+                    Ok(Some(cid))
+                }
+                Err(CommitError::Uncertain { reason }) => Err(reason),
+                Err(error @ CommitError::Unchanged { .. }) => Err(error.to_string()),
+            }
+        }
+    }
+}
+
+fn sweep(volumes: &Volumes, but: Option<&str>) {
+    if let Err(error) = commit::sweep(volumes, but) {
+        tracing::warn!(%error, "leftovers of an earlier apply could not be cleared away");
+    }
+}

@@ -1,0 +1,365 @@
+//! Builds a record's tree beside the present one, in the volumes that will hold it.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+
+use belay_protocol::record::Manifest;
+use flate2::read::MultiGzDecoder;
+use rustix::fs::{FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+
+use crate::archive::{ArchiveReader, ReadError};
+use crate::beneath::{Dir, Name, file_type};
+use crate::core::apply::{Unit, locate};
+use crate::core::member::{Body, Member, Mtime};
+use crate::core::record::AcceptedRecord;
+use crate::core::tree::{Limits, TreeFault, TreeIndex, is_below};
+use crate::volume::Volumes;
+use crate::walk::shown;
+
+/// Prefix of the directories in a volume's private part that hold staged trees.
+pub(crate) const STAGING_PREFIX: &str = "staging-";
+
+/// Runs of zeros of this many bytes become holes.
+const HOLE: usize = 4096;
+
+/// A staged tree, whole and durable.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    /// Name of the staging directory in each volume touched.
+    pub(crate) directory: String,
+    pub(crate) steps: Vec<StagedUnit>,
+}
+
+/// One staged entry.
+#[derive(Debug)]
+pub(crate) struct StagedUnit {
+    pub(crate) unit: Unit,
+    /// Its name in the staging directory.
+    pub(crate) slot: String,
+}
+
+/// Why a tree could not be staged.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StageError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the archive's tree is refused: {0}")]
+    Tree(#[from] TreeFault),
+    #[error("the archive holds another tree than the record names: {what} differs")]
+    Other { what: &'static str },
+    #[error("{path:?} is a mount point here and no directory in the tree")]
+    MountPoint { path: String },
+    #[error("{path:?} links to what is no file of the tree")]
+    LinkTarget { path: String },
+    #[error("volume {volume} has no room for the new state beside the old: {needed} bytes and {members} entries are needed, {bytes} bytes and {inodes} inodes are free")]
+    NoRoom { volume: String, needed: u64, members: u64, bytes: u64, inodes: u64 },
+    #[error("{path:?} could not be staged")]
+    Io {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn fault(path: &[u8], source: io::Error) -> StageError {
+    StageError::Io { path: shown(path), source }
+}
+
+/// Refuses what cannot fit, before anything is fetched.
+pub(crate) fn check_room(
+    volumes: &Volumes,
+    units: &[Unit],
+    manifest: &Manifest,
+) -> Result<(), StageError> {
+    let mut touched: Vec<usize> = units.iter().map(|unit| unit.mount).collect();
+    touched.dedup();
+    let (mut bytes, mut inodes, mut size, mut block) = (0_u64, 0_u64, 0_u64, 0_u64);
+    for &mount in &touched {
+        let volume = &volumes.all[mount];
+        let room = volume.room().map_err(|source| fault(volume.point.as_member(), source))?;
+        bytes = bytes.saturating_add(room.bytes);
+        inodes = inodes.saturating_add(room.inodes);
+        size = size.saturating_add(volume.size);
+        block = block.max(room.block);
+    }
+    // Sparse files take less than their size, so size is held against the volume and not against
+    // what is free; that is seen file by file.
+    let needed = manifest.content_bytes;
+    if needed > size || manifest.members > inodes || manifest.members.saturating_mul(block) / 8 > bytes {
+        let volume = volumes.all[touched[0]].name.to_string();
+        return Err(StageError::NoRoom { volume, needed, members: manifest.members, bytes, inodes });
+    }
+    Ok(())
+}
+
+/// Stages the tree in `archive`, which is what the record's manifest says it is byte by byte. On
+/// failure nothing is left but a directory that the caller clears away.
+pub(crate) fn stage(
+    volumes: &Volumes,
+    units: Vec<Unit>,
+    accepted: &AcceptedRecord,
+    mut archive: File,
+    directory: &str,
+) -> Result<Staged, StageError> {
+    let manifest = &accepted.record.manifest;
+    archive.seek(SeekFrom::Start(0)).map_err(|error| StageError::Read(ReadError::Io(error)))?;
+    let mut reader =
+        ArchiveReader::new(MultiGzDecoder::new(BufReader::with_capacity(256 * 1024, archive)));
+    let limits = Limits { members: manifest.members, content: manifest.content_bytes };
+    let mut index = TreeIndex::new(&accepted.roots, limits);
+    let mut staging = Staging::open(volumes, &units, directory)?;
+    while let Some(member) = reader.next()? {
+        index.admit(&member)?;
+        staging.leave_for(&member.path)?;
+        let digest = staging.place(&member, &mut reader)?;
+        index.record(&member, &digest);
+    }
+    staging.leave_for(b"")?;
+    let summary = index.finish()?;
+    for (what, differs) in [
+        ("its content id", summary.cid != accepted.record.cid),
+        ("the number of its entries", summary.members != manifest.members),
+        ("the size of its files", summary.content != manifest.content_bytes),
+    ] {
+        if differs {
+            return Err(StageError::Other { what });
+        }
+    }
+    for place in &staging.places {
+        let synced = place.dir.sync_file_system();
+        synced.map_err(|source| fault(volumes.all[place.mount].point.as_member(), source))?;
+    }
+    let filled = staging.filled;
+    Ok(Staged {
+        directory: directory.to_owned(),
+        steps: units
+            .into_iter()
+            .enumerate()
+            // A volume mounted below a root, of which the tree says nothing, stays as it is.
+            .filter(|(index, _)| filled[*index])
+            .map(|(index, unit)| StagedUnit { unit, slot: slot(index) })
+            .collect(),
+    })
+}
+
+fn slot(index: usize) -> String {
+    format!("u{index}")
+}
+
+/// A staging directory in one volume.
+struct Place {
+    mount: usize,
+    dir: Dir,
+    owner: (u32, u32),
+}
+
+struct Staging<'v> {
+    volumes: &'v Volumes,
+    units: &'v [Unit],
+    places: Vec<Place>,
+    filled: Vec<bool>,
+    /// Directories that are being filled, outermost first. Their mode and time come last.
+    open: Vec<Member>,
+}
+
+impl<'v> Staging<'v> {
+    fn open(volumes: &'v Volumes, units: &'v [Unit], directory: &str) -> Result<Self, StageError> {
+        let mut places: Vec<Place> = Vec::new();
+        for unit in units {
+            if places.iter().any(|place| place.mount == unit.mount) {
+                continue;
+            }
+            let volume = &volumes.all[unit.mount];
+            let opened = (|| {
+                let name = Name::new(directory.as_bytes())?;
+                volume.private.make_dir(name)?;
+                Ok((volume.private.open_child(name)?, volume.owner()?))
+            })();
+            let (dir, owner) = opened.map_err(|source| fault(volume.point.as_member(), source))?;
+            places.push(Place { mount: unit.mount, dir, owner });
+        }
+        Ok(Self { volumes, units, places, filled: vec![false; units.len()], open: Vec::new() })
+    }
+
+    /// Where a member is staged: its volume's staging directory and its path in that.
+    fn locate(&self, member: &[u8]) -> Result<(usize, &Place, Vec<u8>), StageError> {
+        let outside = || TreeFault::Outside { path: shown(member) };
+        let (unit, below) = locate(self.units, member).ok_or_else(outside)?;
+        let mount = self.units[unit].mount;
+        let place = self.places.iter().find(|place| place.mount == mount).ok_or_else(outside)?;
+        let mut path = slot(unit).into_bytes();
+        if !below.is_empty() {
+            path.push(b'/');
+            path.extend_from_slice(below);
+        }
+        Ok((unit, place, path))
+    }
+
+    fn place<R: Read>(
+        &mut self,
+        member: &Member,
+        reader: &mut ArchiveReader<R>,
+    ) -> Result<[u8; 32], StageError> {
+        let io = |source| fault(&member.path, source);
+        let (unit, place, path) = self.locate(&member.path)?;
+        let is_root = self.units[unit].path.as_member() == member.path;
+        let whole_volume = is_root && self.units[unit].below.is_empty();
+        if whole_volume && member.body != Body::Directory {
+            return Err(StageError::MountPoint { path: shown(&member.path) });
+        }
+        if whole_volume {
+            self.keep_mount_point(member)?;
+        }
+        let (parent, name) = Name::split(&path).map_err(io)?;
+        let parent = place.dir.open_dir(parent).map_err(io)?;
+        let mut digest = [0; 32];
+        match &member.body {
+            Body::Directory => {
+                parent.make_dir(name).map_err(io)?;
+                set_xattrs(parent.open_child(name).map_err(io)?.descriptor(), member)?;
+            }
+            Body::File { size } => {
+                self.check_file_room(place, *size, member)?;
+                digest = write_file(&parent, name, member, *size, place.owner, reader)?;
+            }
+            Body::Symlink { target } => {
+                parent.make_symlink(name, target).map_err(io)?;
+                parent.chown(name, place.owner.0, place.owner.1).map_err(io)?;
+                parent.set_mtime(name, timespec(member.mtime)).map_err(io)?;
+            }
+            Body::HardLink { to } => self.link(member, to, unit, &parent, name)?,
+        }
+        self.filled[unit] |= is_root;
+        if member.body == Body::Directory {
+            self.open.push(member.clone());
+        }
+        Ok(digest)
+    }
+
+    /// Where the root of a volume lies in a directory of another unit, that directory keeps an
+    /// empty one for it to be mounted on.
+    fn keep_mount_point(&self, member: &Member) -> Result<(), StageError> {
+        let io = |source| fault(&member.path, source);
+        let Ok((parent, name)) = Name::split(&member.path) else { return Ok(()) };
+        if locate(self.units, parent).is_none() {
+            return Ok(());
+        }
+        let (_, place, path) = self.locate(parent)?;
+        let parent = place.dir.open_dir(&path).map_err(io)?;
+        parent.make_dir(name).map_err(io)?;
+        parent.open_child(name).map_err(io)?.set_mode(member.mode).map_err(io)?;
+        parent.chown(name, place.owner.0, place.owner.1).map_err(io)
+    }
+
+    fn check_file_room(&self, place: &Place, size: u64, member: &Member) -> Result<(), StageError> {
+        let volume = &self.volumes.all[place.mount];
+        let room = volume.room().map_err(|source| fault(&member.path, source))?;
+        // A file larger than what is free may still be mostly holes; it then ends by itself.
+        if room.bytes == 0 || room.inodes == 0 || size > volume.size {
+            return Err(StageError::NoRoom {
+                volume: volume.name.to_string(),
+                needed: size,
+                members: 1,
+                bytes: room.bytes,
+                inodes: room.inodes,
+            });
+        }
+        Ok(())
+    }
+
+    fn link(
+        &self,
+        member: &Member,
+        to: &[u8],
+        unit: usize,
+        parent: &Dir,
+        name: Name<'_>,
+    ) -> Result<(), StageError> {
+        let io = |source| fault(&member.path, source);
+        let refused = || StageError::LinkTarget { path: shown(&member.path) };
+        let (to_unit, to_place, to_path) = self.locate(to)?;
+        let (to_parent, to_name) = Name::split(&to_path).map_err(io)?;
+        let to_parent = to_place.dir.open_dir(to_parent).map_err(|_| refused())?;
+        let target = to_parent.stat(to_name).map_err(io)?.ok_or_else(refused)?;
+        if file_type(&target) != FileType::RegularFile {
+            return Err(refused());
+        }
+        if to_unit == unit {
+            return parent.link(name, &to_parent, to_name).map_err(io);
+        }
+        // No link reaches from one volume to another: here the file is two files.
+        let (mut source, stat) = to_parent.open_file(to_name).map_err(io)?;
+        let mut copy = parent.create_new(name).map_err(io)?;
+        io::copy(&mut source, &mut copy).map_err(io)?;
+        let (_, place, _) = self.locate(&member.path)?;
+        own(&copy, place.owner, stat.st_mode & 0o7777).map_err(io)?;
+        parent.set_mtime(name, timespec(member.mtime)).map_err(io)
+    }
+
+    /// Finishes every open directory that does not hold `next`.
+    fn leave_for(&mut self, next: &[u8]) -> Result<(), StageError> {
+        while self.open.last().is_some_and(|dir| next.is_empty() || !is_below(next, &dir.path)) {
+            let Some(member) = self.open.pop() else { break };
+            let io = |source| fault(&member.path, source);
+            let (_, place, path) = self.locate(&member.path)?;
+            let dir = place.dir.open_dir(&path).map_err(io)?;
+            own(dir.descriptor(), place.owner, member.mode).map_err(io)?;
+            rustix::fs::futimens(dir.descriptor(), &times(member.mtime))
+                .map_err(|error| io(error.into()))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_file<R: Read>(
+    parent: &Dir,
+    name: Name<'_>,
+    member: &Member,
+    size: u64,
+    owner: (u32, u32),
+    reader: &mut ArchiveReader<R>,
+) -> Result<[u8; 32], StageError> {
+    let io = |source| fault(&member.path, source);
+    let mut file = parent.create_new(name).map_err(io)?;
+    let mut hasher = blake3::Hasher::new();
+    reader.content(|piece| -> Result<(), StageError> {
+        hasher.update(piece);
+        for part in piece.chunks(HOLE) {
+            if part.len() == HOLE && part.iter().all(|&byte| byte == 0) {
+                let hole = i64::try_from(HOLE).unwrap_or(0);
+                file.seek(SeekFrom::Current(hole)).map_err(io)?;
+            } else {
+                file.write_all(part).map_err(io)?;
+            }
+        }
+        Ok(())
+    })?;
+    file.set_len(size).map_err(io)?;
+    set_xattrs(&file, member)?;
+    own(&file, owner, member.mode).map_err(io)?;
+    rustix::fs::futimens(&file, &times(member.mtime)).map_err(|error| io(error.into()))?;
+    Ok(*hasher.finalize().as_bytes())
+}
+
+/// Owner first: giving a file away clears mode bits.
+fn own(file: impl AsFd, owner: (u32, u32), mode: u32) -> io::Result<()> {
+    rustix::fs::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+    Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
+}
+
+fn set_xattrs(file: impl AsFd, member: &Member) -> Result<(), StageError> {
+    for (name, value) in &member.xattrs {
+        rustix::fs::fsetxattr(&file, &name[..], value, XattrFlags::CREATE)
+            .map_err(|error| fault(&member.path, error.into()))?;
+    }
+    Ok(())
+}
+
+fn timespec(mtime: Mtime) -> Timespec {
+    Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanos.into() }
+}
+
+fn times(mtime: Mtime) -> Timestamps {
+    Timestamps { last_access: timespec(mtime), last_modification: timespec(mtime) }
+}

@@ -1,0 +1,255 @@
+//! Disk shapes of a workload's sync: journals, halt, and what a consumer remembers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use belay_protocol::control::{AppRequest, Stage};
+use belay_protocol::record::SyncRecord;
+use belay_protocol::{Cid, VolumeName};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::core::record::Order;
+use crate::durable;
+
+/// The files below `sync/` in a workload's state directory.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir {
+    root: PathBuf,
+}
+
+const PUBLISH: &str = "publish.json";
+const APPLY: &str = "apply.json";
+const CONSUMER: &str = "consumer.json";
+const HALT: &str = "halt.json";
+
+impl StateDir {
+    pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
+        let root = state_dir.join("sync");
+        durable::make_dir(&root)?;
+        Ok(Self { root })
+    }
+
+    pub(crate) fn publish(&self) -> io::Result<Option<PublishJournal>> {
+        self.read(PUBLISH)
+    }
+
+    pub(crate) fn set_publish(&self, journal: &PublishJournal) -> io::Result<()> {
+        self.write(PUBLISH, journal)
+    }
+
+    pub(crate) fn clear_publish(&self) -> io::Result<()> {
+        durable::remove(&self.root.join(PUBLISH))
+    }
+
+    pub(crate) fn apply(&self) -> io::Result<Option<ApplyJournal>> {
+        self.read(APPLY)
+    }
+
+    pub(crate) fn set_apply(&self, journal: &ApplyJournal) -> io::Result<()> {
+        self.write(APPLY, journal)
+    }
+
+    pub(crate) fn clear_apply(&self) -> io::Result<()> {
+        durable::remove(&self.root.join(APPLY))
+    }
+
+    pub(crate) fn consumer(&self) -> io::Result<ConsumerMemory> {
+        Ok(self.read(CONSUMER)?.unwrap_or_default())
+    }
+
+    pub(crate) fn set_consumer(&self, memory: &ConsumerMemory) -> io::Result<()> {
+        self.write(CONSUMER, memory)
+    }
+
+    /// Why the workload is halted, if it is. A halt that cannot be read is still a halt.
+    pub(crate) fn halt(&self) -> Option<Halt> {
+        match self.read(HALT) {
+            Ok(halt) => halt,
+            Err(error) => Some(Halt {
+                reason: format!("the record of a halt could not be read: {error}"),
+                since: None,
+            }),
+        }
+    }
+
+    pub(crate) fn set_halt(&self, halt: &Halt) -> io::Result<()> {
+        self.write(HALT, halt)
+    }
+
+    pub(crate) fn clear_halt(&self) -> io::Result<()> {
+        durable::remove(&self.root.join(HALT))
+    }
+
+    /// Held while a tree is staged and committed, so that recovery leaves it alone.
+    pub(crate) fn lock(&self) -> io::Result<Option<std::fs::File>> {
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.create(true).truncate(false).write(true).open(self.root.join("lock"))?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
+        durable::read_json(&self.root.join(name))
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> io::Result<()> {
+        durable::write_json(&self.root.join(name), 0o600, value)
+    }
+}
+
+/// A publish from its claim to its answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PublishJournal {
+    /// Names this act of publishing; it travels in the record.
+    pub(crate) publish_id: String,
+    pub(crate) origin: Origin,
+    pub(crate) request: AppRequest,
+    pub(crate) started: Timestamp,
+    /// Times a process began to work on it; one that ends every process is given up.
+    pub(crate) attempts: u32,
+    pub(crate) step: PublishStep,
+}
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Origin {
+    /// The app, by file; it gets a response.
+    App,
+    /// An operator or a schedule, by command.
+    Command,
+}
+
+/// How far a publish is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum PublishStep {
+    /// Nothing was captured, or nothing that counts.
+    Claimed,
+    /// The archive lies whole in the spool.
+    Captured {
+        spool: String,
+        capture: CaptureFacts,
+    },
+    /// The record may have been set.
+    Publishing {
+        spool: String,
+        capture: CaptureFacts,
+        record: Box<SyncRecord>,
+    },
+    /// The record is confirmed; history and answer may be missing.
+    Published {
+        capture: CaptureFacts,
+        record: Box<SyncRecord>,
+        at: Timestamp,
+        unchanged: Unchanged,
+    },
+}
+
+/// Whether a publish made a new record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Unchanged {
+    /// It did.
+    NewRecord,
+    /// The head already was this content with these words.
+    SameRecord,
+}
+
+/// What a capture came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CaptureFacts {
+    pub(crate) at: Timestamp,
+    pub(crate) roots: Vec<String>,
+    pub(crate) cid: Cid,
+    pub(crate) members: u64,
+    pub(crate) content_bytes: u64,
+    pub(crate) blob: Cid,
+    pub(crate) archive_size_bytes: u64,
+    pub(crate) skipped: Vec<String>,
+    pub(crate) skipped_count: u64,
+    pub(crate) downtime_ms: Option<u64>,
+}
+
+/// An apply from its first exchange to the end of its bookkeeping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ApplyJournal {
+    pub(crate) record: SyncRecord,
+    /// Name of the staging directory in each volume touched.
+    pub(crate) directory: String,
+    pub(crate) steps: Vec<ExchangeStep>,
+    pub(crate) phase: ApplyPhase,
+}
+
+/// How far an apply is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum ApplyPhase {
+    /// Everything is staged and durable; from here it only goes forward.
+    Applying,
+    /// Every volume holds the new state and its mark.
+    Committed { at: Timestamp },
+}
+
+/// One exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExchangeStep {
+    pub(crate) volume: VolumeName,
+    /// Place below the volume's root; empty for the whole.
+    pub(crate) below: String,
+    /// Name of the new entry in the staging directory.
+    pub(crate) slot: String,
+    /// Its inode.
+    pub(crate) staged: u64,
+    /// Inode of the entry it replaces, if there is one.
+    pub(crate) replaced: Option<u64>,
+}
+
+/// Why a workload must not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Halt {
+    pub(crate) reason: String,
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// What a consumer remembers across restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConsumerMemory {
+    /// The highest record that was accepted.
+    pub(crate) highest: Option<Highest>,
+    /// Failed content, by its cid or, where that cannot be read, by the hash of the record.
+    pub(crate) quarantine: BTreeMap<String, Quarantined>,
+}
+
+/// A place in the order with its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Highest {
+    pub(crate) order: Order,
+    pub(crate) cid: Cid,
+}
+
+/// Content that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Quarantined {
+    pub(crate) cid: Option<Cid>,
+    pub(crate) stage: Stage,
+    pub(crate) error: String,
+    pub(crate) failure_count: u32,
+    pub(crate) first_failed: Timestamp,
+    pub(crate) last_failed: Timestamp,
+    pub(crate) next_retry_after: Timestamp,
+}

@@ -1,0 +1,256 @@
+//! The task that owns the sync of one workload.
+
+use std::future::pending;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use belay_protocol::{NodeId, SyncRole, SyncStatus, WorkloadName};
+use belay_store::{BlobStore, DirectoryWatch, RecordStore, RecordWatch};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{Command, PublishError, SyncHandle};
+use crate::consumer::Consumer;
+use crate::context::Context;
+use crate::control::ControlDir;
+use crate::history::History;
+use crate::layout::{SyncLayout, SyncSpec};
+use crate::provider::Provider;
+use crate::spool::Spool;
+use crate::state::StateDir;
+use crate::window::OfflineWindow;
+
+/// Commands that wait while a publish is under way.
+const COMMANDS: usize = 8;
+/// Least time between two looks: an app that keeps touching its files costs no more than this.
+const REST: Duration = Duration::from_millis(100);
+
+/// Why the sync of a workload could not begin.
+#[derive(Debug, thiserror::Error)]
+#[error("the state directory of sync could not be used")]
+pub struct SpawnError(#[source] std::io::Error);
+
+/// Starts the sync of one workload.
+///
+/// `state_dir` is the workload's own directory on the host; journals and the spool go to `sync/` in
+/// it and the history to `sync_history/`. `layout` is none while the volumes are not mounted; set
+/// it only after [`crate::recover`] was called on them. The task ends after `shutdown`, between two
+/// steps; only when it has ended may the volumes be unmounted.
+#[expect(clippy::too_many_arguments, reason = "each is a different thing the task is given once")]
+pub fn spawn<S, W>(
+    workload: WorkloadName,
+    node: NodeId,
+    spec: SyncSpec,
+    state_dir: &Path,
+    store: Arc<S>,
+    layout: watch::Receiver<Option<SyncLayout>>,
+    window: W,
+    shutdown: CancellationToken,
+) -> Result<(SyncHandle, JoinHandle<()>), SpawnError>
+where
+    S: BlobStore + RecordStore,
+    W: OfflineWindow,
+{
+    let state = StateDir::open(state_dir).map_err(SpawnError)?;
+    let spool = Spool::open(state_dir).map_err(SpawnError)?;
+    let history = History::new(state_dir);
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let (status, shown) = watch::channel(SyncStatus {
+        role: spec.role,
+        key: spec.key.clone(),
+        stage: "waiting-for-volumes".to_owned(),
+        last_publish: None,
+        last_apply: None,
+        head: None,
+        last_failure: None,
+        quarantine: state
+            .consumer()
+            .unwrap_or_default()
+            .quarantine
+            .into_iter()
+            .map(|(key, entry)| (key, entry.next_retry_after))
+            .collect(),
+        halted: state.halt().map(|halt| halt.reason),
+    });
+    let handle = SyncHandle { commands, status: shown, history: history.clone() };
+    let context = Arc::new(Context {
+        workload,
+        node,
+        spec,
+        state,
+        spool,
+        history,
+        store,
+        window,
+        status,
+        shutdown,
+    });
+    let side = match context.spec.role {
+        SyncRole::Provider => Side::Provider(Provider::new(Arc::clone(&context))),
+        SyncRole::Consumer => Side::Consumer(Consumer::new(Arc::clone(&context))),
+    };
+    let task = SyncTask { context, side, layout, inbox, resumed: false };
+    Ok((handle, tokio::spawn(task.run())))
+}
+
+struct SyncTask<S, W> {
+    context: Arc<Context<S, W>>,
+    side: Side<S, W>,
+    layout: watch::Receiver<Option<SyncLayout>>,
+    inbox: mpsc::Receiver<Command>,
+    /// Whether what an earlier process left was looked at since the volumes were mounted.
+    resumed: bool,
+}
+
+enum Side<S, W> {
+    Provider(Provider<S, W>),
+    Consumer(Consumer<S, W>),
+}
+
+/// What tells of news, and may fail to.
+enum Notice {
+    Directory(DirectoryWatch),
+    Record(RecordWatch),
+    /// Only the poll is left.
+    None,
+}
+
+/// Why the task woke.
+enum Wake {
+    Shutdown,
+    Layout,
+    Hint,
+    Deaf,
+    Command(Command),
+    Due,
+}
+
+impl<S, W> SyncTask<S, W>
+where
+    S: BlobStore + RecordStore,
+    W: OfflineWindow,
+{
+    async fn run(mut self) {
+        let mut notice = Notice::None;
+        let mut due = Instant::now();
+        let mut looked = due;
+        loop {
+            match self.wake(&mut notice, due).await {
+                Wake::Shutdown => break,
+                Wake::Layout => {
+                    self.resumed = false;
+                    notice = Notice::None;
+                    due = Instant::now();
+                }
+                Wake::Hint => due = due.min(looked + REST),
+                Wake::Deaf => notice = Notice::None,
+                Wake::Command(command) => self.command(command).await,
+                Wake::Due => {
+                    if matches!(notice, Notice::None) {
+                        notice = self.listen().await;
+                    }
+                    let wait = self.tick().await;
+                    let poll = self.context.spec.poll_interval;
+                    looked = Instant::now();
+                    due = looked + wait.unwrap_or(poll).min(poll).max(REST);
+                }
+            }
+        }
+        self.inbox.close();
+    }
+
+    async fn wake(&mut self, notice: &mut Notice, due: Instant) -> Wake {
+        let heard = async {
+            let heard = match notice {
+                Notice::Directory(watch) => watch.changed().await,
+                Notice::Record(watch) => watch.changed().await,
+                Notice::None => pending().await,
+            };
+            if heard.is_some() { Wake::Hint } else { Wake::Deaf }
+        };
+        tokio::select! {
+            biased;
+            () = self.context.shutdown.cancelled() => Wake::Shutdown,
+            changed = self.layout.changed() => {
+                // Without someone to set the layout there is nobody left to work for.
+                if changed.is_ok() { Wake::Layout } else { Wake::Shutdown }
+            }
+            Some(command) = self.inbox.recv() => Wake::Command(command),
+            () = tokio::time::sleep_until(due) => Wake::Due,
+            wake = heard => wake,
+        }
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Check => {
+                self.tick().await;
+            }
+            Command::Publish { command, reply } => {
+                let result = match (self.mounted().await, &mut self.side) {
+                    (None, _) => Err(PublishError::NoVolumes),
+                    (Some(_), Side::Consumer(_)) => Err(PublishError::NotProvider),
+                    (Some(layout), Side::Provider(provider)) => {
+                        provider.command(&layout, command).await
+                    }
+                };
+                // The caller may have gone; the publish happened or not all the same.
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    async fn tick(&mut self) -> Option<Duration> {
+        let layout = self.mounted().await?;
+        match &mut self.side {
+            Side::Provider(provider) => provider.tick(&layout).await,
+            Side::Consumer(consumer) => consumer.tick(&layout).await,
+        }
+    }
+
+    /// The layout, after what an earlier process left was settled.
+    async fn mounted(&mut self) -> Option<SyncLayout> {
+        let layout = self.layout.borrow_and_update().clone();
+        let Some(layout) = layout else {
+            self.context.show("waiting-for-volumes");
+            return None;
+        };
+        if !self.resumed {
+            self.resumed = true;
+            match &mut self.side {
+                Side::Provider(provider) => provider.resume(&layout).await,
+                Side::Consumer(consumer) => consumer.resume(&layout).await,
+            }
+            self.context.show("idle");
+        }
+        Some(layout)
+    }
+
+    /// Asks to be told of news. A failure costs the speed of notice, not the news.
+    async fn listen(&mut self) -> Notice {
+        match &self.side {
+            Side::Consumer(_) => match self.context.store.watch(&self.context.spec.key).await {
+                Ok(watch) => Notice::Record(watch),
+                Err(error) => {
+                    tracing::debug!(workload = %self.context.workload, %error, "no watch");
+                    Notice::None
+                }
+            },
+            Side::Provider(_) => {
+                let Some(layout) = self.mounted().await else { return Notice::None };
+                let opened = tokio::task::spawn_blocking(move || ControlDir::open(&layout.control));
+                let Ok(Ok(Some(control))) = opened.await else { return Notice::None };
+                match DirectoryWatch::new(&control.pinned_path()) {
+                    Ok(watch) => Notice::Directory(watch),
+                    Err(error) => {
+                        tracing::debug!(workload = %self.context.workload, %error, "no watch");
+                        Notice::None
+                    }
+                }
+            }
+        }
+    }
+}

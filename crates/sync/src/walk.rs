@@ -1,0 +1,213 @@
+//! Walks declared paths over a workload's volumes, as its container sees them.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{FileType, Stat};
+
+use crate::beneath::{Dir, Name, file_type};
+use crate::core::path::{ContainerPath, DEPTH_MAX, Unresolved};
+use crate::core::tree::MEMBERS_MAX;
+use crate::volume::Volumes;
+
+/// Something met on a walk.
+pub(crate) struct Met<'a> {
+    /// Container path without its leading slash.
+    pub(crate) path: &'a [u8],
+    pub(crate) stat: Stat,
+    pub(crate) at: At<'a>,
+    /// Index of the volume it lies in.
+    pub(crate) mount: usize,
+}
+
+/// Where it is.
+#[derive(Clone, Copy)]
+pub(crate) enum At<'a> {
+    /// An entry of this directory.
+    Entry { dir: &'a Dir, name: Name<'a> },
+    /// The root directory of a volume.
+    Root { dir: &'a Dir },
+}
+
+/// Why a walk ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WalkError {
+    #[error(transparent)]
+    Unresolved(#[from] Unresolved),
+    #[error("{path} does not exist")]
+    Missing { path: String },
+    #[error("{path} lies behind a symlink, which is not followed")]
+    Link { path: String },
+    #[error("{path} is a symlink; name the file or directory itself")]
+    RootLink { path: String },
+    #[error("{path} is neither a file nor a directory")]
+    RootSpecial { path: String },
+    #[error("{path:?} lies deeper than {DEPTH_MAX} directories")]
+    Depth { path: String },
+    #[error("a volume is mounted at {path}, which lies in no directory of the volume around it")]
+    NestedMissing { path: String },
+    #[error("{path:?} could not be read")]
+    Io {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What to do about an entry that vanished between its listing and a look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Vanished {
+    /// The app is running; pass over it.
+    Skip,
+    /// Nothing should be changing; fail.
+    Fail,
+}
+
+/// Calls `visit` for every entry under `roots` in canonical order. Where a volume is mounted below
+/// a root the walk goes on in that volume, as the container would.
+pub(crate) fn walk<E: From<WalkError>>(
+    volumes: &Volumes,
+    roots: &[ContainerPath],
+    vanished: Vanished,
+    visit: &mut dyn FnMut(&Met<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    for root in roots {
+        let nested = volumes.mounts.nested(root);
+        let mut walk = Walk {
+            volumes,
+            vanished,
+            unmet: nested.into_iter().map(|(mount, point)| (mount, point.clone())).collect(),
+            visit,
+        };
+        walk.root(root)?;
+        if let Some((_, point)) = walk.unmet.first() {
+            return Err(WalkError::NestedMissing { path: point.to_string() }.into());
+        }
+    }
+    Ok(())
+}
+
+struct Walk<'w, E> {
+    volumes: &'w Volumes,
+    vanished: Vanished,
+    /// Volumes mounted below the root that were not come to yet.
+    unmet: Vec<(usize, ContainerPath)>,
+    visit: &'w mut dyn FnMut(&Met<'_>) -> Result<(), E>,
+}
+
+impl<E: From<WalkError>> Walk<'_, E> {
+    fn root(&mut self, root: &ContainerPath) -> Result<(), E> {
+        let place = self.volumes.mounts.resolve(root).map_err(WalkError::from)?;
+        let volume = &self.volumes.all[place.mount];
+        let path = root.as_member();
+        if place.below.is_empty() {
+            let data = volume.data().map_err(|source| io_fault(path, source))?;
+            return self.directory(path, At::Root { dir: &data }, &data, place.mount);
+        }
+        let shown = || root.to_string();
+        let found = volume.place(&place.below).map_err(|source| behind(path, source))?;
+        let Some((dir, name)) = found else {
+            return Err(WalkError::Missing { path: shown() }.into());
+        };
+        let stat = dir.stat(name).map_err(|source| io_fault(path, source))?;
+        let Some(stat) = stat else {
+            return Err(WalkError::Missing { path: shown() }.into());
+        };
+        match file_type(&stat) {
+            FileType::RegularFile | FileType::Directory => {}
+            FileType::Symlink => return Err(WalkError::RootLink { path: shown() }.into()),
+            _ => return Err(WalkError::RootSpecial { path: shown() }.into()),
+        }
+        self.entry(path, &dir, name, stat, place.mount)
+    }
+
+    fn entry(
+        &mut self,
+        path: &[u8],
+        dir: &Dir,
+        name: Name<'_>,
+        stat: Stat,
+        mount: usize,
+    ) -> Result<(), E> {
+        let at = At::Entry { dir, name };
+        if file_type(&stat) != FileType::Directory {
+            return (self.visit)(&Met { path, stat, at, mount });
+        }
+        match dir.open_child(name) {
+            Ok(child) => self.directory(path, at, &child, mount),
+            Err(error) if self.may_skip(&error) => Ok(()),
+            Err(error) => Err(io_fault(path, error).into()),
+        }
+    }
+
+    fn directory(&mut self, path: &[u8], at: At<'_>, dir: &Dir, mount: usize) -> Result<(), E> {
+        if path.iter().filter(|&&byte| byte == b'/').count() >= DEPTH_MAX {
+            return Err(WalkError::Depth { path: shown(path) }.into());
+        }
+        let stat = dir.stat_self().map_err(|source| io_fault(path, source))?;
+        (self.visit)(&Met { path, stat, at, mount })?;
+        let limit = usize::try_from(MEMBERS_MAX).unwrap_or(usize::MAX);
+        let mut names = dir.names(limit).map_err(|source| io_fault(path, source))?;
+        for (_, point) in &self.unmet {
+            let point = point.as_member();
+            let child = point.strip_prefix(path).and_then(|rest| rest.strip_prefix(b"/"));
+            if let Some(child) = child.filter(|child| !child.contains(&b'/')) {
+                let child = std::ffi::OsStr::from_bytes(child).to_owned();
+                if let Err(position) = names.binary_search(&child) {
+                    names.insert(position, child);
+                }
+            }
+        }
+        for name in names {
+            let child = [path, b"/", name.as_bytes()].concat();
+            let mounted = self.unmet.iter().position(|(_, point)| point.as_member() == child);
+            if let Some(index) = mounted {
+                let (inner, _) = self.unmet.remove(index);
+                let data = self.volumes.all[inner].data();
+                let data = data.map_err(|source| io_fault(&child, source))?;
+                self.directory(&child, At::Root { dir: &data }, &data, inner)?;
+                continue;
+            }
+            let name = Name::new(name.as_bytes()).map_err(|source| io_fault(&child, source))?;
+            match dir.stat(name) {
+                Ok(Some(stat)) => self.entry(&child, dir, name, stat, mount)?,
+                Ok(None) if self.vanished == Vanished::Skip => {}
+                Ok(None) => {
+                    let source = io::ErrorKind::NotFound.into();
+                    return Err(io_fault(&child, source).into());
+                }
+                Err(source) => return Err(io_fault(&child, source).into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn may_skip(&self, error: &io::Error) -> bool {
+        // Gone, or replaced by something that is no directory.
+        self.vanished == Vanished::Skip
+            && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            || self.vanished == Vanished::Skip && is_loop(error)
+    }
+}
+
+fn is_loop(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+fn behind(path: &[u8], source: io::Error) -> WalkError {
+    if is_loop(&source) {
+        WalkError::Link { path: format!("/{}", shown(path)) }
+    } else if source.kind() == io::ErrorKind::NotADirectory {
+        WalkError::Missing { path: format!("/{}", shown(path)) }
+    } else {
+        io_fault(path, source)
+    }
+}
+
+pub(crate) fn io_fault(path: &[u8], source: io::Error) -> WalkError {
+    WalkError::Io { path: format!("/{}", shown(path)), source }
+}
+
+pub(crate) fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).chars().take(200).collect()
+}

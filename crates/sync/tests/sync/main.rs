@@ -1,0 +1,6 @@
+//! Providers and consumers over real directories and a real store, with a fake container.
+
+mod apply;
+mod kill;
+mod publish;
+mod scene;

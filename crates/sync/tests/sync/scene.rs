@@ -1,0 +1,271 @@
+//! A workload without a container: volumes in a temporary directory, a window that keeps count.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use belay_protocol::{SyncRole, SyncStatus};
+use belay_store::LocalStore;
+use belay_sync::{
+    FoundState, MountPoint, OfflineWindow, Ready, SyncHandle, SyncLayout, SyncSpec, Window,
+    WindowClosed, WindowOutcome, WindowPurpose, WindowRefused, spawn,
+};
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Long enough for a loaded machine; reached only by a test that fails.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Volumes of the usual workload: one inside the other, as their containers see them.
+pub const VOLUMES: [(&str, &str); 2] = [("app", "/app"), ("data", "/app/data")];
+
+/// The directories of one node's workload.
+#[derive(Clone)]
+pub struct Place {
+    pub root: PathBuf,
+}
+
+impl Place {
+    pub fn new(root: &Path, volumes: &[(&str, &str)]) -> Self {
+        let place = Self { root: root.to_owned() };
+        for (name, _) in volumes {
+            fs::create_dir_all(place.data(name)).expect("creates a volume");
+        }
+        fs::create_dir_all(place.control()).expect("creates a control volume");
+        place
+    }
+
+    pub fn data(&self, volume: &str) -> PathBuf {
+        self.root.join("volumes").join(volume).join("data")
+    }
+
+    pub fn private(&self, volume: &str) -> PathBuf {
+        self.root.join("volumes").join(volume).join(".belay")
+    }
+
+    pub fn control(&self) -> PathBuf {
+        self.root.join("system/data")
+    }
+
+    pub fn sync_file(&self, name: &str) -> PathBuf {
+        self.control().join("volume-sync").join(name)
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    pub fn layout(&self, volumes: &[(&str, &str)]) -> SyncLayout {
+        let mount = |(name, path): &(&str, &str)| MountPoint {
+            volume: name.parse().expect("a volume name"),
+            container_path: (*path).to_owned(),
+            data: self.data(name),
+            private: self.private(name),
+            size: 64 * 1024 * 1024,
+        };
+        SyncLayout {
+            mounts: volumes.iter().map(mount).collect(),
+            control: self.control(),
+            control_mount: "/belay".to_owned(),
+        }
+    }
+
+    /// Writes a request the way a careful app does.
+    pub fn request(&self, body: &Value) {
+        let next = self.sync_file("next");
+        fs::write(&next, body.to_string()).expect("writes a request");
+        fs::rename(&next, self.sync_file("request.json")).expect("hands a request in");
+    }
+
+    pub fn json(&self, name: &str) -> Option<Value> {
+        let text = fs::read_to_string(self.sync_file(name)).ok()?;
+        Some(serde_json::from_str(&text).expect("a result is never seen half-written"))
+    }
+}
+
+/// What the fake container was made to do, and what it does next.
+#[derive(Debug, Default)]
+pub struct Container {
+    pub events: Vec<String>,
+    pub refuse: Option<WindowRefused>,
+    pub halted: bool,
+}
+
+#[derive(Clone, Default)]
+pub struct FakeWindow(pub Arc<Mutex<Container>>);
+
+impl FakeWindow {
+    pub fn note(&self, event: impl Into<String>) {
+        self.0.lock().expect("no test panics while it holds this").events.push(event.into());
+    }
+
+    pub fn events(&self) -> Vec<String> {
+        self.0.lock().expect("no test panics while it holds this").events.clone()
+    }
+}
+
+impl OfflineWindow for FakeWindow {
+    async fn open(&self, purpose: WindowPurpose) -> Result<Window, WindowRefused> {
+        if let Some(refused) = self.0.lock().expect("not poisoned").refuse.clone() {
+            return Err(refused);
+        }
+        self.note(match purpose {
+            WindowPurpose::Publish { .. } => "stop for publish",
+            WindowPurpose::Apply { .. } => "stop for apply",
+        });
+        let (window, owner) = Window::pair();
+        let this = self.clone();
+        tokio::spawn(async move {
+            let (outcome, reply) = owner.closed().await;
+            let ready = match outcome {
+                WindowOutcome::Unchanged => {
+                    this.note("start unchanged");
+                    Ready::Ready
+                }
+                WindowOutcome::Applied { .. } => {
+                    this.note("start applied");
+                    Ready::Ready
+                }
+                WindowOutcome::Uncertain { .. } => {
+                    this.note("stay down");
+                    this.0.lock().expect("not poisoned").halted = true;
+                    Ready::NotStarted
+                }
+            };
+            let downtime = Duration::from_millis(7);
+            reply.send(Ok(WindowClosed { found: FoundState::Running, ready, downtime }));
+        });
+        Ok(window)
+    }
+}
+
+/// A running sync task.
+pub struct Running {
+    pub handle: SyncHandle,
+    pub window: FakeWindow,
+    layout: watch::Sender<Option<SyncLayout>>,
+    shutdown: CancellationToken,
+    join: JoinHandle<()>,
+}
+
+pub fn spec(role: SyncRole) -> SyncSpec {
+    SyncSpec {
+        poll_interval: Duration::from_millis(200),
+        min_publish_interval: Duration::ZERO,
+        request_grace: Duration::from_millis(300),
+        retire_grace: Duration::ZERO,
+        ..SyncSpec::new(role, "models".parse().expect("a key"))
+    }
+}
+
+pub fn start_with(place: &Place, volumes: &[(&str, &str)], store: &Path, spec: SyncSpec) -> Running {
+    let store = LocalStore::open(store).expect("opens the store");
+    let window = FakeWindow::default();
+    let (layout, seen) = watch::channel(Some(place.layout(volumes)));
+    let shutdown = CancellationToken::new();
+    let (handle, join) = spawn(
+        "app".parse().expect("a workload name"),
+        "node-a".parse().expect("a node name"),
+        spec,
+        &place.state(),
+        Arc::new(store),
+        seen,
+        window.clone(),
+        shutdown.clone(),
+    )
+    .expect("spawns");
+    Running { handle, window, layout, shutdown, join }
+}
+
+pub fn start(place: &Place, store: &Path, role: SyncRole) -> Running {
+    start_with(place, &VOLUMES, store, spec(role))
+}
+
+impl Running {
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        tokio::time::timeout(DEADLINE, self.join)
+            .await
+            .expect("the task ends in time")
+            .expect("the task does not panic");
+        drop(self.layout);
+    }
+
+    pub fn set_layout(&self, layout: Option<SyncLayout>) {
+        self.layout.send_replace(layout);
+    }
+
+    pub async fn status(&self, what: &str, mut wanted: impl FnMut(&SyncStatus) -> bool) -> SyncStatus {
+        let mut status = self.handle.status();
+        let seen = tokio::time::timeout(DEADLINE, status.wait_for(|status| wanted(status))).await;
+        match seen {
+            Ok(Ok(status)) => status.clone(),
+            _ => panic!("{what}: {:#?}", self.handle.status().borrow().clone()),
+        }
+    }
+}
+
+/// Polls until `found` finds something.
+pub async fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let end = tokio::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(found) = found() {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < end, "never came: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Everything under a directory that travels, by relative path.
+pub fn tree(root: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let metadata = fs::symlink_metadata(&path).expect("a listed entry exists");
+        let relative = path.strip_prefix(root).expect("below").display().to_string();
+        let mode = metadata.permissions().mode() & 0o7777;
+        let time = (metadata.mtime(), metadata.mtime_nsec());
+        let shown = if metadata.is_symlink() {
+            format!("link to {}", fs::read_link(&path).expect("reads").display())
+        } else if metadata.is_dir() {
+            waiting.extend(fs::read_dir(&path).expect("lists").map(|e| e.expect("reads").path()));
+            format!("dir {mode:o} {time:?}")
+        } else if metadata.is_file() {
+            let content = fs::read(&path).expect("reads");
+            let hash = blake3::hash(&content).to_hex();
+            format!("file {mode:o} {time:?} {} links {}", &hash[..8], metadata.nlink())
+        } else {
+            "special".to_owned()
+        };
+        found.insert(relative, shown);
+    }
+    found
+}
+
+/// The trees of the two usual volumes together.
+pub fn trees(place: &Place) -> Vec<BTreeMap<String, String>> {
+    VOLUMES.iter().map(|(name, _)| tree(&place.data(name))).collect()
+}
+
+/// A state that a mix with another can be told from: every volume says which it is.
+pub fn fill(place: &Place, state: &str) {
+    for (name, _) in VOLUMES {
+        let data = place.data(name);
+        for entry in fs::read_dir(&data).expect("lists") {
+            let path = entry.expect("reads").path();
+            if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+                .expect("clears");
+        }
+        fs::create_dir(data.join("sub")).expect("creates");
+        fs::write(data.join("state"), state).expect("writes");
+        fs::write(data.join("sub").join(state), vec![b'x'; 100_000]).expect("writes");
+    }
+    // The outer volume keeps the place where the inner one is mounted.
+    fs::create_dir(place.data("app").join("data")).expect("creates");
+}

@@ -1,0 +1,108 @@
+//! Releasing and deleting a volume.
+
+use std::fs;
+use std::io;
+
+use nix::errno::Errno;
+use sys_mount::UnmountFlags;
+use tracing::info;
+
+use crate::core::mount_table::DeviceNumber;
+use crate::core::plan::{ReleaseStep, plan_release, plan_removal};
+use crate::core::spec::VolumeId;
+use crate::error::{IoFault, ReleaseError, RemoveError};
+use crate::failpoint::{self, Moment};
+use crate::observe::Sight;
+use crate::volumes::Inner;
+use crate::{holders, image, loop_device, observe};
+
+/// Unmounts the volume and confirms that the kernel has let go of the image.
+pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<(), ReleaseError> {
+    let io = |source| ReleaseError::Io { id: id.clone(), source };
+    let sight = observe::volume(&inner.layout, id).map_err(io)?;
+    let steps = plan_release(&sight.observed)
+        .map_err(|refusal| ReleaseError::Refused { id: id.clone(), refusal })?;
+    for step in &steps {
+        failpoint::reach("release", step, Moment::Before).map_err(io)?;
+        match step {
+            ReleaseStep::Unmount => unmount(inner, id, &sight)?,
+            ReleaseStep::Detach(minor) => {
+                loop_device::detach(*minor, sight.image.as_ref()).map_err(io)?;
+            }
+            ReleaseStep::ConfirmGone => confirm_gone(id, &sight)?,
+            ReleaseStep::RemoveMinor(minor) => loop_device::remove_minor(&inner.minors, *minor),
+        }
+        failpoint::reach("release", step, Moment::After).map_err(io)?;
+    }
+    remove_empty_directories(inner, id);
+    if !sight.observed.target.is_empty() {
+        info!(volume = %id, "volume released");
+    }
+    Ok(())
+}
+
+fn unmount(inner: &Inner, id: &VolumeId, sight: &Sight) -> Result<(), ReleaseError> {
+    let target = inner.layout.mount(id);
+    match sys_mount::unmount(&target, UnmountFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {
+            let devices: Vec<_> = sight.observed.target.iter().map(|entry| entry.device).collect();
+            let holders = holders::find(&devices, Some(&target));
+            Err(ReleaseError::Busy { id: id.clone(), holders })
+        }
+        Err(error) => {
+            let source = IoFault::new("unmount", target, error);
+            Err(ReleaseError::Io { id: id.clone(), source })
+        }
+    }
+}
+
+fn confirm_gone(id: &VolumeId, sight: &Sight) -> Result<(), ReleaseError> {
+    for device in &sight.observed.devices {
+        let minor = device.minor;
+        if !loop_device::wait_until_detached(minor, sight.image.as_ref()) {
+            let holders = holders::find(&[DeviceNumber::of_loop(minor)], None);
+            return Err(ReleaseError::StillAttached { id: id.clone(), minor, holders });
+        }
+    }
+    Ok(())
+}
+
+/// A directory that something is still in stays.
+fn remove_empty_directories(inner: &Inner, id: &VolumeId) {
+    let mount = inner.layout.mount(id);
+    let _in_use = fs::remove_dir(&mount);
+    if let Some(workload) = mount.parent() {
+        let _in_use = fs::remove_dir(workload);
+    }
+}
+
+#[derive(Debug)]
+enum RemovalStep {
+    Rename,
+    Delete,
+}
+
+/// Deletes the volume: it loses its name first, so that half of it is never found.
+pub(crate) fn remove(inner: &Inner, id: &VolumeId) -> Result<(), RemoveError> {
+    let io = |source| RemoveError::Io { id: id.clone(), source };
+    let sight = observe::volume(&inner.layout, id).map_err(io)?;
+    plan_removal(&sight.observed)
+        .map_err(|refusal| RemoveError::Refused { id: id.clone(), refusal })?;
+    let (volume, removing) = (inner.layout.volume(id), inner.layout.removing(id));
+    let workload = inner.layout.workload(id);
+    image::delete_directory(&removing).map_err(io)?;
+    failpoint::reach("remove", &RemovalStep::Rename, Moment::Before).map_err(io)?;
+    match fs::rename(&volume, &removing) {
+        Ok(()) => image::sync_directory(&workload).map_err(io)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io(IoFault::new("rename", volume, error))),
+    }
+    failpoint::reach("remove", &RemovalStep::Delete, Moment::Before).map_err(io)?;
+    image::delete_directory(&removing).map_err(io)?;
+    failpoint::reach("remove", &RemovalStep::Delete, Moment::After).map_err(io)?;
+    remove_empty_directories(inner, id);
+    let _holds_other_volumes = fs::remove_dir(workload);
+    info!(volume = %id, "volume deleted");
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! The handle on the volumes of one directory.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+use crate::core::file_system::{Ext4Tools, Reserve, ext4_tools};
+use crate::core::layout::Layout;
+use crate::core::size::ByteSize;
+use crate::core::spec::{MountedVolume, VolumeId, VolumeSpec};
+use crate::core::status::{HostStatus, VolumeStatus};
+use crate::error::{
+    CareError, EnsureError, IoFault, ListError, OpenError, ReleaseError, RemoveError,
+};
+use crate::loop_device::{self, Minors};
+use crate::{care, ensure, image, observe, release, status, tool};
+
+/// Where volumes live and what they may take.
+#[derive(Debug, Clone)]
+pub struct VolumesConfig {
+    /// The directory of all volumes, for example `/var/lib/belay/volumes`.
+    pub root: PathBuf,
+    /// What is kept free on the host when an image is allocated.
+    pub keep_free: ByteSize,
+    /// The share of an ext4 data volume, in percent, that its container cannot use and an update
+    /// can. A system volume keeps at least a tenth.
+    pub reserve_percent: u8,
+    /// The user that the reserve is kept for. No process may run under it.
+    pub reserve_uid: u32,
+    /// Numbers of the loop devices that are added and removed here. Daemons may share a range.
+    pub minors: Range<u32>,
+    /// How many operations run at once.
+    pub parallel: usize,
+    /// How long making a file system may take.
+    pub make_limit: Duration,
+    /// How long checking or growing a file system may take.
+    pub check_limit: Duration,
+}
+
+impl VolumesConfig {
+    /// The defaults, in this directory.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            keep_free: ByteSize::mib(64),
+            reserve_percent: 5,
+            reserve_uid: 4_200_000_000,
+            minors: 4096..8192,
+            parallel: 8,
+            make_limit: Duration::from_mins(2),
+            check_limit: Duration::from_mins(10),
+        }
+    }
+}
+
+/// What an earlier run left and what was done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// Volumes found mounted; they stay so.
+    pub mounted: Vec<VolumeId>,
+    /// Volumes found mounted whose image was deleted: they end with their last user.
+    pub deleted: Vec<VolumeId>,
+    /// Loop devices that nothing used, detached and removed.
+    pub detached: Vec<PathBuf>,
+    /// Volumes that were never finished, or not wholly deleted, now gone.
+    pub discarded: Vec<PathBuf>,
+}
+
+/// The volumes of one directory. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    inner: Arc<Inner>,
+}
+
+/// What every operation needs.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: VolumesConfig,
+    pub(crate) layout: Layout,
+    pub(crate) minors: Minors,
+    pub(crate) runtime: Handle,
+    pub(crate) ext4_tools: Ext4Tools,
+    pub(crate) configured: Mutex<BTreeSet<VolumeId>>,
+    recovered: Recovered,
+    locks: Mutex<HashMap<VolumeId, Arc<AsyncMutex<()>>>>,
+    permits: Arc<Semaphore>,
+    _owner: File,
+}
+
+impl Inner {
+    /// What is kept back of this volume's file system.
+    pub(crate) fn reserve_of(&self, spec: &VolumeSpec) -> Reserve {
+        let percent = match spec.role {
+            crate::VolumeRole::Data => self.config.reserve_percent,
+            crate::VolumeRole::System => self.config.reserve_percent.max(10),
+        };
+        Reserve { percent: percent.min(50), uid: self.config.reserve_uid }
+    }
+}
+
+impl Volumes {
+    /// Takes the directory, clears away what an interrupted run left half done, and adopts what is
+    /// mounted. Nothing that is mounted is touched.
+    pub async fn open(config: VolumesConfig) -> Result<Self, OpenError> {
+        let runtime = Handle::current();
+        blocking(move || Self::open_blocking(config, runtime)).await
+    }
+
+    fn open_blocking(config: VolumesConfig, runtime: Handle) -> Result<Self, OpenError> {
+        if config.minors.is_empty() {
+            return Err(OpenError::NoMinors);
+        }
+        loop_device::open_control().map_err(OpenError::NoLoopDevices)?;
+        for tool in [tool::MKFS_EXT4, tool::E2FSCK, tool::RESIZE2FS] {
+            tool.require()?;
+        }
+        let version =
+            tool::run(&runtime, tool::MKFS_EXT4, &["-V".to_owned()], None, config.make_limit)?;
+        image::make_directory(&config.root, 0o711)?;
+        let root = config.root.canonicalize().map_err(IoFault::on("resolve", &config.root))?;
+        let layout = Layout::new(root);
+        let owner = take(&layout)?;
+        image::make_directory(layout.images(), 0o700)?;
+        image::make_directory(&layout.mounts(), 0o711)?;
+        let minors = Minors::new(config.minors.clone());
+        let recovered = observe::recover(&layout, &minors)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                layout,
+                minors,
+                runtime,
+                ext4_tools: ext4_tools(&version.output),
+                configured: Mutex::default(),
+                recovered,
+                locks: Mutex::default(),
+                permits: Arc::new(Semaphore::new(config.parallel.max(1))),
+                _owner: owner,
+                config,
+            }),
+        })
+    }
+
+    /// What was found and done when the directory was opened.
+    pub fn recovered(&self) -> &Recovered {
+        &self.inner.recovered
+    }
+
+    /// Says which volumes the workloads name. Those that exist beside them are shown as orphans.
+    pub fn set_configured(&self, ids: BTreeSet<VolumeId>) {
+        *self.inner.configured.lock().unwrap_or_else(PoisonError::into_inner) = ids;
+    }
+
+    /// Brings the volume into being and mounts it, or finds that it is. An unclean file system is
+    /// checked before it is mounted, and a larger size grows it.
+    pub async fn ensure(&self, spec: &VolumeSpec) -> Result<MountedVolume, EnsureError> {
+        let spec = spec.clone();
+        self.exclusively(spec.id.clone(), move |inner| ensure::ensure(inner, &spec)).await
+    }
+
+    /// Unmounts the volume and confirms that the kernel no longer holds its image. The caller
+    /// guarantees that no container uses it. Releasing a released volume succeeds.
+    pub async fn release(&self, id: &VolumeId) -> Result<(), ReleaseError> {
+        let id = id.clone();
+        self.exclusively(id.clone(), move |inner| release::release(inner, &id)).await
+    }
+
+    /// Deletes the volume with its data. Refused while anything holds it; a volume that does not
+    /// exist is no error.
+    pub async fn remove(&self, id: &VolumeId) -> Result<(), RemoveError> {
+        let id = id.clone();
+        self.exclusively(id.clone(), move |inner| release::remove(inner, &id)).await
+    }
+
+    /// Every volume that exists here, mounted or not, in the order of ids.
+    pub async fn list(&self) -> Result<Vec<VolumeStatus>, ListError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || status::list(&inner)).await.map_err(ListError)
+    }
+
+    /// What the host's file system has and what the volumes were promised of it.
+    pub async fn host(&self) -> Result<HostStatus, ListError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || status::host(&inner)).await.map_err(ListError)
+    }
+
+    /// Gives the free space of a thin, mounted volume back to the host; returns how much.
+    pub async fn trim(&self, id: &VolumeId) -> Result<ByteSize, CareError> {
+        let id = id.clone();
+        self.exclusively(id.clone(), move |inner| care::trim(inner, &id)).await
+    }
+
+    /// Runs one operation on a volume to its end, also when the caller does not wait for it.
+    async fn exclusively<T: Send + 'static>(
+        &self,
+        id: VolumeId,
+        work: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> T {
+        let lock = {
+            let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(id).or_default())
+        };
+        let turn = lock.lock_owned().await;
+        let permit = Arc::clone(&self.inner.permits)
+            .acquire_owned()
+            .await
+            .expect("the semaphore lives as long as the handle and is never closed");
+        let inner = Arc::clone(&self.inner);
+        blocking(move || {
+            let _held_to_the_end = (turn, permit);
+            work(&inner)
+        })
+        .await
+    }
+}
+
+/// Runs blocking work off the async threads, and passes a panic on.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => {
+                unreachable!("work is cancelled only with the runtime, and then nobody waits")
+            }
+        },
+    }
+}
+
+/// Locks the directory for this process. The lock ends with the process, however it ends.
+fn take(layout: &Layout) -> Result<File, OpenError> {
+    let path = layout.lock();
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(IoFault::on("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
+        Err(TryLockError::Error(error)) => Err(OpenError::Io(IoFault::new("lock", path, error))),
+    }
+}

@@ -1,0 +1,9 @@
+//! Volumes on real loop devices. Needs root; a missing prerequisite fails.
+
+mod faults;
+mod growth;
+mod identity;
+mod lifecycle;
+mod reservation;
+mod scratch;
+mod system_volume;
