@@ -114,6 +114,9 @@ pub(crate) enum Verb {
         /// Clean up at once instead of staying until interrupted
         #[arg(long)]
         once: bool,
+        /// Only remove what a demo that was killed left behind
+        #[arg(long, conflicts_with = "once")]
+        clean: bool,
     },
 }
 

@@ -58,7 +58,8 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Doctor { listing, belayd } => {
             return doctor::run(belayd.as_deref(), listing, output).await;
         }
-        Verb::Demo { belayd, once } => {
+        Verb::Demo { clean: true, .. } => return demo::clean(output).await,
+        Verb::Demo { belayd, once, clean: false } => {
             let stay = if once { demo::Stay::Once } else { demo::Stay::UntilInterrupted };
             return demo::run(belayd.as_deref(), stay, output).await;
         }

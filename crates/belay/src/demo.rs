@@ -19,7 +19,7 @@ use std::process::ExitCode;
 
 use crate::command;
 use crate::demo::interrupt::Interrupt;
-use crate::demo::leftovers::Leftovers;
+use crate::demo::leftovers::{Images, Leftovers};
 use crate::demo::narrator::Narrator;
 use crate::demo::place::Place;
 use crate::demo::story::Stage;
@@ -45,14 +45,7 @@ pub(crate) async fn run(
     output: &Output,
 ) -> Result<ExitCode, Ending> {
     let belayd = command::find_belayd(belayd)?;
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new(
-            failure::NO_PERMISSION,
-            "the demo mounts volumes and runs containers, which takes root",
-            "sudo belay demo",
-        )
-        .into());
-    }
+    require_root()?;
     let mut interrupt = Interrupt::watch()?;
     let narrator = Narrator::new(output);
     narrator.title("Belay demo: two nodes on this machine, a volume replicated between them.")?;
@@ -90,6 +83,27 @@ pub(crate) async fn run(
     }
 }
 
+/// Removes what a demo that was killed left behind, and does nothing else.
+pub(crate) async fn clean(output: &Output) -> Result<ExitCode, Ending> {
+    require_root()?;
+    let narrator = Narrator::new(output);
+    sweep_earlier(&Place::claim()?, &narrator).await?;
+    narrator.say("clean", "nothing of a demo is left")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn require_root() -> Result<(), Ending> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        failure::NO_PERMISSION,
+        "the demo mounts volumes and runs containers, which takes root",
+        "sudo belay demo",
+    )
+    .into())
+}
+
 /// Removes what a demo that could not clean up left behind.
 async fn sweep_earlier(place: &Place, narrator: &Narrator<'_>) -> Result<(), Ending> {
     let found = Leftovers::find(place).await?;
@@ -103,7 +117,11 @@ async fn sweep_earlier(place: &Place, narrator: &Narrator<'_>) -> Result<(), End
 
 /// Removes the workloads through the API, ends both belayd, and proves that nothing is left.
 async fn clean_up(stage: Stage<'_>, place: &Place, narrator: &Narrator<'_>) -> Result<(), Ending> {
+    let images = Images::of_containers().await;
     let orderly = stage.end(narrator).await;
+    if let Ok(images) = images {
+        images.remove().await;
+    }
     let found = Leftovers::find_settled(place).await?;
     let left = found.to_string();
     if !found.is_empty() {

@@ -291,9 +291,9 @@ fn read_level(keys: &mut Keys<'_>) -> Option<String> {
                             \"info,belay_sync=debug\"";
     let text = keys.text("level", EXPECTED)?;
     let known = ["error", "warn", "info", "debug", "trace", "off"];
-    let plausible = text.split(',').all(|part| {
-        known.contains(&part.rsplit_once('=').map_or(part, |(_, level)| level))
-    });
+    let plausible = text
+        .split(',')
+        .all(|part| known.contains(&part.rsplit_once('=').map_or(part, |(_, level)| level)));
     if plausible {
         return Some(text.to_owned());
     }
@@ -345,7 +345,11 @@ mod tests {
 
     #[test]
     fn later_pieces_win_and_the_environment_wins_over_all() {
-        let variables = [("BELAYD_NODE_NAME", "env"), ("BELAYD_API_LISTEN", "127.0.0.1:1,[::1]:2"), ("PATH", "x")];
+        let variables = [
+            ("BELAYD_NODE_NAME", "env"),
+            ("BELAYD_API_LISTEN", "127.0.0.1:1,[::1]:2"),
+            ("PATH", "x"),
+        ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let (environment, faults) = pieces_of_environment(variables.into_iter());
         assert!(faults.is_empty());
@@ -379,7 +383,10 @@ mod tests {
         assert!(lines[0].starts_with("belayd.toml:2: node.state_dir: found \"relative\""));
         assert!(lines[1].ends_with("(did you mean \"podman\"?)"));
         assert!(lines[2].contains("tokens and TLS"));
-        assert!(lines[3].contains("lgo: found an unknown key") && lines[3].ends_with("(did you mean \"log\"?)"));
+        assert!(
+            lines[3].contains("lgo: found an unknown key")
+                && lines[3].ends_with("(did you mean \"log\"?)")
+        );
     }
 
     #[test]

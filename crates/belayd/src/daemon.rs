@@ -9,8 +9,7 @@ use belay_api::{ApiState, Limits};
 use belay_engine::{Engine, EngineOptions, PodmanService};
 use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
-use belay_lifecycle::{Context, NodeCommand, NodeTask};
-use belay_protocol::{EngineStatus, NodeReadiness, NodeStatus, STATUS_SCHEMA};
+use belay_lifecycle::{Context, NodeCommand, NodeTask, StatusBoard};
 use belay_store::LocalStore;
 use belay_volumes::{Volumes, VolumesConfig};
 use nix::unistd::Group;
@@ -34,7 +33,7 @@ const ENGINE_RETRY: Duration = Duration::from_secs(1);
 const ENGINE_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long the Podman service that belayd started may take to end.
-const SERVICE_GRACE: Duration = Duration::from_secs(5);
+const SERVICE_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs belayd until a signal ends it.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -47,7 +46,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "belayd starts");
 
     let shutdown = CancellationToken::new();
-    let (status, watched) = watch::channel(Arc::new(unready_status(&config)));
+    let (board, watched) = StatusBoard::new(config.node.clone());
     let (turned, turns) = watch::channel(Instant::now());
     let (sender, commands) = mpsc::channel(QUEUE);
     let (node, node_commands) = watch::channel(None);
@@ -58,7 +57,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tasks.spawn(bridge::carry(commands, node_commands, shutdown.clone()));
     tasks.spawn(watchdog::run(watched, turns, shutdown.clone()));
 
-    let supervised = supervise(&config, &shutdown, &status, &turned, &node);
+    let supervised = supervise(&config, &shutdown, &board, &turned, &node);
     tokio::pin!(supervised);
     let mut ended = None;
     loop {
@@ -110,27 +109,6 @@ fn make_directory(directory: &Path, mode: u32) -> anyhow::Result<()> {
     })
 }
 
-/// What the node says of itself before there is an engine.
-fn unready_status(config: &Config) -> NodeStatus {
-    NodeStatus {
-        schema_version: STATUS_SCHEMA,
-        node: config.node.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started_at: jiff::Timestamp::now(),
-        ready: NodeReadiness::NotReady { reason: "belayd has just started".to_owned() },
-        engine: EngineStatus {
-            kind: String::new(),
-            version: String::new(),
-            socket: String::new(),
-            reachable: false,
-            snapshot: "none".to_owned(),
-        },
-        workloads: Vec::new(),
-        volumes: Vec::new(),
-        refused_specs: Vec::new(),
-    }
-}
-
 /// Opens the operator's socket and the loopback ports.
 async fn serve(
     config: &Config,
@@ -171,13 +149,12 @@ async fn serve(
 async fn supervise(
     config: &Config,
     shutdown: &CancellationToken,
-    status: &watch::Sender<Arc<NodeStatus>>,
+    board: &StatusBoard,
     turned: &watch::Sender<Instant>,
     node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
 ) -> anyhow::Result<()> {
     let ledger = open_ledger(config)?;
-    let mut records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
-    // Ids of workloads are checked where they are used; here only the count is of interest.
+    let records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
     tracing::info!(workloads = records.records.len(), "the ledger is open");
     let store = LocalStore::open(&config.store)
         .with_context(|| format!("cannot open the store {}", config.store.display()))?;
@@ -191,7 +168,7 @@ async fn supervise(
         discarded = recovered.discarded.len(),
         "the volumes are open"
     );
-    let Some((engine, service)) = reach_engine(config, shutdown, status, turned).await else {
+    let Some((engine, service)) = reach_engine(config, shutdown, board, turned).await else {
         return Ok(());
     };
     let context = Arc::new(Context {
@@ -201,26 +178,17 @@ async fn supervise(
         ledger,
         store: Arc::new(store),
         workloads_dir: config.state_dir.join("workloads"),
+        board: board.clone(),
         shutdown: shutdown.clone(),
     });
     let declared = sources::read_specs(&config.workloads_dir)
         .with_context(|| format!("cannot read {}", config.workloads_dir.display()))?;
-    let records = std::mem::replace(
-        &mut records,
-        belay_ledger::Loaded { records: std::collections::BTreeMap::new(), set_aside: Vec::new() },
-    );
     let (handle, task) = NodeTask::spawn(context, records, declared);
     node.send_replace(Some(handle.commands));
-    let mut watched = handle.status;
     let mut turning = handle.turns;
     let show = async {
-        loop {
-            status.send_replace(watched.borrow_and_update().clone());
+        while turning.changed().await.is_ok() {
             turned.send_replace(*turning.borrow_and_update());
-            tokio::select! {
-                changed = watched.changed() => if changed.is_err() { return },
-                changed = turning.changed() => if changed.is_err() { return },
-            }
         }
     };
     let (ended, ()) = tokio::join!(task, show);
@@ -249,7 +217,7 @@ fn open_ledger(config: &Config) -> anyhow::Result<Ledger> {
 async fn reach_engine(
     config: &Config,
     shutdown: &CancellationToken,
-    status: &watch::Sender<Arc<NodeStatus>>,
+    board: &StatusBoard,
     turned: &watch::Sender<Instant>,
 ) -> Option<(Engine, Option<PodmanService>)> {
     let mut pause = ENGINE_RETRY;
@@ -276,9 +244,7 @@ async fn reach_engine(
                     tracing::error!("{reason}; belayd keeps trying, belay doctor says more");
                     said.clone_from(&reason);
                 }
-                status.send_modify(|status| {
-                    Arc::make_mut(status).ready = NodeReadiness::NotReady { reason };
-                });
+                board.hold(&reason);
                 turned.send_replace(Instant::now());
             }
         }
@@ -292,7 +258,10 @@ async fn reach_engine(
 
 /// Reads `workloads.d` anew, and says which settings a restart is needed for.
 async fn reload(config: &Config, node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>) {
-    watchdog::notify(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Status("reloading"))]);
+    watchdog::notify(&[
+        NotifyState::Reloading,
+        NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Status("reloading")),
+    ]);
     match sources::read_config(None) {
         Ok(new) if new != *config && std::env::args_os().len() == 1 => {
             tracing::warn!("the configuration has changed; restart belayd to apply it");

@@ -40,7 +40,11 @@ pub(crate) async fn report(config: Config, json: bool) -> ExitCode {
                 Verdict::Faulty => "FAULTY ",
             };
             writeln!(out, "{verdict}  {}: {}", finding.subject, finding.found)?;
-            if finding.advice.is_empty() { Ok(()) } else { writeln!(out, "         {}", finding.advice) }
+            if finding.advice.is_empty() {
+                Ok(())
+            } else {
+                writeln!(out, "         {}", finding.advice)
+            }
         })
     };
     let faulty = findings.iter().any(|finding| finding.verdict == Verdict::Faulty);

@@ -70,7 +70,9 @@ pub(crate) async fn lock(state_dir: &Path, node: &str) -> Result<InstanceLock, L
     let path = state_dir.join("instance.lock");
     let end = tokio::time::Instant::now() + HAND_OVER;
     loop {
-        match try_lock(&path, node).map_err(|source| LockError::Io { path: path.clone(), source })? {
+        match try_lock(&path, node)
+            .map_err(|source| LockError::Io { path: path.clone(), source })?
+        {
             Ok(lock) => return Ok(lock),
             Err(holder) if tokio::time::Instant::now() >= end => {
                 let directory = state_dir.display().to_string();

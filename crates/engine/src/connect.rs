@@ -202,15 +202,23 @@ async fn wait_for(service: &PodmanService) -> Result<Engine, ConnectError> {
     let mut status = service.status();
     loop {
         let seen = status.borrow_and_update().clone();
-        if let ServiceStatus::Down { why, .. } = seen {
-            return Err(ServiceError::Died { why }.into());
-        }
-        let error = match Engine::open(service.socket()).await {
-            Ok(engine) => return Ok(engine),
-            Err(error) => error,
+        let error = match seen {
+            // What answers before ours runs is the service of a belayd that died, about to end.
+            ServiceStatus::Starting => None,
+            ServiceStatus::Running { .. } => match Engine::open(service.socket()).await {
+                Ok(engine) => return Ok(engine),
+                Err(error) => Some(error),
+            },
+            ServiceStatus::Down { why, .. } => return Err(ServiceError::Died { why }.into()),
+            ServiceStatus::Ended => {
+                return Err(ServiceError::Died { why: "it was told to".to_owned() }.into());
+            }
         };
         if tokio::time::Instant::now() >= end {
-            return Err(error.into());
+            return Err(match error {
+                Some(error) => error.into(),
+                None => ServiceError::NotStarted { after: SERVICE_WITHIN }.into(),
+            });
         }
         // It makes its socket when it is ready; nothing tells when.
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -65,6 +65,12 @@ pub enum ServiceError {
         /// Why.
         source: io::Error,
     },
+    /// The socket did not come free.
+    #[error("the service before it has not ended within {after:?}")]
+    NotStarted {
+        /// The time given.
+        after: Duration,
+    },
     /// It ended before it answered.
     #[error("it ended at once: {why}")]
     Died {
@@ -78,7 +84,10 @@ impl ServiceError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Missing { .. } | Self::SocketTaken { .. } => false,
-            Self::Socket { .. } | Self::Spawn { .. } | Self::Died { .. } => true,
+            Self::Socket { .. }
+            | Self::Spawn { .. }
+            | Self::NotStarted { .. }
+            | Self::Died { .. } => true,
         }
     }
 }

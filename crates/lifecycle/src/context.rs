@@ -10,6 +10,8 @@ use belay_sync::LocalStore;
 use belay_volumes::Volumes;
 use tokio_util::sync::CancellationToken;
 
+use crate::board::StatusBoard;
+
 /// The parts of a node that workloads use.
 #[derive(Debug, Clone)]
 pub struct Context {
@@ -25,6 +27,8 @@ pub struct Context {
     pub store: Arc<LocalStore>,
     /// Directory with one directory per workload.
     pub workloads_dir: PathBuf,
+    /// The page that the node shows of itself.
+    pub board: StatusBoard,
     /// Cancelled when belayd ends.
     pub shutdown: CancellationToken,
 }

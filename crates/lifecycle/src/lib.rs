@@ -2,11 +2,12 @@
 //!
 //! `core` decides and does nothing else. Beside it: a [`WorkloadTask`] for each workload, which is
 //! the only one to act on it and is reached through its [`WorkloadHandle`]'s channel; the
-//! [`NodeTask`], which routes what is asked of the node to the workloads, gathers what they say of
-//! themselves into one watched status, and follows the engine's events to nudge them.
+//! [`NodeTask`], which routes what is asked of the node to the workloads and follows the engine's
+//! events to nudge them. All of them write what they have to say on one watched [`StatusBoard`].
 
 pub mod core;
 
+mod board;
 mod context;
 mod host;
 mod image;
@@ -16,6 +17,7 @@ mod problems;
 mod reporter;
 mod workload;
 
+pub use board::StatusBoard;
 pub use context::Context;
 pub use node::{NodeCommand, NodeHandle, NodeTask, SpecFile};
 pub use reporter::{Progress, Reporter};

@@ -2,7 +2,6 @@
 
 mod declared;
 mod engine_events;
-mod gather;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,8 +9,8 @@ use std::time::Duration;
 
 use belay_ledger::Loaded;
 use belay_protocol::{
-    DeployRequest, HistoryEntry, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem,
-    ProblemCode, RefusedSpec, WorkloadName,
+    DeployRequest, HistoryEntry, LogLine, LogQuery, Operation, OperationEvent, Problem,
+    ProblemCode, WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -25,7 +24,6 @@ use crate::workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};
 
 pub use declared::SpecFile;
 use engine_events::EngineEventsTask;
-use gather::Gathered;
 
 /// Commands that may wait for the node's task.
 const QUEUE: usize = 64;
@@ -33,8 +31,8 @@ const QUEUE: usize = 64;
 /// How often the engine is asked whether it is there, and the volumes are measured.
 const MEASURE: Duration = Duration::from_secs(30);
 
-/// Changes within this time are shown together.
-const GATHER: Duration = Duration::from_millis(25);
+/// Least time between two measurements when workloads change quickly.
+const MEASURE_GAP: Duration = Duration::from_millis(500);
 
 /// What can be asked of a node.
 #[derive(Debug)]
@@ -71,8 +69,6 @@ pub enum NodeCommand {
 pub struct NodeHandle {
     /// What is asked of it.
     pub commands: mpsc::Sender<NodeCommand>,
-    /// What it says of itself.
-    pub status: watch::Receiver<Arc<NodeStatus>>,
     /// When its task last turned; at rest it turns every half minute.
     pub turns: watch::Receiver<Instant>,
 }
@@ -87,10 +83,7 @@ pub struct NodeTask {
     /// Written to by every workload when its status changed.
     changes: (mpsc::Sender<()>, mpsc::Receiver<()>),
     nudges: mpsc::Receiver<engine_events::Nudge>,
-    status: watch::Sender<Arc<NodeStatus>>,
     turned: watch::Sender<Instant>,
-    gathered: Gathered,
-    refused: Vec<RefusedSpec>,
     /// Whether the containers of a lost ledger still have to be looked for.
     adopted: bool,
 }
@@ -103,8 +96,6 @@ impl NodeTask {
         declared: Vec<SpecFile>,
     ) -> (NodeHandle, JoinHandle<()>) {
         let (sender, commands) = mpsc::channel(QUEUE);
-        let gathered = Gathered::new(&context);
-        let (status, watched) = watch::channel(Arc::new(gathered.first()));
         let (events, nudges) = EngineEventsTask::spawn(&context);
         let (turned, turns) = watch::channel(Instant::now());
         let mut node = Self {
@@ -114,15 +105,16 @@ impl NodeTask {
             commands,
             changes: mpsc::channel(1),
             nudges,
-            status,
             turned,
-            gathered,
-            refused: Vec::new(),
             adopted: false,
         };
         for lost in &records.set_aside {
-            tracing::error!(workload = lost.key, "its record does not read back and is set aside; \
-                its container is looked for: {}", lost.reason);
+            tracing::error!(
+                workload = lost.key,
+                "its record does not read back and is set aside; \
+                its container is looked for: {}",
+                lost.reason
+            );
         }
         for (name, record) in records.records {
             match name.parse() {
@@ -130,7 +122,7 @@ impl NodeTask {
                 Err(error) => tracing::error!(name, "a record of no workload: {error}"),
             }
         }
-        let handle = NodeHandle { commands: sender, status: watched, turns };
+        let handle = NodeHandle { commands: sender, turns };
         let task = tokio::spawn(async move {
             node.declare(declared).await;
             node.run().await;
@@ -162,16 +154,16 @@ impl NodeTask {
     async fn run(mut self) {
         let ending = self.context.shutdown.clone();
         let mut measure = Instant::now();
+        let mut measured_at = measure;
         loop {
             if !self.adopted {
                 self.adopt_unknown().await;
             }
-            let measured = measure <= Instant::now();
-            if measured {
-                measure = Instant::now() + MEASURE;
-                self.gathered.measure(&self.context).await;
+            if measure <= Instant::now() {
+                measured_at = Instant::now();
+                measure = measured_at + MEASURE;
+                self.context.board.measure(&self.context).await;
             }
-            self.show();
             self.turned.send_replace(Instant::now());
             tokio::select! {
                 command = self.commands.recv() => {
@@ -180,12 +172,14 @@ impl NodeTask {
                     }
                 }
                 Some(()) = self.changes.1.recv() => {
-                    tokio::time::sleep(GATHER).await;
-                    measure = measure.min(self.gathered.next_measure());
+                    measure = measure.min(measured_at + MEASURE_GAP);
                 }
                 Some(nudge) = self.nudges.recv() => self.nudge(&nudge),
                 Some(ended) = self.tasks.join_next() => {
-                    if let Ok(name) = ended {
+                    // A new workload may have taken the name meanwhile.
+                    if let Ok(name) = ended
+                        && self.handles.get(&name).is_some_and(|h| h.commands.is_closed())
+                    {
                         self.handles.remove(&name);
                     }
                     measure = Instant::now();
@@ -202,19 +196,6 @@ impl NodeTask {
         self.handles.clear();
         self.commands.close();
         while self.tasks.join_next().await.is_some() {}
-        self.show();
-    }
-
-    fn show(&mut self) {
-        let workloads = self.handles.values().filter_map(|handle| handle.status.borrow().clone());
-        let status = self.gathered.status(workloads.collect(), &self.refused);
-        self.status.send_if_modified(|shown| {
-            let changed = **shown != status;
-            if changed {
-                *shown = Arc::new(status);
-            }
-            changed
-        });
     }
 
     fn nudge(&self, nudge: &engine_events::Nudge) {
@@ -291,14 +272,7 @@ impl NodeTask {
                 // The task is alive as long as its handle is listed, but for the moment of its end.
                 let _ = handle.commands.send(command).await;
             }
-            Err(problem) => match command {
-                WorkloadCommand::Start { reporter }
-                | WorkloadCommand::Stop { reporter }
-                | WorkloadCommand::Restart { reporter }
-                | WorkloadCommand::Remove { reporter, .. }
-                | WorkloadCommand::Publish { reporter, .. } => reporter.finish(Err(problem)),
-                _ => {}
-            },
+            Err(problem) => command.refuse(problem),
         }
     }
 
@@ -332,8 +306,13 @@ impl NodeTask {
             source: Source::Api,
         };
         let deploy = WorkloadCommand::Deploy { declaration, spec: Box::new(spec), reporter };
-        if let Some(handle) = self.handles.get(&name) {
-            let _ = handle.commands.send(deploy).await;
+        let Some(handle) = self.handles.get(&name) else { return };
+        if let Err(mpsc::error::SendError(deploy)) = handle.commands.send(deploy).await {
+            // The workload of this name has just been forgotten: this is a new one.
+            self.begin(name.clone(), Beginning::New);
+            if let Some(handle) = self.handles.get(&name) {
+                let _ = handle.commands.send(deploy).await;
+            }
         }
     }
 
@@ -359,13 +338,12 @@ impl NodeTask {
                         ProblemCode::PortTaken,
                         format!(
                             "{}: port {}:{}/{} of this host is published by workload {}",
-                            spec.name,
-                            clash.address,
-                            clash.host,
-                            port.protocol,
+                            spec.name, clash.address, clash.host, port.protocol, other.name
+                        ),
+                        format!(
+                            "choose another host port, or remove {0}: belay rm {0}",
                             other.name
                         ),
-                        format!("choose another host port, or remove {0}: belay rm {0}", other.name),
                     ));
                 }
             }

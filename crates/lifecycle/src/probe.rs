@@ -16,8 +16,13 @@ pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) enum Target {
     /// Nothing: its process being there is the answer.
     Process,
-    Http { address: SocketAddr, path: String },
-    Tcp { address: SocketAddr },
+    Http {
+        address: SocketAddr,
+        path: String,
+    },
+    Tcp {
+        address: SocketAddr,
+    },
 }
 
 impl Target {
@@ -57,7 +62,9 @@ pub(crate) async fn probe(
         Target::Process => {
             return Observation { class: Class::Good, seen: "the process runs".into() };
         }
-        Target::Http { address, path } => tokio::time::timeout(limit, http(client, *address, path)).await,
+        Target::Http { address, path } => {
+            tokio::time::timeout(limit, http(client, *address, path)).await
+        }
         Target::Tcp { address } => tokio::time::timeout(limit, tcp(*address)).await,
     };
     observation.unwrap_or_else(|_| Observation {

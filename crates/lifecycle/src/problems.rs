@@ -44,11 +44,9 @@ pub(crate) fn start(workload: &WorkloadName, error: &EngineError) -> Problem {
             detail,
             "end what uses it or choose another host port in the spec; it is tried again by itself",
         ),
-        EngineError::Unreachable { .. } | EngineError::TimedOut { .. } => Problem::new(
-            ProblemCode::EngineUnreachable,
-            detail,
-            engine_next(error, ""),
-        ),
+        EngineError::Unreachable { .. } | EngineError::TimedOut { .. } => {
+            Problem::new(ProblemCode::EngineUnreachable, detail, engine_next(error, ""))
+        }
         EngineError::Absent { .. }
         | EngineError::Conflict { .. }
         | EngineError::Invalid { .. }

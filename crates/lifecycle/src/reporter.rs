@@ -89,6 +89,8 @@ mod tests {
         while let Ok(event) = receiver.try_recv() {
             last = Some(event);
         }
-        assert!(matches!(last, Some(OperationEvent::Done(outcome)) if outcome.summary == "all done"));
+        assert!(
+            matches!(last, Some(OperationEvent::Done(outcome)) if outcome.summary == "all done")
+        );
     }
 }

@@ -96,6 +96,10 @@ impl WorkloadTask {
             }
             self.rest(wake).await;
         }
+        self.commands.close();
+        while let Some(command) = self.commands.recv().await {
+            command.refuse(self.state.gone());
+        }
         self.state.end_sync().await;
         self.state.answers.shutdown().await;
         self.state.publish_status();
@@ -118,7 +122,6 @@ impl WorkloadTask {
             self.state.judge_exit().await;
             self.state.grant_window();
             self.state.grant_wish().await;
-            self.state.settle_pending().await;
             if self.state.is_forgotten() {
                 return Instant::now();
             }
@@ -129,6 +132,8 @@ impl WorkloadTask {
             let step = machine::next_step(&desired, &facts);
             self.state.enter(&step);
             self.state.publish_status();
+            // Whoever waits is told after the status, so that what they look at next agrees.
+            self.state.settle_pending().await;
             match step {
                 Step::Wait => return self.state.next_wake(),
                 Step::Look => {

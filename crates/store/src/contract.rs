@@ -48,6 +48,9 @@ async fn read<S: BlobStore>(store: &S, id: Cid, range: Option<std::ops::Range<u6
 
 /// Blobs: what is put is got, by whole and by range; nothing is stored under a name it does not
 /// have; deletion and listing.
+///
+/// # Panics
+/// When the engine does not keep the contract.
 pub async fn blobs<S: BlobStore>(store: &S, scratch: &Path) {
     let large: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
     for content in [&b""[..], b"one", &large] {
@@ -87,6 +90,9 @@ pub async fn blobs<S: BlobStore>(store: &S, scratch: &Path) {
 }
 
 /// Records: the head moves only from the expected revision, and history is newest first.
+///
+/// # Panics
+/// When the engine does not keep the contract.
 pub async fn records<S: RecordStore>(store: &S) {
     let key = key("suite-records");
     assert_eq!(store.head(&key).await.expect("get"), None);
@@ -133,6 +139,9 @@ pub async fn records<S: RecordStore>(store: &S) {
 
 /// Two handles to one store: one winner per revision, each sees what the other confirmed, and
 /// hints cross.
+///
+/// # Panics
+/// When the engine does not keep the contract.
 pub async fn two_views<S: RecordStore>(one: Arc<S>, other: Arc<S>) {
     let watched = key("suite-watch");
     let mut watch = other.watch(&watched).await.expect("watch");

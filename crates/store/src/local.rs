@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// A temporary file this old belongs to no writer that still lives.
-const STALE_AFTER: Duration = Duration::from_secs(24 * 3600);
+const STALE_AFTER: Duration = Duration::from_hours(24);
 
 /// A store in a directory.
 #[derive(Debug, Clone)]

@@ -139,11 +139,8 @@ impl Dir {
 
     /// Creates a file that was not there.
     pub(crate) fn create_new(&self, name: Name<'_>) -> io::Result<File> {
-        let flags = OFlags::RDWR
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         Ok(File::from(rustix::fs::openat2(&self.0, name.0, flags, mode, resolve())?))
     }
@@ -176,14 +173,13 @@ impl Dir {
     }
 
     /// Exchanges two names in one step, whatever they are.
-    pub(crate) fn exchange(&self, one: Name<'_>, other_dir: &Dir, other: Name<'_>) -> io::Result<()> {
-        Ok(rustix::fs::renameat_with(
-            &self.0,
-            one.0,
-            &other_dir.0,
-            other.0,
-            RenameFlags::EXCHANGE,
-        )?)
+    pub(crate) fn exchange(
+        &self,
+        one: Name<'_>,
+        other_dir: &Dir,
+        other: Name<'_>,
+    ) -> io::Result<()> {
+        Ok(rustix::fs::renameat_with(&self.0, one.0, &other_dir.0, other.0, RenameFlags::EXCHANGE)?)
     }
 
     /// Gives what has this name, link or not, an owner.

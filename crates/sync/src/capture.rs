@@ -156,8 +156,7 @@ fn take<W: Write>(
             member.body = Body::File { size: size(&stat) };
             member.xattrs = xattrs(&file, met.path)?;
             index.admit(&member)?;
-            let digest =
-                archive.file(&member, size(&stat), &file).map_err(CaptureError::Write)?;
+            let digest = archive.file(&member, size(&stat), &file).map_err(CaptureError::Write)?;
             index.record(&member, &digest);
         }
         (FileType::Symlink, At::Entry { dir, name }) => {
@@ -181,10 +180,6 @@ fn size(stat: &Stat) -> u64 {
 }
 
 fn mtime(stat: &Stat) -> Mtime {
-    #[expect(
-        clippy::useless_conversion,
-        reason = "the width of the field differs between architectures"
-    )]
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0).min(999_999_999);
     Mtime { seconds: stat.st_mtime, nanos }
 }

@@ -67,7 +67,10 @@ pub enum HistoryError {
 }
 
 pub(crate) enum Command {
-    Publish { command: PublishCommand, reply: oneshot::Sender<Result<PublishOutcome, PublishError>> },
+    Publish {
+        command: PublishCommand,
+        reply: oneshot::Sender<Result<PublishOutcome, PublishError>>,
+    },
     /// Asks for a look at the record now.
     Check,
 }
@@ -93,10 +96,12 @@ impl SyncHandle {
     /// Publishes and waits for the confirmed record. The work goes on if the caller goes away.
     pub async fn publish(&self, command: PublishCommand) -> Result<PublishOutcome, PublishError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Command::Publish { command, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => PublishError::Busy,
-            mpsc::error::TrySendError::Closed(_) => PublishError::ShuttingDown,
-        })?;
+        self.commands.try_send(Command::Publish { command, reply }).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+                mpsc::error::TrySendError::Closed(_) => PublishError::ShuttingDown,
+            },
+        )?;
         answer.await.unwrap_or(Err(PublishError::ShuttingDown))
     }
 
@@ -135,4 +140,25 @@ pub enum RecoverError {
     /// The journal or the halt could not be read or written.
     #[error("the state directory of sync could not be used")]
     State(#[source] std::io::Error),
+}
+
+/// Why a halt could not be lifted.
+#[derive(Debug, thiserror::Error)]
+pub enum ClearHaltError {
+    /// An apply is under way.
+    #[error("an apply is under way")]
+    Busy,
+    /// The journal or the halt could not be removed.
+    #[error("the state directory of sync could not be used")]
+    State(#[source] std::io::Error),
+}
+
+impl ClearHaltError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy => true,
+            Self::State(_) => false,
+        }
+    }
 }

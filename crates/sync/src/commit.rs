@@ -81,6 +81,7 @@ pub(crate) fn commit(
         record: record.clone(),
         directory: staged.directory.clone(),
         steps: plan(volumes, staged)?,
+        untouched: staged.untouched.clone(),
         phase: ApplyPhase::Applying,
     };
     state.set_apply(&journal).map_err(|source| {
@@ -148,6 +149,7 @@ fn forward(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
             cid: journal.record.cid,
             order: Order::of(&journal.record),
             version: journal.record.version,
+            untouched: journal.untouched.clone(),
             data: volume.identity()?,
         })?;
         reached(Point::FirstMark);

@@ -39,6 +39,8 @@ pub(crate) struct Context<S, W> {
 pub(crate) enum Stopped {
     /// It failed.
     Failed(Failure),
+    /// Something else has the workload for the moment; nobody is to blame.
+    Later { reason: String },
     /// The daemon is shutting down; the journal says where to go on.
     Shutdown,
 }
@@ -152,4 +154,3 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 pub(crate) fn version(at: Timestamp) -> u64 {
     u64::try_from(at.as_second()).unwrap_or(0)
 }
-

@@ -31,9 +31,14 @@ pub(crate) struct ControlDir {
 pub(crate) enum Pending {
     Nothing,
     /// Something that is no file; it was taken away.
-    Unsafe { what: &'static str },
+    Unsafe {
+        what: &'static str,
+    },
     /// A file and its bytes: one more than the most a request may have, if it has more.
-    Request { bytes: Vec<u8>, print: Fingerprint },
+    Request {
+        bytes: Vec<u8>,
+        print: Fingerprint,
+    },
 }
 
 /// Tells whether a file was written to between two looks.
@@ -90,10 +95,7 @@ impl ControlDir {
             Ok((bytes, print)) => Ok(Pending::Request { bytes, print }),
             // Gone or replaced since the look; the next look sees what it is.
             Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::InvalidData
-                ) =>
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) =>
             {
                 Ok(Pending::Nothing)
             }
@@ -103,7 +105,8 @@ impl ControlDir {
 
     /// Takes the request: from here the app may write another. Returns what was taken.
     pub(crate) fn claim(&self) -> io::Result<Vec<u8>> {
-        let (from, to) = (Name::new(REQUEST_FILE.as_bytes())?, Name::new(PROCESSING_FILE.as_bytes())?);
+        let (from, to) =
+            (Name::new(REQUEST_FILE.as_bytes())?, Name::new(PROCESSING_FILE.as_bytes())?);
         if let Some(stat) = self.dir.stat(to)?
             && file_type(&stat) == FileType::Directory
         {
@@ -116,7 +119,8 @@ impl ControlDir {
     /// Makes a request that an earlier process took and did not journal a request again. False if
     /// there is none, if the app wrote another meanwhile, or if it is no file.
     pub(crate) fn unclaim(&self) -> io::Result<bool> {
-        let (from, to) = (Name::new(PROCESSING_FILE.as_bytes())?, Name::new(REQUEST_FILE.as_bytes())?);
+        let (from, to) =
+            (Name::new(PROCESSING_FILE.as_bytes())?, Name::new(REQUEST_FILE.as_bytes())?);
         match self.dir.stat(from)? {
             None => Ok(false),
             Some(stat) if file_type(&stat) == FileType::RegularFile => {
@@ -212,7 +216,7 @@ fn kind(stat: &Stat) -> &'static str {
         FileType::Socket => "a socket",
         FileType::BlockDevice | FileType::CharacterDevice => "a device",
         FileType::RegularFile => "a file",
-        _ => "of no known type",
+        FileType::Unknown => "of no known type",
     }
 }
 

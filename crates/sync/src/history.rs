@@ -48,6 +48,7 @@ pub(crate) struct SentRequest {
 
 /// Whether the stored object was retired.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names are those of the history's files")]
 pub(crate) struct Deletion {
     pub(crate) deleted_at: Option<Timestamp>,
     pub(crate) deletion_succeeded: Option<bool>,
@@ -75,7 +76,12 @@ impl History {
     }
 
     /// Writes down a confirmed publish; the same publish again replaces its entry.
-    pub(crate) fn sent(&self, record: &SyncRecord, request: SentRequest, at: Timestamp) -> io::Result<()> {
+    pub(crate) fn sent(
+        &self,
+        record: &SyncRecord,
+        request: SentRequest,
+        at: Timestamp,
+    ) -> io::Result<()> {
         let entry = SentEntry {
             cid: record.cid,
             version: record.version,
@@ -123,34 +129,17 @@ impl History {
             _ => plain,
         };
         durable::write_json(&path, 0o644, entry)?;
-        self.prune(&dir);
+        prune(&dir);
         Ok(())
     }
 
     /// Entries of confirmed publishes with their files. What cannot be read is passed over.
     pub(crate) fn all_sent(&self) -> Vec<(PathBuf, SentEntry)> {
         let files = files(&self.root.join("sent")).unwrap_or_default();
-        files.into_iter().filter_map(|path| Some((path.clone(), durable::read_json(&path).ok()??))).collect()
-    }
-
-    /// Writes down how the retirement of an entry's object ended, in place.
-    pub(crate) fn retired(&self, path: &Path, mut entry: SentEntry, deletion: Deletion) -> io::Result<()> {
-        entry.deletion = deletion;
-        durable::write_json(path, 0o644, &entry)
-    }
-
-    /// Old entries whose object is still stored stay, since they are what names it.
-    fn prune(&self, dir: &Path) {
-        let Ok(files) = files(dir) else { return };
-        let excess = files.len().saturating_sub(KEPT);
-        for path in files.into_iter().take(excess) {
-            let stored = durable::read_json::<SentEntry>(&path)
-                .is_ok_and(|entry| entry.is_some_and(|entry| entry.deletion.deleted_at.is_none()));
-            if !stored {
-                // What stays is tried again with the next entry.
-                let _ = fs::remove_file(&path);
-            }
-        }
+        files
+            .into_iter()
+            .filter_map(|path| Some((path.clone(), durable::read_json(&path).ok()??)))
+            .collect()
     }
 
     /// Entries of both directions, newest first.
@@ -187,6 +176,26 @@ impl History {
         entries.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| b.file.cmp(&a.file)));
         entries.truncate(limit);
         Ok(entries)
+    }
+}
+
+/// Writes down how the retirement of an entry's object ended, in place.
+pub(crate) fn retired(path: &Path, mut entry: SentEntry, deletion: Deletion) -> io::Result<()> {
+    entry.deletion = deletion;
+    durable::write_json(path, 0o644, &entry)
+}
+
+/// Old entries whose object is still stored stay, since they are what names it.
+fn prune(dir: &Path) {
+    let Ok(files) = files(dir) else { return };
+    let excess = files.len().saturating_sub(KEPT);
+    for path in files.into_iter().take(excess) {
+        let stored = durable::read_json::<SentEntry>(&path)
+            .is_ok_and(|entry| entry.is_some_and(|entry| entry.deletion.deleted_at.is_none()));
+        if !stored {
+            // What stays is tried again with the next entry.
+            let _ = fs::remove_file(&path);
+        }
     }
 }
 

@@ -66,10 +66,10 @@ impl SyncSpec {
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),
-            window_timeout: Duration::from_secs(300),
-            store_timeout: Duration::from_secs(600),
+            window_timeout: Duration::from_mins(5),
+            store_timeout: Duration::from_mins(10),
             keep_generations: 2,
-            retire_grace: Duration::from_secs(600),
+            retire_grace: Duration::from_mins(10),
         }
     }
 }

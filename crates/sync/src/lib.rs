@@ -19,7 +19,6 @@ mod control;
 mod core;
 mod durable;
 pub mod failpoint;
-mod halt;
 mod history;
 mod layout;
 mod provider;
@@ -32,12 +31,13 @@ mod volume;
 mod walk;
 mod window;
 
-pub use command::{HistoryError, PublishCommand, PublishError, RecoverError, Recovery, SyncHandle};
-pub use history::History;
 pub use belay_store::LocalStore;
-pub use halt::{clear_halt, is_recovery_needed};
+pub use command::{
+    ClearHaltError, HistoryError, PublishCommand, PublishError, RecoverError, Recovery, SyncHandle,
+};
+pub use history::History;
 pub use layout::{MountPoint, SyncLayout, SyncSpec};
-pub use recovery::recover;
+pub use recovery::{clear_halt, is_recovery_needed, recover};
 pub use task::{SpawnError, spawn};
 pub use window::{
     FoundState, OfflineWindow, Ready, Require, Window, WindowClosed, WindowError, WindowOutcome,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::command::{RecoverError, Recovery};
+use crate::command::{ClearHaltError, RecoverError, Recovery};
 use crate::commit::{self, CommitError};
 use crate::layout::SyncLayout;
 use crate::state::{ApplyPhase, Halt, StateDir};
@@ -40,7 +40,9 @@ fn recover_blocking(state_dir: &Path, layout: &SyncLayout) -> Result<Recovery, R
 }
 
 fn settle(state: &StateDir, layout: &SyncLayout) -> Result<Option<belay_protocol::Cid>, String> {
-    let journal = state.apply().map_err(|error| format!("the journal of an apply cannot be read: {error}"))?;
+    let journal = state
+        .apply()
+        .map_err(|error| format!("the journal of an apply cannot be read: {error}"))?;
     let volumes = match (Volumes::open(layout), &journal) {
         (Ok(volumes), _) => volumes,
         // Without a journal there is nothing to be uncertain about, and nothing to sweep.
@@ -57,7 +59,9 @@ fn settle(state: &StateDir, layout: &SyncLayout) -> Result<Option<belay_protocol
             let cid = journal.record.cid;
             match commit::resume(&volumes, state, journal, Timestamp::now()) {
                 Ok(_) => {
-                    state.clear_halt().map_err(|error| format!("a halt could not be lifted: {error}"))?;
+                    state
+                        .clear_halt()
+                        .map_err(|error| format!("a halt could not be lifted: {error}"))?;
                     Ok(Some(cid))
                 }
                 Err(CommitError::Uncertain { reason }) => Err(reason),
@@ -71,4 +75,43 @@ fn sweep(volumes: &Volumes, but: Option<&str>) {
     if let Err(error) = commit::sweep(volumes, but) {
         tracing::warn!(%error, "leftovers of an earlier apply could not be cleared away");
     }
+}
+
+/// Whether [`recover`] has something to finish. What cannot be read counts as something.
+///
+/// A container that runs while this holds was started behind the daemon's back.
+pub async fn is_recovery_needed(state_dir: &Path) -> bool {
+    let state_dir = state_dir.to_owned();
+    let look = move || match StateDir::open(&state_dir).and_then(|state| state.apply()) {
+        Ok(Some(journal)) => journal.phase == ApplyPhase::Applying,
+        Ok(None) => false,
+        Err(_) => true,
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or(true)
+}
+
+/// Forgets a halt on an operator's word: the volumes are taken as they are.
+///
+/// The apply that [`recover`] could not finish is forgotten with it, since it would halt the
+/// workload again; what it was to bring counts as not applied. An interrupted apply that nobody
+/// tried to finish yet stays in its journal.
+pub async fn clear_halt(state_dir: &Path) -> Result<(), ClearHaltError> {
+    let state_dir = state_dir.to_owned();
+    let clear = move || -> Result<(), ClearHaltError> {
+        let state = StateDir::open(&state_dir).map_err(ClearHaltError::State)?;
+        let _lock = state.lock().map_err(ClearHaltError::State)?.ok_or(ClearHaltError::Busy)?;
+        if state.halt().is_none() {
+            return Ok(());
+        }
+        let finished = state.apply().is_ok_and(|journal| {
+            journal.is_none_or(|journal| journal.phase != ApplyPhase::Applying)
+        });
+        if !finished {
+            state.clear_apply().map_err(ClearHaltError::State)?;
+        }
+        state.clear_halt().map_err(ClearHaltError::State)
+    };
+    tokio::task::spawn_blocking(clear)
+        .await
+        .unwrap_or_else(|error| Err(ClearHaltError::State(std::io::Error::other(error))))
 }

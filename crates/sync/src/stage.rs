@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
+use belay_protocol::VolumeName;
 use belay_protocol::record::Manifest;
 use flate2::read::MultiGzDecoder;
 use rustix::fs::{FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
@@ -20,6 +21,8 @@ use crate::walk::shown;
 /// Prefix of the directories in a volume's private part that hold staged trees.
 pub(crate) const STAGING_PREFIX: &str = "staging-";
 
+/// Bytes written between two looks at the room that is left: the app is running beside this.
+const CHECK_EVERY: usize = 4 * 1024 * 1024;
 /// Runs of zeros of this many bytes become holes.
 const HOLE: usize = 4096;
 
@@ -29,6 +32,8 @@ pub(crate) struct Staged {
     /// Name of the staging directory in each volume touched.
     pub(crate) directory: String,
     pub(crate) steps: Vec<StagedUnit>,
+    /// Volumes mounted below a declared path, of which the tree says nothing. They stay as they are.
+    pub(crate) untouched: Vec<VolumeName>,
 }
 
 /// One staged entry.
@@ -52,7 +57,9 @@ pub(crate) enum StageError {
     MountPoint { path: String },
     #[error("{path:?} links to what is no file of the tree")]
     LinkTarget { path: String },
-    #[error("volume {volume} has no room for the new state beside the old: {needed} bytes and {members} entries are needed, {bytes} bytes and {inodes} inodes are free")]
+    #[error(
+        "volume {volume} has no room for the new state beside the old: {needed} bytes and {members} entries are needed, {bytes} bytes and {inodes} inodes are free"
+    )]
     NoRoom { volume: String, needed: u64, members: u64, bytes: u64, inodes: u64 },
     #[error("{path:?} could not be staged")]
     Io {
@@ -86,9 +93,18 @@ pub(crate) fn check_room(
     // Sparse files take less than their size, so size is held against the volume and not against
     // what is free; that is seen file by file.
     let needed = manifest.content_bytes;
-    if needed > size || manifest.members > inodes || manifest.members.saturating_mul(block) / 8 > bytes {
+    if needed > size
+        || manifest.members > inodes
+        || manifest.members.saturating_mul(block) / 8 > bytes
+    {
         let volume = volumes.all[touched[0]].name.to_string();
-        return Err(StageError::NoRoom { volume, needed, members: manifest.members, bytes, inodes });
+        return Err(StageError::NoRoom {
+            volume,
+            needed,
+            members: manifest.members,
+            bytes,
+            inodes,
+        });
     }
     Ok(())
 }
@@ -131,16 +147,16 @@ pub(crate) fn stage(
         synced.map_err(|source| fault(volumes.all[place.mount].point.as_member(), source))?;
     }
     let filled = staging.filled;
-    Ok(Staged {
-        directory: directory.to_owned(),
-        steps: units
-            .into_iter()
-            .enumerate()
-            // A volume mounted below a root, of which the tree says nothing, stays as it is.
-            .filter(|(index, _)| filled[*index])
-            .map(|(index, unit)| StagedUnit { unit, slot: slot(index) })
-            .collect(),
-    })
+    let mut staged =
+        Staged { directory: directory.to_owned(), steps: Vec::new(), untouched: Vec::new() };
+    for (index, unit) in units.into_iter().enumerate() {
+        if filled[index] {
+            staged.steps.push(StagedUnit { unit, slot: slot(index) });
+        } else {
+            staged.untouched.push(volumes.all[unit.mount].name.clone());
+        }
+    }
+    Ok(staged)
 }
 
 fn slot(index: usize) -> String {
@@ -220,8 +236,9 @@ impl<'v> Staging<'v> {
                 set_xattrs(parent.open_child(name).map_err(io)?.descriptor(), member)?;
             }
             Body::File { size } => {
-                self.check_file_room(place, *size, member)?;
-                digest = write_file(&parent, name, member, *size, place.owner, reader)?;
+                let check_room = || self.check_file_room(place, *size, member);
+                check_room()?;
+                digest = write_file(&parent, name, member, *size, place.owner, check_room, reader)?;
             }
             Body::Symlink { target } => {
                 parent.make_symlink(name, target).map_err(io)?;
@@ -318,13 +335,20 @@ fn write_file<R: Read>(
     member: &Member,
     size: u64,
     owner: (u32, u32),
+    check_room: impl Fn() -> Result<(), StageError>,
     reader: &mut ArchiveReader<R>,
 ) -> Result<[u8; 32], StageError> {
     let io = |source| fault(&member.path, source);
     let mut file = parent.create_new(name).map_err(io)?;
     let mut hasher = blake3::Hasher::new();
+    let mut unchecked = 0;
     reader.content(|piece| -> Result<(), StageError> {
         hasher.update(piece);
+        unchecked += piece.len();
+        if unchecked >= CHECK_EVERY {
+            unchecked = 0;
+            check_room()?;
+        }
         for part in piece.chunks(HOLE) {
             if part.len() == HOLE && part.iter().all(|&byte| byte == 0) {
                 let hole = i64::try_from(HOLE).unwrap_or(0);

@@ -134,16 +134,9 @@ pub(crate) enum PublishStep {
     /// Nothing was captured, or nothing that counts.
     Claimed,
     /// The archive lies whole in the spool.
-    Captured {
-        spool: String,
-        capture: CaptureFacts,
-    },
+    Captured { spool: String, capture: CaptureFacts },
     /// The record may have been set.
-    Publishing {
-        spool: String,
-        capture: CaptureFacts,
-        record: Box<SyncRecord>,
-    },
+    Publishing { spool: String, capture: CaptureFacts, record: Box<SyncRecord> },
     /// The record is confirmed; history and answer may be missing.
     Published {
         capture: CaptureFacts,
@@ -187,6 +180,8 @@ pub(crate) struct ApplyJournal {
     /// Name of the staging directory in each volume touched.
     pub(crate) directory: String,
     pub(crate) steps: Vec<ExchangeStep>,
+    /// Volumes that the record's paths reach but of which its tree says nothing.
+    pub(crate) untouched: Vec<VolumeName>,
     pub(crate) phase: ApplyPhase,
 }
 

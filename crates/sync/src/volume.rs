@@ -105,6 +105,8 @@ pub(crate) struct Mark {
     pub(crate) cid: Cid,
     pub(crate) order: Order,
     pub(crate) version: u64,
+    /// Volumes that the record's paths reach but of which its tree says nothing.
+    pub(crate) untouched: Vec<VolumeName>,
     /// The directory the container saw as the volume when this was written.
     pub(crate) data: Identity,
 }

@@ -7,7 +7,7 @@ use rustix::fs::{FileType, Stat};
 
 use crate::beneath::{Dir, Name, file_type};
 use crate::core::path::{ContainerPath, DEPTH_MAX, Unresolved};
-use crate::core::tree::MEMBERS_MAX;
+use crate::core::tree::{MEMBERS_MAX, parts};
 use crate::volume::Volumes;
 
 /// Something met on a walk.
@@ -36,7 +36,7 @@ pub(crate) enum WalkError {
     Unresolved(#[from] Unresolved),
     #[error("{path} does not exist")]
     Missing { path: String },
-    #[error("{path} lies behind a symlink, which is not followed")]
+    #[error("{path} lies behind something that is no directory; symlinks are not followed")]
     Link { path: String },
     #[error("{path} is a symlink; name the file or directory itself")]
     RootLink { path: String },
@@ -141,7 +141,7 @@ impl<E: From<WalkError>> Walk<'_, E> {
     }
 
     fn directory(&mut self, path: &[u8], at: At<'_>, dir: &Dir, mount: usize) -> Result<(), E> {
-        if path.iter().filter(|&&byte| byte == b'/').count() >= DEPTH_MAX {
+        if parts(path).count() > DEPTH_MAX {
             return Err(WalkError::Depth { path: shown(path) }.into());
         }
         let stat = dir.stat_self().map_err(|source| io_fault(path, source))?;
@@ -184,9 +184,8 @@ impl<E: From<WalkError>> Walk<'_, E> {
 
     fn may_skip(&self, error: &io::Error) -> bool {
         // Gone, or replaced by something that is no directory.
-        self.vanished == Vanished::Skip
-            && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-            || self.vanished == Vanished::Skip && is_loop(error)
+        let gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory);
+        self.vanished == Vanished::Skip && (gone || is_loop(error))
     }
 }
 
@@ -195,10 +194,8 @@ fn is_loop(error: &io::Error) -> bool {
 }
 
 fn behind(path: &[u8], source: io::Error) -> WalkError {
-    if is_loop(&source) {
+    if is_loop(&source) || source.kind() == io::ErrorKind::NotADirectory {
         WalkError::Link { path: format!("/{}", shown(path)) }
-    } else if source.kind() == io::ErrorKind::NotADirectory {
-        WalkError::Missing { path: format!("/{}", shown(path)) }
     } else {
         io_fault(path, source)
     }

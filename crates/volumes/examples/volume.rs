@@ -3,14 +3,26 @@
 //!
 //! `volume <root> <first loop device> ensure <workload/volume> <size> [ext4|xfs|btrfs]`
 //! `volume <root> <first loop device> release|remove <workload/volume>`
+//! `volume <root> <first loop device> keep|swap <workload/volume> <generation>`
+//! `volume thaw-watchdog`
 
-use belay_volumes::{VolumeSpec, Volumes, VolumesConfig};
+use std::process::ExitCode;
+
+use belay_volumes::{VolumeSpec, Volumes, VolumesConfig, Watchdog, thaw_watchdog};
 
 type Failure = Box<dyn std::error::Error>;
 
-#[tokio::main]
-async fn main() -> Result<(), Failure> {
+fn main() -> Result<ExitCode, Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments == ["thaw-watchdog"] {
+        return Ok(thaw_watchdog());
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(operate(&arguments))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn operate(arguments: &[String]) -> Result<(), Failure> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let [root, first, rest @ ..] = words.as_slice() else {
         return Err("expected a directory and the number of a loop device".into());
@@ -18,13 +30,22 @@ async fn main() -> Result<(), Failure> {
     let first = first.parse()?;
     let mut config = VolumesConfig::new(*root);
     config.minors = first..first + 64;
+    config.watchdog = Some(Watchdog {
+        program: "/proc/self/exe".into(),
+        arguments: vec!["thaw-watchdog".to_owned()],
+    });
     let volumes = Volumes::open(config).await?;
     match rest {
         ["ensure", id, size] => provide(&volumes, id, size, "ext4").await,
         ["ensure", id, size, file_system] => provide(&volumes, id, size, file_system).await,
         ["release", id] => Ok(volumes.release(&id.parse()?).await?),
         ["remove", id] => Ok(volumes.remove(&id.parse()?).await?),
-        _ => Err("expected ensure, release or remove with a volume".into()),
+        ["keep", id, name] => {
+            volumes.keep_generation(&id.parse()?, &name.parse()?).await?;
+            Ok(())
+        }
+        ["swap", id, name] => Ok(volumes.swap_generation(&id.parse()?, &name.parse()?).await?),
+        _ => Err("expected an operation and a volume".into()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Pure: no io, no clock, no randomness.
 
 pub(crate) mod file_system;
+pub(crate) mod generation;
 pub(crate) mod health;
 pub(crate) mod layout;
 pub(crate) mod metadata;

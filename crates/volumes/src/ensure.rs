@@ -4,16 +4,17 @@
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::stat::minor;
 use sys_mount::{Mount, MountFlags, PropagationType, UnmountFlags};
 use tracing::{info, warn};
 
+use crate::care::checked_now;
 use crate::core::file_system::{self, Discard, Reserve};
 use crate::core::layout::{DATA, Layout, PRIVATE};
-use crate::core::metadata::{CheckOutcome, LastCheck, Metadata, Schema};
+use crate::core::metadata::{CheckOutcome, Metadata, Schema};
 use crate::core::plan::{EnsurePlan, EnsureStep, ObservedImage, plan_ensure};
 use crate::core::size::ByteSize;
 use crate::core::spec::{Allocation, Execution, FileSystem, MountedVolume, Origin, VolumeSpec};
@@ -24,7 +25,7 @@ use crate::image::{self, LockedImage};
 use crate::loop_device::{self, AttachError, AttachedDevice};
 use crate::tool::{self, Tool};
 use crate::volumes::Inner;
-use crate::{observe, root};
+use crate::{generation, observe, root};
 
 /// A fault before it is told which volume it concerns.
 enum Fault {
@@ -172,7 +173,8 @@ impl Work<'_> {
 
     fn available(&self) -> Result<ByteSize, IoFault> {
         let free = image::available(self.inner.layout.images())?;
-        Ok(free.saturating_sub(self.inner.config.keep_free))
+        let committed = generation::committed_beside(self.inner, &self.spec.id)?;
+        Ok(free.saturating_sub(self.inner.config.keep_free).saturating_sub(committed))
     }
 
     fn lengthen(&self, file: &LockedImage, size: ByteSize) -> Result<(), Fault> {
@@ -293,9 +295,7 @@ impl Work<'_> {
     }
 
     fn clone_with_check(&self, outcome: CheckOutcome) -> Option<Metadata> {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let last_check = Some(LastCheck { at, outcome });
-        Some(Metadata { last_check, ..self.metadata.clone()? })
+        Some(Metadata { last_check: Some(checked_now(outcome)), ..self.metadata.clone()? })
     }
 
     fn note_check(&mut self, outcome: CheckOutcome) -> Result<(), Fault> {
@@ -385,12 +385,7 @@ impl Work<'_> {
         Ok(image::write_metadata(&self.directory(), self.known()?)?)
     }
 
-    fn run(
-        &self,
-        tool: Tool,
-        arguments: &[String],
-        limit: std::time::Duration,
-    ) -> Result<(), Fault> {
+    fn run(&self, tool: Tool, arguments: &[String], limit: Duration) -> Result<(), Fault> {
         self.run_on(tool, arguments, &self.image_path, limit)
     }
 
@@ -399,7 +394,7 @@ impl Work<'_> {
         tool: Tool,
         arguments: &[String],
         subject: &Path,
-        limit: std::time::Duration,
+        limit: Duration,
     ) -> Result<(), Fault> {
         let file = Some((subject, &**self.image()?));
         let ended = tool::run(&self.inner.runtime, tool, arguments, file, limit)?;

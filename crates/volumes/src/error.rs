@@ -4,9 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::core::generation::GenerationName;
 use crate::core::plan::Refusal;
 use crate::core::size::ByteSize;
-use crate::core::spec::VolumeId;
+use crate::core::spec::{FileSystem, VolumeId};
 use crate::holders::Holder;
 
 /// An operation of the operating system that failed, on what.
@@ -311,9 +312,102 @@ pub enum CareError {
         /// Which volume.
         id: VolumeId,
     },
+    /// There is no tool that may be trusted with it.
+    #[error("volume {id}: {file_system} is not repaired automatically; follow its own manual")]
+    NoRepair {
+        /// Which volume.
+        id: VolumeId,
+        /// Its file system.
+        file_system: FileSystem,
+    },
+    /// Its file system is damaged.
+    #[error("volume {id}: its file system is damaged: {report}")]
+    Damaged {
+        /// Which volume.
+        id: VolumeId,
+        /// What the check wrote last.
+        report: String,
+    },
+    /// A tool failed.
+    #[error("volume {id}")]
+    Tool {
+        /// Which volume.
+        id: VolumeId,
+        /// How.
+        #[source]
+        source: Box<ToolError>,
+    },
     /// It has to be mounted for this.
     #[error("volume {id} is not mounted")]
     NotMounted {
+        /// Which volume.
+        id: VolumeId,
+    },
+    /// The system refused.
+    #[error("volume {id}")]
+    Io {
+        /// Which volume.
+        id: VolumeId,
+        /// What.
+        #[source]
+        source: IoFault,
+    },
+}
+
+/// Why a generation of a volume could not be kept, read or put in place.
+#[derive(Debug, thiserror::Error)]
+pub enum GenerationError {
+    /// Nothing was touched, and the state of things is why.
+    #[error("volume {id}: {refusal}")]
+    Refused {
+        /// Which volume.
+        id: VolumeId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// There is no generation of this name.
+    #[error("volume {id} has no generation {name}")]
+    NoGeneration {
+        /// Which volume.
+        id: VolumeId,
+        /// Which generation.
+        name: GenerationName,
+    },
+    /// The file system of the images cannot clone by reference.
+    #[error(
+        "volume {id}: its images lie on a file system that cannot clone by reference; use xfs or          btrfs there, or a pool"
+    )]
+    NotCloning {
+        /// Which volume.
+        id: VolumeId,
+    },
+    /// Later writes to the volume might find no space on the host.
+    #[error(
+        "volume {id}: a generation may come to need {needed}, and {available} are not committed;          delete generations or free space"
+    )]
+    NoRoom {
+        /// Which volume.
+        id: VolumeId,
+        /// What it may need.
+        needed: ByteSize,
+        /// What there is for it.
+        available: ByteSize,
+    },
+    /// A mounted volume is not frozen without a watchdog.
+    #[error("volume {id} is mounted, and no watchdog is configured to thaw it")]
+    NoWatchdog {
+        /// Which volume.
+        id: VolumeId,
+    },
+    /// What is mounted in the volume's place is not on its device.
+    #[error("volume {id} is mounted elsewhere and was not frozen")]
+    NotMountedHere {
+        /// Which volume.
+        id: VolumeId,
+    },
+    /// The watchdog thawed the volume before the clone was complete.
+    #[error("volume {id} was frozen for too long and was thawed; nothing was kept")]
+    TooLong {
         /// Which volume.
         id: VolumeId,
     },

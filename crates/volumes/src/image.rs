@@ -118,14 +118,19 @@ pub(crate) fn extend(
 
 /// Allocates every block of the image that is missing, and leaves its length alone.
 pub(crate) fn reserve(path: &Path, image: &File, size: ByteSize) -> Result<(), IoFault> {
-    allocate(path, image, size, FallocateFlags::FALLOC_FL_KEEP_SIZE)?;
+    let done = allocate(path, image, size, FallocateFlags::FALLOC_FL_KEEP_SIZE);
     let allocated = image.metadata().map_err(IoFault::on("query", path))?.blocks() * 512;
-    if allocated < size.as_u64() {
-        let missing = size.as_u64() - allocated;
-        let error = io::Error::other(format!("{missing} bytes are not allocated"));
-        return Err(IoFault::new("reserve", path, error));
+    match done {
+        Ok(()) if allocated >= size.as_u64() => Ok(()),
+        Ok(()) => {
+            let missing = size.as_u64() - allocated;
+            let error = io::Error::other(format!("{missing} bytes are not allocated"));
+            Err(IoFault::new("reserve", path, error))
+        }
+        // XFS wants room for the whole length before it looks at what is allocated already.
+        Err(fault) if fault.is_full() && allocated >= size.as_u64() => Ok(()),
+        Err(fault) => Err(fault),
     }
-    Ok(())
 }
 
 fn allocate(

@@ -129,3 +129,37 @@ pub(crate) fn trim(root: &impl AsFd) -> io::Result<u64> {
     unsafe { file_system::fitrim(fd, &raw mut range) }?;
     Ok(range.length)
 }
+
+mod freeze {
+    use nix::libc::c_int;
+
+    nix::ioctl_readwrite!(fifreeze, b'X', 119, c_int);
+    nix::ioctl_readwrite!(fithaw, b'X', 120, c_int);
+    nix::ioctl_write_int!(ficlone, 0x94, 9);
+}
+
+/// Writes everything out and holds back writers of the file system that this directory is on.
+pub(crate) fn freeze(root: &impl AsFd) -> io::Result<()> {
+    let mut unused = 0;
+    let fd = root.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, and the kernel ignores the argument.
+    unsafe { freeze::fifreeze(fd, &raw mut unused) }?;
+    Ok(())
+}
+
+/// Lets writers go on. Fails with `EINVAL` when the file system is not frozen.
+pub(crate) fn thaw(root: &impl AsFd) -> io::Result<()> {
+    let mut unused = 0;
+    let fd = root.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, and the kernel ignores the argument.
+    unsafe { freeze::fithaw(fd, &raw mut unused) }?;
+    Ok(())
+}
+
+/// Makes a file share all blocks of another on the same file system.
+pub(crate) fn clone_file(to: &impl AsFd, from: &impl AsFd) -> io::Result<()> {
+    let source = u64::try_from(from.as_fd().as_raw_fd()).map_err(io::Error::other)?;
+    // SAFETY: both descriptors are open, and the argument is the number of one of them.
+    unsafe { freeze::ficlone(to.as_fd().as_raw_fd(), source) }?;
+    Ok(())
+}

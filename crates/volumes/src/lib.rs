@@ -11,18 +11,23 @@ mod core;
 mod ensure;
 mod error;
 mod failpoint;
+mod freeze;
+mod generation;
 mod holders;
 mod image;
 mod ioctl;
 mod loop_device;
 mod observe;
 mod release;
+mod reserve;
 mod root;
 mod status;
 mod tool;
 mod volumes;
 
+pub use care::{CheckMode, CheckReport};
 pub use core::file_system::{SpecFault, check_spec};
+pub use core::generation::GenerationName;
 pub use core::health::{HealthTracker, Level, Thresholds, VolumeEvent};
 pub use core::layout::{MountPointFault, check_mount_points};
 pub use core::metadata::{CheckOutcome, LastCheck};
@@ -35,8 +40,14 @@ pub use core::spec::{
 };
 pub use core::status::{HostStatus, MountStatus, VolumeStatus};
 pub use core::superblock::{FileSystemId, InvalidFileSystemId};
-pub use error::{EnsureError, IoFault, ListError, OpenError, ReleaseError, RemoveError, ToolError};
+pub use error::{
+    CareError, EnsureError, GenerationError, IoFault, ListError, OpenError, ReleaseError,
+    RemoveError, ToolError,
+};
+pub use freeze::{Watchdog, thaw_watchdog};
+pub use generation::{Cloning, Generation, MountedGeneration};
 pub use holders::{Hold, Holder};
+pub use reserve::place;
 pub use volumes::{Recovered, Volumes, VolumesConfig};
 
 /// What tests of this and other packages need and the daemon does not.

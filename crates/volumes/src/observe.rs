@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use sys_mount::UnmountFlags;
 use tracing::{info, warn};
 
 use crate::core::layout::{Layout, Place};
@@ -14,6 +15,7 @@ use crate::core::plan::{
 use crate::core::spec::VolumeId;
 use crate::error::IoFault;
 use crate::failpoint::{self, Moment};
+use crate::freeze;
 use crate::image;
 use crate::loop_device::{self, Minors};
 use crate::volumes::Recovered;
@@ -91,10 +93,20 @@ pub(crate) fn recover(layout: &Layout, minors: &Minors) -> Result<Recovered, IoF
     for step in plan_recovery(&found) {
         failpoint::reach("recover", &step, Moment::Before)?;
         match &step {
-            RecoveryStep::Adopt(id) => recovered.mounted.push(id.clone()),
+            RecoveryStep::Adopt(id, minor) => {
+                if freeze::thaw_leftover(&layout.mount(id), *minor) {
+                    warn!(volume = %id, "a volume was left frozen and goes on");
+                    recovered.thawed.push(id.clone());
+                }
+                recovered.mounted.push(id.clone());
+            }
             RecoveryStep::ReportDeleted(id, minor) => {
                 warn!(volume = %id, device = minor, "the image of a mounted volume was deleted");
                 recovered.deleted.push(id.clone());
+            }
+            RecoveryStep::ReleaseGeneration(minor) => {
+                release_generation(*minor)?;
+                loop_device::remove_minor(minors, *minor);
             }
             RecoveryStep::Detach(minor) => {
                 info!(device = minor, "detaching a loop device that nothing uses");
@@ -115,6 +127,16 @@ pub(crate) fn recover(layout: &Layout, minors: &Minors) -> Result<Recovered, IoF
         failpoint::reach("recover", &step, Moment::After)?;
     }
     Ok(recovered)
+}
+
+/// Nobody but an earlier run of this daemon reads a generation through its mount.
+fn release_generation(minor: u32) -> Result<(), IoFault> {
+    for entry in mounts()?.iter().filter(|entry| entry.loop_minor() == Some(minor)) {
+        sys_mount::unmount(&entry.target, UnmountFlags::empty())
+            .map_err(IoFault::on("unmount", &entry.target))?;
+        let _absent = fs::remove_dir(&entry.target);
+    }
+    Ok(())
 }
 
 fn at_start(layout: &Layout, minors: &Minors) -> Result<FoundAtStart, IoFault> {

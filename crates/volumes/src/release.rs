@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use sys_mount::UnmountFlags;
@@ -14,7 +16,11 @@ use crate::error::{IoFault, ReleaseError, RemoveError};
 use crate::failpoint::{self, Moment};
 use crate::observe::Sight;
 use crate::volumes::Inner;
-use crate::{holders, image, loop_device, observe};
+use crate::{generation, holders, image, loop_device, observe};
+
+/// A process that is being started holds copies of its parent's descriptors until it runs its own
+/// program: such a hold is over in a moment and is nobody's.
+const BUSY_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Unmounts the volume and confirms that the kernel has let go of the image.
 pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<(), ReleaseError> {
@@ -43,16 +49,24 @@ pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<(), ReleaseError> 
 
 fn unmount(inner: &Inner, id: &VolumeId, sight: &Sight) -> Result<(), ReleaseError> {
     let target = inner.layout.mount(id);
-    match sys_mount::unmount(&target, UnmountFlags::empty()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {
-            let devices: Vec<_> = sight.observed.target.iter().map(|entry| entry.device).collect();
-            let holders = holders::find(&devices, Some(&target));
-            Err(ReleaseError::Busy { id: id.clone(), holders })
-        }
-        Err(error) => {
-            let source = IoFault::new("unmount", target, error);
-            Err(ReleaseError::Io { id: id.clone(), source })
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match sys_mount::unmount(&target, UnmountFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::EBUSY as i32) => {
+                if Instant::now() < deadline {
+                    thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
+                let mounts = &sight.observed.target;
+                let devices: Vec<_> = mounts.iter().map(|entry| entry.device).collect();
+                let holders = holders::find(&devices, Some(&target));
+                return Err(ReleaseError::Busy { id: id.clone(), holders });
+            }
+            Err(error) => {
+                let source = IoFault::new("unmount", target, error);
+                return Err(ReleaseError::Io { id: id.clone(), source });
+            }
         }
     }
 }
@@ -89,6 +103,7 @@ pub(crate) fn remove(inner: &Inner, id: &VolumeId) -> Result<(), RemoveError> {
     let sight = observe::volume(&inner.layout, id).map_err(io)?;
     plan_removal(&sight.observed)
         .map_err(|refusal| RemoveError::Refused { id: id.clone(), refusal })?;
+    generation::refuse_while_read(inner, id)?;
     let (volume, removing) = (inner.layout.volume(id), inner.layout.removing(id));
     let workload = inner.layout.workload(id);
     image::delete_directory(&removing).map_err(io)?;

@@ -18,6 +18,7 @@ use crate::core::layout::{CONTROL_DIRECTORIES, DATA, PRIVATE};
 use crate::core::plan::RootState;
 use crate::core::spec::{Owner, VolumeRole, VolumeSpec};
 use crate::error::IoFault;
+use crate::reserve;
 
 const ROOT: Owner = Owner { uid: 0, gid: 0 };
 
@@ -51,6 +52,7 @@ pub(crate) fn prepare(mount: &Path, spec: &VolumeSpec, state: RootState) -> Resu
                 let control = directory(&data.fd, &path, name, 0o700)?;
                 set(&control.fd, &path.join(name), ROOT, 0o1777)?;
             }
+            reserve::replenish(&mount.join(PRIVATE));
         }
     }
     Ok(())

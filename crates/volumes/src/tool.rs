@@ -33,6 +33,7 @@ const MKFS_XFS: Tool = Tool { path: "/usr/sbin/mkfs.xfs", package: "xfsprogs" };
 const MKFS_BTRFS: Tool = Tool { path: "/usr/sbin/mkfs.btrfs", package: "btrfs-progs" };
 
 pub(crate) const XFS_GROWFS: Tool = Tool { path: "/usr/sbin/xfs_growfs", package: "xfsprogs" };
+pub(crate) const XFS_REPAIR: Tool = Tool { path: "/usr/sbin/xfs_repair", package: "xfsprogs" };
 pub(crate) const BTRFS: Tool = Tool { path: "/usr/bin/btrfs", package: "btrfs-progs" };
 
 /// The tool that makes this file system.

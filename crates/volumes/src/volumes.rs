@@ -11,16 +11,21 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 
+use crate::care::{CheckMode, CheckReport};
 use crate::core::file_system::{Ext4Tools, Reserve, ext4_tools};
+use crate::core::generation::GenerationName;
 use crate::core::layout::Layout;
 use crate::core::size::ByteSize;
 use crate::core::spec::{MountedVolume, VolumeId, VolumeSpec};
 use crate::core::status::{HostStatus, VolumeStatus};
 use crate::error::{
-    CareError, EnsureError, IoFault, ListError, OpenError, ReleaseError, RemoveError,
+    CareError, EnsureError, GenerationError, IoFault, ListError, OpenError, ReleaseError,
+    RemoveError,
 };
+use crate::freeze::Watchdog;
+use crate::generation::{Cloning, Generation, MountedGeneration};
 use crate::loop_device::{self, Minors};
-use crate::{care, ensure, image, observe, release, status, tool};
+use crate::{care, ensure, generation, image, observe, release, status, tool};
 
 /// Where volumes live and what they may take.
 #[derive(Debug, Clone)]
@@ -36,6 +41,8 @@ pub struct VolumesConfig {
     pub reserve_uid: u32,
     /// Numbers of the loop devices that are added and removed here. Daemons may share a range.
     pub minors: Range<u32>,
+    /// What thaws a volume when this process cannot. Without it a mounted volume is never frozen.
+    pub watchdog: Option<Watchdog>,
     /// How many operations run at once.
     pub parallel: usize,
     /// How long making a file system may take.
@@ -53,6 +60,7 @@ impl VolumesConfig {
             reserve_percent: 5,
             reserve_uid: 4_200_000_000,
             minors: 4096..8192,
+            watchdog: None,
             parallel: 8,
             make_limit: Duration::from_mins(2),
             check_limit: Duration::from_mins(10),
@@ -67,6 +75,8 @@ pub struct Recovered {
     pub mounted: Vec<VolumeId>,
     /// Volumes found mounted whose image was deleted: they end with their last user.
     pub deleted: Vec<VolumeId>,
+    /// Volumes that were left frozen; their writers go on.
+    pub thawed: Vec<VolumeId>,
     /// Loop devices that nothing used, detached and removed.
     pub detached: Vec<PathBuf>,
     /// Volumes that were never finished, or not wholly deleted, now gone.
@@ -194,6 +204,84 @@ impl Volumes {
     pub async fn trim(&self, id: &VolumeId) -> Result<ByteSize, CareError> {
         let id = id.clone();
         self.exclusively(id.clone(), move |inner| care::trim(inner, &id)).await
+    }
+
+    /// Checks the file system of a released volume and keeps the result. Refused while anything
+    /// holds it.
+    pub async fn check(&self, id: &VolumeId, mode: CheckMode) -> Result<CheckReport, CareError> {
+        let id = id.clone();
+        self.exclusively(id.clone(), move |inner| care::check(inner, &id, mode)).await
+    }
+
+    /// Takes the image that lies in the volume's place for the volume's own, whoever made it. Its
+    /// file system must be known, whole and without faults. Refused while anything holds it.
+    pub async fn adopt(&self, id: &VolumeId) -> Result<(), CareError> {
+        let id = id.clone();
+        self.exclusively(id.clone(), move |inner| care::adopt(inner, &id)).await
+    }
+
+    /// Whether the file system under the images clones by reference.
+    pub async fn cloning(&self) -> Result<Cloning, ListError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || generation::cloning(inner.layout.images())).await.map_err(ListError)
+    }
+
+    /// Keeps the volume's state of this moment under a name, and replaces what had the name. A
+    /// mounted volume is frozen for it: its writers wait, and see nothing of it.
+    pub async fn keep_generation(
+        &self,
+        id: &VolumeId,
+        name: &GenerationName,
+    ) -> Result<Generation, GenerationError> {
+        let (id, name) = (id.clone(), name.clone());
+        self.exclusively(id.clone(), move |inner| generation::take(inner, &id, &name)).await
+    }
+
+    /// The generations kept of a volume.
+    pub async fn generations(&self, id: &VolumeId) -> Result<Vec<GenerationName>, GenerationError> {
+        let id = id.clone();
+        self.exclusively(id.clone(), move |inner| generation::list(inner, &id)).await
+    }
+
+    /// Mounts a generation read-only.
+    pub async fn mount_generation(
+        &self,
+        id: &VolumeId,
+        name: &GenerationName,
+    ) -> Result<MountedGeneration, GenerationError> {
+        let (id, name) = (id.clone(), name.clone());
+        self.exclusively(id.clone(), move |inner| generation::mount(inner, &id, &name)).await
+    }
+
+    /// Unmounts a generation.
+    pub async fn unmount_generation(
+        &self,
+        id: &VolumeId,
+        name: &GenerationName,
+    ) -> Result<(), GenerationError> {
+        let (id, name) = (id.clone(), name.clone());
+        self.exclusively(id.clone(), move |inner| generation::unmount(inner, &id, &name)).await
+    }
+
+    /// Deletes a generation. Refused while it is mounted.
+    pub async fn delete_generation(
+        &self,
+        id: &VolumeId,
+        name: &GenerationName,
+    ) -> Result<(), GenerationError> {
+        let (id, name) = (id.clone(), name.clone());
+        self.exclusively(id.clone(), move |inner| generation::delete(inner, &id, &name)).await
+    }
+
+    /// Puts a generation in the place of the volume's image, which becomes the generation. The
+    /// volume must be released. Doing it again takes it back.
+    pub async fn swap_generation(
+        &self,
+        id: &VolumeId,
+        name: &GenerationName,
+    ) -> Result<(), GenerationError> {
+        let (id, name) = (id.clone(), name.clone());
+        self.exclusively(id.clone(), move |inner| generation::swap(inner, &id, &name)).await
     }
 
     /// Runs one operation on a volume to its end, also when the caller does not wait for it.

@@ -20,8 +20,8 @@ const ENGINE_DEADLINE: Duration = Duration::from_mins(1);
 const LISTS_FRESH_FOR: Duration = Duration::from_hours(24);
 /// The engine's images and containers, and the volumes of the demo and the tests.
 const STATE_BYTES: u64 = 3 << 30;
-/// A debug and a release build of the workspace.
-const BUILD_BYTES: u64 = 6 << 30;
+/// A build of the workspace with its tests.
+const BUILD_BYTES: u64 = 5 << 30;
 
 /// Why the host is not ready.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ pub(crate) fn ensure(
 
 /// A target directory that was built in before needs little more.
 fn build_bytes(target_dir: &Path) -> u64 {
-    if target_dir.join("release").is_dir() { BUILD_BYTES / 3 } else { BUILD_BYTES }
+    if target_dir.join("debug/belayd").is_file() { BUILD_BYTES / 3 } else { BUILD_BYTES }
 }
 
 fn agree(consent: Consent, changes: &[String]) -> Result<(), SetupError> {

@@ -13,9 +13,9 @@ case "$1" in
 metadata) printf '{"target_directory":"%s"}' "$FAKE_TARGET" ;;
 build)
     echo "cargo $*"
-    mkdir -p "$FAKE_TARGET/release"
-    printf '#!/bin/sh\necho "belay $*"\nexit 7\n' > "$FAKE_TARGET/release/belay"
-    chmod 755 "$FAKE_TARGET/release/belay"
+    mkdir -p "$FAKE_TARGET/debug"
+    printf '#!/bin/sh\necho "belay $*"\nexit 7\n' > "$FAKE_TARGET/debug/belay"
+    chmod 755 "$FAKE_TARGET/debug/belay"
     ;;
 esac
 "#;
@@ -40,8 +40,8 @@ fn the_demonstration_gets_its_programs_and_arguments_and_its_ending_is_ours() {
     let shown = String::from_utf8_lossy(&output.stdout);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(7), "{shown}\n{said}");
-    assert!(shown.contains("--release --locked --package belayd --package belay"), "{shown}");
-    let belayd = target.join("release/belayd");
+    assert!(shown.contains("--locked --package belayd --package belay"), "{shown}");
+    let belayd = target.join("debug/belayd");
     let demonstration = format!("belay demo --belayd {} --once\n", belayd.display());
     assert!(shown.ends_with(&demonstration), "{demonstration} is not at the end of {shown}");
 }

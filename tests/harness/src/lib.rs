@@ -1,1 +1,18 @@
-//! placeholder
+//! A real belayd for tests: started in a directory of its own, talked to over its socket, killed,
+//! started again, and cleaned up behind.
+//!
+//! [`Node`] is one belayd and all that it makes; dropping it, also in a panic, removes everything
+//! that carries its name or lies below its directory. [`image`] makes the root file system that the
+//! tests' containers run.
+
+mod client;
+mod image;
+mod leavings;
+mod node;
+mod patience;
+
+pub use client::{Client, Refusal};
+pub use image::busybox_image;
+pub use leavings::Leavings;
+pub use node::{Node, NodeOptions, binary};
+pub use patience::{free_port, is_full, until};

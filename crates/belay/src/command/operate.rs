@@ -9,7 +9,6 @@ use reqwest::Method;
 use serde_json::Value;
 
 use crate::client::{Client, Document};
-use crate::core::human;
 use crate::failure::{self, Ending, Failure};
 use crate::output::Output;
 
@@ -92,12 +91,8 @@ fn finish(outcome: OperationOutcome, output: &Output) -> Result<(), Ending> {
     if let Some(publish) = outcome.publish {
         let _ = writeln!(
             text,
-            "cid {}\nversion {}, record {}, {}, container down for {}",
-            publish.cid,
-            publish.version,
-            publish.seq,
-            human::size(publish.bytes),
-            human::milliseconds(publish.downtime_ms)
+            "cid {}\nversion {}, record {}",
+            publish.cid, publish.version, publish.seq
         );
     }
     output.text(&text)

@@ -24,7 +24,9 @@ pub(crate) fn next(workload: &WorkloadStatus) -> Option<String> {
         }),
         WorkloadPhase::Halted => Some(match &workload.last_fault {
             Some(fault) if !fault.next.is_empty() => fault.next.clone(),
-            Some(_) | None => format!("belay sync status, then belay start {name}"),
+            Some(_) | None => format!(
+                "look at its volumes first; belay start {name} clears the halt and starts it"
+            ),
         }),
         WorkloadPhase::Unknown => Some("belay doctor".to_owned()),
     }

@@ -7,7 +7,7 @@ pub(crate) const DATA: &str = "/data";
 
 /// Size of the replicated volume. Small enough to be reserved at once, large enough for a file
 /// system with room.
-pub(crate) const VOLUME: &str = "64MiB";
+pub(crate) const VOLUME: &str = "64M";
 
 /// Bytes of the file that makes the replication carry something.
 pub(crate) const PAYLOAD_BYTES: u64 = 3 * 1024 * 1024;
@@ -175,7 +175,7 @@ pub(crate) fn programs() -> [(&'static str, String); 5] {
     let response = "#!/bin/sh\n\
         # What belayd answered to the app.\n\
         printf 'Content-Type: application/json\\r\\n\\r\\n'\n\
-        cat /belay/volume-sync/response.json\n"
+        cat /belay/volume-sync/response.json 2> /dev/null\n"
         .to_owned();
     let revise = format!(
         "#!/bin/sh\n\
@@ -236,7 +236,7 @@ mod tests {
             Role::BOTH.map(|role| spec(role, Path::new("/x/image.tar"), 1234));
         for text in [&provider, &consumer] {
             assert!(text.contains("key = \"belay-demo-page\"\n"));
-            assert!(text.contains("size = \"64MiB\"\n"));
+            assert!(text.contains("size = \"64M\"\n"));
             assert!(text.contains("image = \"file:/x/image.tar\"\n"));
             assert!(text.contains("host = 1234\n"));
         }

@@ -36,9 +36,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Engines whose containers a demo may have made.
 const ENGINES: [&str; 2] = ["podman", "docker"];
 
-/// A container, and the engine that has it.
+/// A container or an image, and the engine that keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Container {
+struct Kept {
     engine: PathBuf,
     id: String,
 }
@@ -47,7 +47,7 @@ struct Container {
 #[derive(Debug, Default)]
 pub(crate) struct Leftovers {
     processes: Vec<ProcessRecord>,
-    containers: Vec<Container>,
+    containers: Vec<Kept>,
     mounts: Vec<PathBuf>,
     loops: Vec<PathBuf>,
 }
@@ -111,9 +111,11 @@ pub(crate) async fn sweep(place: &Place) -> Result<(), Ending> {
     for process in processes(place) {
         end(&process, END).await?;
     }
-    for Container { engine, id } in containers().await? {
+    let images = Images::of_containers().await?;
+    for Kept { engine, id } in containers().await? {
         tool::run(&engine, &["rm", "--force", &id]).await?;
     }
+    images.remove().await;
     release("unmount", || async {
         for mount in mounts_below(place.directory())?.iter().rev() {
             // A busy one is tried again; what is left at the end is reported by name.
@@ -133,6 +135,34 @@ pub(crate) async fn sweep(place: &Place) -> Result<(), Ending> {
         Ok(loop_devices(place.directory()))
     })
     .await
+}
+
+/// The images that the demo's containers run, which belayd keeps loaded.
+#[derive(Debug)]
+pub(crate) struct Images(Vec<Kept>);
+
+impl Images {
+    /// Looks them up, while there are containers to ask.
+    pub(crate) async fn of_containers() -> Result<Self, Ending> {
+        let mut images: Vec<Kept> = Vec::new();
+        for Kept { engine, id } in containers().await? {
+            let inspect = ["inspect", "--format", "{{.Image}}", &id];
+            // A container may be removed in between.
+            let Ok(image) = tool::run(&engine, &inspect).await else { continue };
+            let image = Kept { engine, id: image.trim().to_owned() };
+            if !images.contains(&image) {
+                images.push(image);
+            }
+        }
+        Ok(Self(images))
+    }
+
+    /// Removes those that no container uses any more; the engine refuses the others.
+    pub(crate) async fn remove(self) {
+        for Kept { engine, id } in self.0 {
+            let _ = tool::run(&engine, &["rmi", &id]).await;
+        }
+    }
 }
 
 /// Repeats `attempt`, which gives what is left, until nothing is.
@@ -193,7 +223,7 @@ fn processes(place: &Place) -> Vec<ProcessRecord> {
     found
 }
 
-async fn containers() -> Result<Vec<Container>, Ending> {
+async fn containers() -> Result<Vec<Kept>, Ending> {
     let mut found = Vec::new();
     for engine in ENGINES.into_iter().filter_map(tool::find) {
         for role in Role::BOTH {
@@ -206,7 +236,7 @@ async fn containers() -> Result<Vec<Container>, Ending> {
                 Err(error) => return Err(error),
             };
             let ids = ids.lines().filter(|id| !id.is_empty());
-            found.extend(ids.map(|id| Container { engine: engine.clone(), id: id.to_owned() }));
+            found.extend(ids.map(|id| Kept { engine: engine.clone(), id: id.to_owned() }));
         }
     }
     Ok(found)

@@ -1,12 +1,16 @@
 //! One belayd of the demo.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use belay_protocol::{NodeReadiness, NodeStatus, OperationOutcome, VolumeStatus, WorkloadStatus};
+use belay_protocol::{
+    NodeReadiness, NodeStatus, OperationOutcome, OperationProgress, ProblemCode, PublishRequest,
+    VolumeStatus, WorkloadStatus,
+};
 use reqwest::Method;
 use tokio::process::{Child, Command};
 
@@ -19,6 +23,9 @@ use crate::failure::{self, Ending, Failure};
 
 /// Longest wait until a node answers that it is ready.
 const READY: Duration = Duration::from_secs(30);
+
+/// Longest wait for a workload whose deploy was cut short to become known.
+const APPEARANCE: Duration = Duration::from_secs(3);
 
 /// Longest wait for a belayd that was asked to end.
 const END: Duration = Duration::from_secs(30);
@@ -42,6 +49,22 @@ pub(crate) struct Node {
     process: Child,
     record: ProcessRecord,
     log: PathBuf,
+    declared: Cell<Declared>,
+}
+
+/// Whether a node knows its workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Declared {
+    /// It was not told yet.
+    No,
+    /// It was told; the end of that was not heard.
+    Asked,
+    /// It deployed it.
+    Whole,
+}
+
+fn is_absent(failure: &Failure) -> bool {
+    failure.exit_code == ProblemCode::NoSuchWorkload.exit_code()
 }
 
 impl Node {
@@ -66,6 +89,12 @@ impl Node {
         let mut command = Command::new(belayd);
         command.arg("--config").arg(&config).current_dir("/").stdin(Stdio::null());
         command.stdout(file).stderr(second);
+        // belayd takes settings from these too; the demo's are in its file.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"BELAYD_") {
+                command.env_remove(name);
+            }
+        }
         // Ctrl-C goes to the terminal's foreground group. belayd must not be in it: it is still
         // needed to remove the workloads.
         command.process_group(0);
@@ -79,7 +108,8 @@ impl Node {
         place.record(record.clone())?;
         let socket = home.join("run/belay.sock");
         let client = Client::new(&socket)?;
-        Ok(Self { role, socket, status_port, web_port, client, process, record, log })
+        let declared = Cell::new(Declared::No);
+        Ok(Self { role, socket, status_port, web_port, client, process, record, log, declared })
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -126,30 +156,37 @@ impl Node {
         self.alive()
     }
 
-    /// Deploys its workload; gives the steps that belayd went through.
-    pub(crate) async fn deploy(&self, image: &Path) -> Result<Vec<String>, Ending> {
+    /// Deploys its workload; `tell` hears each step that belayd goes through.
+    pub(crate) async fn deploy(
+        &self,
+        image: &Path,
+        mut tell: impl FnMut(&str),
+    ) -> Result<OperationOutcome, Ending> {
         let home = self.log.parent().expect("the log lies in the node's home");
         let file = home.join(format!("{}.toml", self.role.workload()));
         fs::write(&file, stage::spec(self.role, image, self.web_port)).map_err(|error| {
             Failure::local(format!("cannot write {}", file.display()), &error, "")
         })?;
         let request = crate::command::deploy_request(&file)?;
-        let mut steps: Vec<String> = Vec::new();
-        let note = |progress: &belay_protocol::OperationProgress| {
+        let mut last = String::new();
+        let note = |progress: &OperationProgress| {
             let step = progress::step(progress);
-            if steps.last() != Some(&step) {
-                steps.push(step);
+            if step != last {
+                tell(&step);
+                last = step;
             }
         };
+        self.declared.set(Declared::Asked);
         let body = Document::of(&request);
-        self.client.operate(Method::POST, "/v1/workloads", body, note).await?;
-        Ok(steps)
+        let deployed = self.client.operate(Method::POST, "/v1/workloads", body, note).await?;
+        self.declared.set(Declared::Whole);
+        Ok(deployed)
     }
 
     /// Publishes by the operator's hand.
     pub(crate) async fn publish(
         &self,
-        request: &belay_protocol::PublishRequest,
+        request: &PublishRequest,
     ) -> Result<OperationOutcome, Ending> {
         let path = format!("/v1/workloads/{}/sync/publish", self.role.workload());
         self.client.operate(Method::POST, &path, Document::of(request), |_| {}).await
@@ -163,14 +200,38 @@ impl Node {
         self.client.get("/v1/volumes").await
     }
 
-    /// Removes every workload with its volumes.
+    /// Removes every workload with its volumes: its own, and what an operator added meanwhile.
     pub(crate) async fn remove_workloads(&self) -> Result<(), Ending> {
+        let own = self.role.workload();
+        let deadline = Instant::now() + APPEARANCE;
+        while let Err(refused) = self.remove(own).await {
+            match (self.declared.get(), refused) {
+                // An operator may have removed it already.
+                (Declared::No | Declared::Whole, Ending::Failed(failure))
+                    if is_absent(&failure) =>
+                {
+                    break;
+                }
+                // A deploy that was cut short goes on in belayd; its workload may yet appear.
+                (Declared::Asked, Ending::Failed(failure)) if is_absent(&failure) => {
+                    if Instant::now() > deadline {
+                        break;
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+                (_, failed) => return Err(failed),
+            }
+        }
         let workloads: Vec<WorkloadStatus> = self.client.get("/v1/workloads").await?;
-        for workload in workloads {
-            let path = format!("/v1/workloads/{}?volumes=delete", workload.name);
-            self.client.operate(Method::DELETE, &path, Document::none(), |_| {}).await?;
+        for other in workloads.iter().filter(|workload| workload.name.as_str() != own) {
+            self.remove(other.name.as_str()).await?;
         }
         Ok(())
+    }
+
+    async fn remove(&self, workload: &str) -> Result<OperationOutcome, Ending> {
+        let path = format!("/v1/workloads/{workload}?volumes=delete");
+        self.client.operate(Method::DELETE, &path, Document::none(), |_| {}).await
     }
 
     /// Asks belayd to end and waits for it; gives how long it took.
@@ -189,17 +250,22 @@ impl Node {
         Err(Failure::new(failure::SOFTWARE, what, "report this as a bug").into())
     }
 
-    /// The last lines of its log.
-    pub(crate) fn log_tail(&self) -> Vec<String> {
-        let text = last_bytes(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        let last = lines.iter().rev().take(TAIL).rev();
-        last.map(|line| format!("{}: {line}", self.word())).collect()
+    /// Where its log lies.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
     }
 
     fn word(&self) -> &'static str {
         self.role.word()
     }
+}
+
+/// The last lines of a node's log, each with the node's word.
+pub(crate) fn log_tail(word: &str, log: &Path) -> Vec<String> {
+    let text = last_bytes(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let last = lines.iter().rev().take(TAIL).rev();
+    last.map(|line| format!("{word}: {line}")).collect()
 }
 
 /// The last 16 KiB of a file.

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use belay_protocol::control::Response;
-use belay_protocol::{PublishRequest, SyncOutcome, Verdict, VolumeStatus};
+use belay_protocol::{
+    Finding, PublishRequest, SyncOutcome, Verdict, VolumeStatus, WorkloadPhase, WorkloadStatus,
+};
 
 use super::Stay;
 use super::image;
 use super::narrator::Narrator;
-use super::node::Node;
+use super::node::{self, Node};
 use super::place::Place;
 use super::web::{Outage, Web};
 use crate::command;
@@ -46,23 +48,22 @@ pub(crate) struct Stage<'a> {
 /// Looks at the host before anything is changed.
 pub(crate) async fn check_host(belayd: &Path, narrator: &Narrator<'_>) -> Result<(), Ending> {
     let findings = command::examine(belayd).await?;
-    let names = |verdict: Verdict| {
-        let alike = findings.iter().filter(|finding| finding.verdict == verdict);
-        alike.map(|finding| finding.subject.as_str()).collect::<Vec<_>>().join(", ")
-    };
+    let alike =
+        |verdict| findings.iter().filter(move |finding: &&Finding| finding.verdict == verdict);
     if view::doctor::worst(&findings) == Verdict::Faulty {
-        let faulty = findings.iter().filter(|finding| finding.verdict == Verdict::Faulty);
-        let lines = faulty.map(|f| format!("{}: {}; {}", f.subject, f.found, f.advice));
+        let faults = alike(Verdict::Faulty);
+        let lines = faults.map(|f| format!("{}: {}; {}", f.subject, f.found, f.advice));
         let details = lines.collect();
         let what = "this host lacks something that belayd needs; nothing was changed".to_owned();
         let (next, exit_code) = ("mend it, then: belay doctor".to_owned(), failure::UNAVAILABLE);
         return Err(Failure { what, details, next, exit_code }.into());
     }
-    narrator.say("host", &format!("good: {}", names(Verdict::Good)))?;
-    match names(Verdict::Limited) {
-        limited if limited.is_empty() => Ok(()),
-        limited => narrator.say("host", &format!("limited: {limited} (see belay doctor)")),
+    let good = alike(Verdict::Good).count();
+    narrator.say("host", &format!("{good} of {} prerequisites are good", findings.len()))?;
+    for limited in alike(Verdict::Limited) {
+        narrator.say("host", &format!("limited: {}: {}", limited.subject, limited.found))?;
     }
+    Ok(())
 }
 
 /// Tells the story, then stays if it is asked to.
@@ -95,7 +96,8 @@ impl<'a> Stage<'a> {
 
     /// The last lines of every node's log.
     pub(crate) fn log_tails(&self) -> Vec<String> {
-        self.nodes.iter().flat_map(Node::log_tail).collect()
+        let tails = self.nodes.iter().flat_map(|node| node::log_tail(node.role.word(), node.log()));
+        tails.collect()
     }
 
     /// Removes the workloads through the API and ends both belayd, whatever fails on the way.
@@ -103,14 +105,22 @@ impl<'a> Stage<'a> {
         let mut all = Ok(());
         for node in self.nodes {
             let word = node.role.word();
+            let log = node.log().to_owned();
             let removed = node.remove_workloads().await;
             let ended = node.end().await;
             let told = removed.and(ended).and_then(|time| {
                 let time = human::milliseconds(milliseconds(time));
                 narrator.say(word, &format!("workload and volumes removed; belayd ended in {time}"))
             });
-            // The other node is ended whatever became of this one; the first failure is kept.
-            all = all.and(told);
+            // The other node is ended whatever became of this one; the first failure is kept, with
+            // the log, which is about to be removed.
+            all = all.and(told.map_err(|ending| match ending {
+                Ending::PipeClosed => ending,
+                Ending::Failed(mut failure) => {
+                    failure.details.extend(node::log_tail(word, &log));
+                    Ending::Failed(failure)
+                }
+            }));
         }
         all
     }
@@ -134,11 +144,14 @@ impl<'a> Stage<'a> {
         }
         for node in &self.nodes {
             let began = Instant::now();
-            let steps = node.deploy(&image).await?;
-            for step in &steps {
-                narrator.say(node.role.word(), step)?;
-            }
-            let workload = node.workload().await?;
+            let mut heard = Ok(());
+            let tell = |step: &str| {
+                let said = narrator.say(node.role.word(), step);
+                heard = std::mem::replace(&mut heard, Ok(())).and(said);
+            };
+            node.deploy(&image, tell).await?;
+            heard?;
+            let workload = self.ready_workload(node).await?;
             let time = human::milliseconds(milliseconds(began.elapsed()));
             let what = format!(
                 "workload {} is {} after {time}: {}",
@@ -311,6 +324,15 @@ impl<'a> Stage<'a> {
                 Response::Error(failed) => &failed.request_id,
             };
             (id.as_deref() == Some(REQUEST_ID)).then_some(response)
+        })
+        .await
+    }
+
+    /// The node's workload, once the node shows it as ready.
+    async fn ready_workload(&self, node: &Node) -> Result<WorkloadStatus, Ending> {
+        self.patiently("a deployed workload is not shown as ready", async || {
+            let workload = node.workload().await.ok()?;
+            (workload.phase == WorkloadPhase::Ready).then_some(workload)
         })
         .await
     }

@@ -116,3 +116,20 @@ fn read(found: bollard::models::ImageInspect) -> Image {
         size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PODMAN: &str = include_str!("../../tests/bodies/podman-4.3.1/image.json");
+
+    #[test]
+    fn a_captured_image_is_read() {
+        let image = read(serde_json::from_str(PODMAN).expect("an image body"));
+        assert!(image.id.starts_with("sha256:cfbd30d3"));
+        assert_eq!(image.tags, ["localhost/belay/web:0123456789abcdef"]);
+        assert_eq!(image.digests.len(), 1);
+        assert_eq!((image.user, image.working_dir, image.size), (None, None, 1_997_895));
+        assert!(image.command.is_empty() && image.entrypoint.is_empty() && image.env.is_empty());
+    }
+}

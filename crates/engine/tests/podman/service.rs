@@ -1,7 +1,7 @@
 //! Our own Podman service: its life, its end, and its neighbours.
 
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -9,6 +9,9 @@ use belay_engine::{
     ConnectError, EngineChoice, EngineKind, EngineOptions, ServiceStatus, Severity, connect,
     connect_own, examine,
 };
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::world::{World, eventually, proc_path};
 
@@ -80,12 +83,12 @@ async fn a_killed_owner_takes_its_service_along_and_no_container() {
     holder.0.wait().expect("reaped");
     // The next owner does not have to wait for that by itself.
     let (engine, own) = connect_own(dir.path()).await.expect("Podman comes up");
-    assert_ne!(services_on(&socket), [service]);
+    // Its socket is free first; the process may need a moment more.
     eventually("the service ends with its owner", || async {
-        (!proc_path(service).exists()).then_some(())
+        (!services_on(&socket).contains(&service)).then_some(())
     })
     .await;
-    engine.ping().await.expect("the new service answers after the old one is gone");
+    engine.ping().await.expect("the new service answers");
     let after = engine.inspect(&id).await.expect("looked up").expect("there");
     assert_eq!(before.state, after.state);
     own.shutdown(Duration::from_secs(10)).await;
@@ -139,6 +142,42 @@ async fn a_dead_socket_is_replaced_and_a_living_one_is_not() {
     assert!(matches!(error, ConnectError::Service(_) | ConnectError::Engine(_)), "{error:?}");
     assert!(socket.exists(), "it is not ours");
     drop(listener);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_outlived_its_owner_is_ended() {
+    struct EndServices(PathBuf);
+    impl Drop for EndServices {
+        fn drop(&mut self) {
+            for pid in services_on(&self.0) {
+                let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            }
+        }
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("podman.sock");
+    let _end = EndServices(socket.clone());
+    // Without the parent death signal, as after a kill in the moment before it was armed.
+    let script = format!("/usr/bin/podman system service --time=0 unix://{} &", socket.display());
+    let started = Command::new("/bin/sh")
+        .args(["-c", &script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(started.is_ok_and(|status| status.success()));
+    eventually("the orphan listens", || async { UnixStream::connect(&socket).ok() }).await;
+    let [orphan] = services_on(&socket)[..] else { panic!("one service") };
+    let parent = std::fs::read_to_string(proc_path(orphan).join("status")).expect("it lives");
+    assert!(parent.contains("PPid:\t1\n"), "it is an orphan: {parent}");
+
+    let (engine, service) = connect_own(dir.path()).await.expect("Podman comes up");
+    eventually("the orphan ends", || async {
+        (!services_on(&socket).contains(&orphan)).then_some(())
+    })
+    .await;
+    engine.ping().await.expect("ours answers");
+    service.shutdown(Duration::from_secs(10)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

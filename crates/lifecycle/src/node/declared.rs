@@ -109,7 +109,7 @@ impl NodeTask {
                 let _ = handle.commands.send(WorkloadCommand::Undeclare).await;
             }
         }
-        self.refused = declared.refused;
+        self.context.board.show_refused(declared.refused);
         for (name, (declaration, spec)) in declared.specs {
             if !self.handles.contains_key(&name) {
                 self.begin(name.clone(), Beginning::New);
@@ -128,7 +128,10 @@ impl NodeTask {
             Problem::new(
                 ProblemCode::OwnedByFile,
                 format!("{workload} is declared by {}", status.source),
-                format!("delete {} and reload belayd, or stop it: belay stop {workload}", status.source),
+                format!(
+                    "delete {} and reload belayd, or stop it: belay stop {workload}",
+                    status.source
+                ),
             )
         })
     }

@@ -1,8 +1,6 @@
 //! What can be asked of a workload.
 
-use belay_protocol::{
-    HistoryEntry, LogLine, LogQuery, Problem, PublishRequest, VolumeFate,
-};
+use belay_protocol::{HistoryEntry, LogLine, LogQuery, Problem, PublishRequest, VolumeFate};
 use belay_sync::{Window, WindowPurpose, WindowRefused};
 use tokio::sync::{mpsc, oneshot};
 
@@ -81,4 +79,28 @@ pub enum WorkloadCommand {
     },
     /// Something happened in the engine: look.
     Nudge,
+}
+
+impl WorkloadCommand {
+    /// Answers a command that nobody takes any more.
+    pub(crate) fn refuse(self, problem: Problem) {
+        match self {
+            Self::Deploy { reporter, .. }
+            | Self::Start { reporter }
+            | Self::Stop { reporter }
+            | Self::Restart { reporter }
+            | Self::Remove { reporter, .. }
+            | Self::Publish { reporter, .. } => reporter.finish(Err(problem)),
+            Self::Logs { reply, .. } => {
+                let _ = reply.send(Err(problem));
+            }
+            Self::History { reply } => {
+                let _ = reply.send(Err(problem));
+            }
+            Self::OpenWindow { reply, .. } => {
+                let _ = reply.send(Err(WindowRefused::ShuttingDown));
+            }
+            Self::Declare { .. } | Self::Undeclare | Self::Nudge => {}
+        }
+    }
 }

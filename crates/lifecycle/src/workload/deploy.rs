@@ -60,9 +60,9 @@ impl State {
 
     /// Whether a spec says the same as the one in force, however it is written.
     fn is_in_force(&self, spec: &WorkloadSpec) -> bool {
-        self.known.as_ref().is_some_and(|known| {
-            known.spec == *spec && known.record.previous.is_none()
-        })
+        self.known
+            .as_ref()
+            .is_some_and(|known| known.spec == *spec && known.record.previous.is_none())
     }
 
     /// Deploys what is in force already: nothing is replaced, but it is made to run.
@@ -131,9 +131,10 @@ impl State {
     }
 
     fn prepare(&mut self, declaration: Declaration, spec: Box<WorkloadSpec>) {
-        let progress = self.pending.as_ref().map_or_else(Progress::unheard, |pending| {
-            pending.reporter.progress_end()
-        });
+        let progress = self
+            .pending
+            .as_ref()
+            .map_or_else(Progress::unheard, |pending| pending.reporter.progress_end());
         let task = tokio::spawn(crate::image::fetch(
             self.context.engine.clone(),
             self.name.clone(),
@@ -142,10 +143,9 @@ impl State {
             progress,
         ));
         // A fetch for the spec in force gives way: what it fetched stays in the engine's store.
-        if let Some(old) = self.fetch.replace(Fetch {
-            purpose: FetchPurpose::Deploy(declaration, spec),
-            task,
-        }) {
+        if let Some(old) =
+            self.fetch.replace(Fetch { purpose: FetchPurpose::Deploy(declaration, spec), task })
+        {
             old.task.abort();
         }
     }

@@ -59,6 +59,16 @@ impl State {
         )
     }
 
+    /// The problem of a command that came after the end.
+    pub(crate) fn gone(&self) -> Problem {
+        if self.context.shutdown.is_cancelled() {
+            let detail = format!("belayd is ending and takes no command for {}", self.name);
+            return Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs");
+        }
+        let detail = format!("{} has just been removed", self.name);
+        Problem::new(ProblemCode::NoSuchWorkload, detail, "deploy it anew: belay deploy FILE")
+    }
+
     async fn ask_start(&mut self, reporter: Reporter) {
         let Some(known) = &self.known else {
             reporter.finish(Err(self.unknown()));

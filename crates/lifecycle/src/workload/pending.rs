@@ -98,8 +98,8 @@ impl State {
         self.settle_window_return();
         let Some(pending) = &self.pending else { return };
         let Some(known) = &self.known else { return };
-        let gone = self.seen.as_ref().is_some_and(Vec::is_empty)
-            && self.volumes == VolumesFact::Released;
+        let gone =
+            self.seen.as_ref().is_some_and(Vec::is_empty) && self.volumes == VolumesFact::Released;
         let in_force = known.record.previous.is_none();
         let up = in_force && self.renewal == crate::core::machine::Renewal::None;
         let summary = match pending.kind {
@@ -186,7 +186,9 @@ impl State {
 
     pub(crate) fn answer_window_return(&mut self, ready: Ready) {
         if let Some(back) = self.window_return.take() {
-            let downtime = back.started_at.unwrap_or_else(tokio::time::Instant::now)
+            let downtime = back
+                .started_at
+                .unwrap_or_else(tokio::time::Instant::now)
                 .saturating_duration_since(back.stopped_at);
             back.reply.send(Ok(WindowClosed { found: back.found, ready, downtime }));
         }

@@ -315,9 +315,10 @@ impl State {
             window,
             renewal: self.renewal,
         };
-        let members = self.seen.as_ref().map(|seen| {
-            seen.iter().filter_map(container::member).collect::<Vec<_>>()
-        });
+        let members = self
+            .seen
+            .as_ref()
+            .map(|seen| seen.iter().filter_map(container::member).collect::<Vec<_>>());
         let image = match (&self.image, &self.fetch) {
             (Some(_), _) => ImageFact::Present,
             (None, Some(Fetch { purpose: FetchPurpose::Target, .. })) => ImageFact::Fetching,

@@ -102,6 +102,7 @@ impl State {
         self.published.send_if_modified(|published| {
             let changed = *published != status;
             if changed {
+                self.context.board.show_workload(&self.name, status.clone());
                 *published = status;
             }
             changed
@@ -133,9 +134,10 @@ impl State {
                 exit: exit_of(container),
             }),
             restarts: self.restarts,
-            back_off: record.next_try_at.filter(|_| self.phase == WorkloadPhase::BackOff).map(
-                |next_try_at| BackOffStatus { failures: record.failures, next_try_at },
-            ),
+            back_off: record
+                .next_try_at
+                .filter(|_| self.phase == WorkloadPhase::BackOff)
+                .map(|next_try_at| BackOffStatus { failures: record.failures, next_try_at }),
             last_fault: self.last_fault.clone(),
             ports: known
                 .spec

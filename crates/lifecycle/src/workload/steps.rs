@@ -119,8 +119,10 @@ impl State {
     /// The volumes of the spec in force, the system volume last.
     fn volume_specs(&self) -> Vec<VolumeSpec> {
         let Some(known) = &self.known else { return Vec::new() };
-        let image_owner = self.image.as_ref().and_then(|image| numeric_owner(image.user.as_deref()));
-        let image_owner = known.spec.user.as_deref().map_or(image_owner, |user| numeric_owner(Some(user)));
+        let image_owner =
+            self.image.as_ref().and_then(|image| numeric_owner(image.user.as_deref()));
+        let image_owner =
+            known.spec.user.as_deref().map_or(image_owner, |user| numeric_owner(Some(user)));
         let mut specs: Vec<_> = known
             .spec
             .volumes
@@ -286,8 +288,7 @@ impl State {
         let left = self.gate.as_ref().map_or(probe::PROBE_LIMIT, |run| {
             run.gate.cap().saturating_sub(self.clock()).max(Duration::from_millis(100))
         });
-        let observation =
-            probe::probe(&self.http, &target, probe::PROBE_LIMIT.min(left)).await;
+        let observation = probe::probe(&self.http, &target, probe::PROBE_LIMIT.min(left)).await;
         // The process may have gone while it was asked; then the answer was another's.
         self.stale();
         self.refresh().await;
@@ -426,6 +427,7 @@ impl State {
         }
         self.known = None;
         self.forgotten = true;
+        self.publish_status();
         if let Some(pending) = self.pending.take() {
             let volumes = match fate {
                 VolumeFate::Keep => "its volumes are kept",
@@ -490,7 +492,9 @@ mod tests {
     fn only_a_numeric_user_owns_a_volume() {
         assert_eq!(numeric_owner(Some("1000")), Some(Owner { uid: 1000, gid: 1000 }));
         assert_eq!(numeric_owner(Some("1000:50")), Some(Owner { uid: 1000, gid: 50 }));
-        for none in [None, Some(""), Some("root"), Some("0"), Some("0:0"), Some("app"), Some("app:1")] {
+        for none in
+            [None, Some(""), Some("root"), Some("0"), Some("0:0"), Some("app"), Some("app:1")]
+        {
             assert_eq!(numeric_owner(none), None, "{none:?}");
         }
     }

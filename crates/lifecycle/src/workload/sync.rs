@@ -3,7 +3,8 @@
 use belay_engine::Liveness;
 use belay_protocol::{DesiredState, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
-    FoundState, MountPoint, OfflineWindow, PublishError, Require, SyncLayout, SyncSpec, Window, WindowOutcome, WindowPurpose, WindowRefused, WindowReply,
+    FoundState, MountPoint, OfflineWindow, PublishError, Require, SyncLayout, SyncSpec, Window,
+    WindowOutcome, WindowPurpose, WindowRefused, WindowReply,
 };
 use belay_volumes::{MountedVolume, SYSTEM_VOLUME};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -214,7 +215,9 @@ impl State {
             let _ = reply.send(Err(WindowRefused::NotRunning));
             return;
         }
-        if found == FoundState::Running && let Err(problem) = self.note_interruption().await {
+        if found == FoundState::Running
+            && let Err(problem) = self.note_interruption().await
+        {
             let _ = reply.send(Err(WindowRefused::NotConfirmed { reason: problem.detail }));
             return;
         }

@@ -16,7 +16,12 @@ use crate::blob::{BlobEntry, BlobError, BlobReader, BlobStore, PutOutcome};
 const PIECE: usize = 256 * 1024;
 
 impl BlobStore for LocalStore {
-    async fn put_if_absent(&self, id: Cid, source: File, size: u64) -> Result<PutOutcome, BlobError> {
+    async fn put_if_absent(
+        &self,
+        id: Cid,
+        source: File,
+        size: u64,
+    ) -> Result<PutOutcome, BlobError> {
         let store = self.clone();
         blocking("store an object", move || store.put_blocking(id, source, size)).await
     }
@@ -29,8 +34,7 @@ impl BlobStore for LocalStore {
             if left == 0 {
                 return Ok(None);
             }
-            let (bytes, file) =
-                blocking("read an object", move || read_piece(file, left)).await?;
+            let (bytes, file) = blocking("read an object", move || read_piece(file, left)).await?;
             let left = left - bytes.len() as u64;
             Ok(Some((bytes, (file, left))))
         })
@@ -64,7 +68,8 @@ impl BlobStore for LocalStore {
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<BlobEntry>, BlobError> {
         let blobs = self.root.join("blobs");
         blocking("list objects", move || {
-            list_blocking(&blobs, after, limit).map_err(|error| BlobError::io("list objects", error))
+            list_blocking(&blobs, after, limit)
+                .map_err(|error| BlobError::io("list objects", error))
         })
         .await
     }

@@ -13,9 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::{LocalStore, make_dir};
 use crate::directory_watch::DirectoryWatch;
-use crate::record::{
-    RECORD_MAX, RecordError, RecordStore, RecordWatch, Revision, StoredRecord,
-};
+use crate::record::{RECORD_MAX, RecordError, RecordStore, RecordWatch, Revision, StoredRecord};
 
 /// Records kept under one key. Publishers look back this far for their own lost replies.
 const KEPT: u64 = 64;
@@ -108,7 +106,8 @@ fn revisions(dir: &Path) -> io::Result<Vec<Revision>> {
     let mut found = Vec::new();
     for entry in entries {
         let name = entry?.file_name();
-        let number = name.to_str().filter(|name| name.len() >= 10).and_then(|name| name.parse().ok());
+        let number =
+            name.to_str().filter(|name| name.len() >= 10).and_then(|name| name.parse().ok());
         found.extend(number.map(Revision));
     }
     found.sort_unstable();

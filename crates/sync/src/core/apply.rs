@@ -117,7 +117,9 @@ mod tests {
         assert_eq!(progress(new, Some(old), None, Some(new)), Progress::Done);
         assert_eq!(progress(new, None, Some(new), None), Progress::Pending);
         assert_eq!(progress(new, None, None, Some(new)), Progress::Done);
-        for (staged, target) in [(None, None), (Some(new), Some(30)), (None, Some(old)), (Some(old), Some(30))] {
+        for (staged, target) in
+            [(None, None), (Some(new), Some(30)), (None, Some(old)), (Some(old), Some(30))]
+        {
             assert_eq!(progress(new, Some(old), staged, target), Progress::Unknown);
         }
     }

@@ -117,7 +117,8 @@ fn put(field: &mut [u8], bytes: &[u8]) {
 
 fn checksum(block: &[u8; BLOCK]) -> u64 {
     let spaces = CHECKSUM.len() as u64 * u64::from(b' ');
-    let others = |range: std::ops::Range<usize>| block[range].iter().map(|&b| u64::from(b)).sum::<u64>();
+    let others =
+        |range: std::ops::Range<usize>| block[range].iter().map(|&b| u64::from(b)).sum::<u64>();
     others(0..CHECKSUM.start) + spaces + others(CHECKSUM.end..BLOCK)
 }
 
@@ -291,10 +292,7 @@ fn parse_decimal(text: &[u8]) -> Option<Mtime> {
 }
 
 /// Joins a header with its extension. The path is not judged here.
-pub(crate) fn complete(
-    raw: RawMember,
-    extension: Extension,
-) -> Result<Member, ArchiveFault> {
+pub(crate) fn complete(raw: RawMember, extension: Extension) -> Result<Member, ArchiveFault> {
     let mut path = extension.path.unwrap_or(raw.name);
     let size = extension.size.unwrap_or(raw.size);
     let link = extension.link.unwrap_or(raw.link);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_secs(60);
-const LAST: Duration = Duration::from_secs(3_600);
+const FIRST: Duration = Duration::from_mins(1);
+const LAST: Duration = Duration::from_hours(1);
 
 /// The wait after the n-th failure in a row: 60 s, doubling, at most an hour.
 pub(crate) fn delay(failures: u32) -> Duration {

@@ -1,8 +1,6 @@
 //! Judges records: shape, consistency, order.
 
-use belay_protocol::record::{
-    MANIFEST_SCHEMA, RECORD_SCHEMA, SyncRecord,
-};
+use belay_protocol::record::{MANIFEST_SCHEMA, RECORD_SCHEMA, SyncRecord};
 use belay_protocol::{Cid, SyncKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -54,14 +52,17 @@ pub(crate) fn judge(
     }
     let record: SyncRecord = match serde_json::from_value(value) {
         Ok(record) => record,
-        Err(error) => return refuse(cid, vec![format!("the record is not as it should be: {error}")]),
+        Err(error) => {
+            return refuse(cid, vec![format!("the record is not as it should be: {error}")]);
+        }
     };
     reasons.extend(inner_faults(&record, key));
     let roots = record.manifest.archive_paths.iter();
     let roots = roots.filter_map(|path| ContainerPath::parse(path).ok()).collect();
     let roots = minimal(roots);
     if !roots.iter().map(ContainerPath::as_str).eq(&record.manifest.archive_paths) {
-        reasons.push("manifest.archive_paths is not normal, in order and without repetition".into());
+        reasons
+            .push("manifest.archive_paths is not normal, in order and without repetition".into());
     }
     if reasons.is_empty() { Ok(AcceptedRecord { record, roots }) } else { refuse(cid, reasons) }
 }
@@ -88,7 +89,12 @@ fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
         reasons.push(format!("manifest is {found}, expected an object"));
         return reasons;
     };
-    schema_fault(manifest.get("schema_version"), "manifest.schema_version", MANIFEST_SCHEMA, &mut reasons);
+    schema_fault(
+        manifest.get("schema_version"),
+        "manifest.schema_version",
+        MANIFEST_SCHEMA,
+        &mut reasons,
+    );
     for (name, expected) in [("archive_format", "tar.gz"), ("encryption", "none")] {
         match manifest.get(name) {
             Some(Value::String(found)) if found == expected => {}
@@ -96,10 +102,8 @@ fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
                 let found: String = found.chars().take(80).collect();
                 reasons.push(format!("manifest.{name} is {found:?}, expected {expected:?}"));
             }
-            other => reasons.push(format!(
-                "manifest.{name} is {}, expected {expected:?}",
-                or_missing(other)
-            )),
+            other => reasons
+                .push(format!("manifest.{name} is {}, expected {expected:?}", or_missing(other))),
         }
     }
     match manifest.get("archive_paths") {

@@ -37,8 +37,8 @@ pub(crate) struct RefusedRequest {
 }
 
 impl RefusedRequest {
-    fn unreadable(error: String, raw_body: Option<String>) -> Box<Self> {
-        Box::new(Self { error, body: None, raw_body, unfinished: true })
+    fn unreadable(error: String, raw_body: Option<String>) -> Self {
+        Self { error, body: None, raw_body, unfinished: true }
     }
 
     /// The paths of the request as far as they are texts.
@@ -67,12 +67,13 @@ pub(crate) fn judge(bytes: &[u8], mounts: &Mounts) -> Result<ValidRequest, Box<R
         }));
     }
     let Ok(text) = std::str::from_utf8(bytes) else {
-        return Err(RefusedRequest::unreadable("the request is not UTF-8".into(), None));
+        let refused = RefusedRequest::unreadable("the request is not UTF-8".into(), None);
+        return Err(Box::new(refused));
     };
     // serde_json refuses more than 128 levels and numbers that no 64-bit type holds.
     let body: Value = serde_json::from_str(text).map_err(|error| {
         let raw = text.chars().take(RAW_BODY_MAX).collect();
-        RefusedRequest::unreadable(format!("the request is not JSON: {error}"), Some(raw))
+        Box::new(RefusedRequest::unreadable(format!("the request is not JSON: {error}"), Some(raw)))
     })?;
     let Value::Object(fields) = &body else {
         return Err(Box::new(RefusedRequest {
@@ -131,7 +132,8 @@ fn judge_metadata(value: Option<&Value>, faults: &mut Vec<String>) -> Map<String
         Some(Value::Object(metadata)) => {
             let length = serde_json::to_string(metadata).map_or(usize::MAX, |text| text.len());
             if length > METADATA_MAX {
-                faults.push(format!("metadata takes {length} bytes, at most {METADATA_MAX} travel"));
+                faults
+                    .push(format!("metadata takes {length} bytes, at most {METADATA_MAX} travel"));
             }
             metadata.clone()
         }

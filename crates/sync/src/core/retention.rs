@@ -51,7 +51,7 @@ mod tests {
 
     use super::*;
 
-    const GRACE: Duration = Duration::from_secs(600);
+    const GRACE: Duration = Duration::from_mins(10);
 
     fn generation(seq: u64, blob: u8, age: u64) -> Generation {
         Generation {

@@ -323,7 +323,7 @@ async fn b38_an_app_cannot_keep_itself_down_by_asking() {
     let place = Place::new(&temp.path().join("provider"), &VOLUMES);
     fill(&place, "first");
     let mut slow = spec(SyncRole::Provider);
-    slow.min_publish_interval = Duration::from_secs(3_600);
+    slow.min_publish_interval = Duration::from_hours(1);
     let running = start_with(&place, &VOLUMES, &temp.path().join("store"), slow);
     eventually("the control directory", || place.sync_file("").is_dir().then_some(())).await;
     place.request(&json!({"archive_paths": ["/app"]}));

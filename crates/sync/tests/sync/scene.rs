@@ -19,19 +19,19 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Long enough for a loaded machine; reached only by a test that fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Volumes of the usual workload: one inside the other, as their containers see them.
-pub const VOLUMES: [(&str, &str); 2] = [("app", "/app"), ("data", "/app/data")];
+pub(crate) const VOLUMES: [(&str, &str); 2] = [("app", "/app"), ("data", "/app/data")];
 
 /// The directories of one node's workload.
 #[derive(Clone)]
-pub struct Place {
-    pub root: PathBuf,
+pub(crate) struct Place {
+    pub(crate) root: PathBuf,
 }
 
 impl Place {
-    pub fn new(root: &Path, volumes: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(root: &Path, volumes: &[(&str, &str)]) -> Self {
         let place = Self { root: root.to_owned() };
         for (name, _) in volumes {
             fs::create_dir_all(place.data(name)).expect("creates a volume");
@@ -40,27 +40,27 @@ impl Place {
         place
     }
 
-    pub fn data(&self, volume: &str) -> PathBuf {
+    pub(crate) fn data(&self, volume: &str) -> PathBuf {
         self.root.join("volumes").join(volume).join("data")
     }
 
-    pub fn private(&self, volume: &str) -> PathBuf {
+    pub(crate) fn private(&self, volume: &str) -> PathBuf {
         self.root.join("volumes").join(volume).join(".belay")
     }
 
-    pub fn control(&self) -> PathBuf {
+    pub(crate) fn control(&self) -> PathBuf {
         self.root.join("system/data")
     }
 
-    pub fn sync_file(&self, name: &str) -> PathBuf {
+    pub(crate) fn sync_file(&self, name: &str) -> PathBuf {
         self.control().join("volume-sync").join(name)
     }
 
-    pub fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.root.join("state")
     }
 
-    pub fn layout(&self, volumes: &[(&str, &str)]) -> SyncLayout {
+    pub(crate) fn layout(&self, volumes: &[(&str, &str)]) -> SyncLayout {
         let mount = |(name, path): &(&str, &str)| MountPoint {
             volume: name.parse().expect("a volume name"),
             container_path: (*path).to_owned(),
@@ -76,13 +76,13 @@ impl Place {
     }
 
     /// Writes a request the way a careful app does.
-    pub fn request(&self, body: &Value) {
+    pub(crate) fn request(&self, body: &Value) {
         let next = self.sync_file("next");
         fs::write(&next, body.to_string()).expect("writes a request");
         fs::rename(&next, self.sync_file("request.json")).expect("hands a request in");
     }
 
-    pub fn json(&self, name: &str) -> Option<Value> {
+    pub(crate) fn json(&self, name: &str) -> Option<Value> {
         let text = fs::read_to_string(self.sync_file(name)).ok()?;
         Some(serde_json::from_str(&text).expect("a result is never seen half-written"))
     }
@@ -90,21 +90,21 @@ impl Place {
 
 /// What the fake container was made to do, and what it does next.
 #[derive(Debug, Default)]
-pub struct Container {
-    pub events: Vec<String>,
-    pub refuse: Option<WindowRefused>,
-    pub halted: bool,
+pub(crate) struct Container {
+    pub(crate) events: Vec<String>,
+    pub(crate) refuse: Option<WindowRefused>,
+    pub(crate) halted: bool,
 }
 
 #[derive(Clone, Default)]
-pub struct FakeWindow(pub Arc<Mutex<Container>>);
+pub(crate) struct FakeWindow(pub(crate) Arc<Mutex<Container>>);
 
 impl FakeWindow {
-    pub fn note(&self, event: impl Into<String>) {
+    pub(crate) fn note(&self, event: impl Into<String>) {
         self.0.lock().expect("no test panics while it holds this").events.push(event.into());
     }
 
-    pub fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         self.0.lock().expect("no test panics while it holds this").events.clone()
     }
 }
@@ -145,15 +145,15 @@ impl OfflineWindow for FakeWindow {
 }
 
 /// A running sync task.
-pub struct Running {
-    pub handle: SyncHandle,
-    pub window: FakeWindow,
+pub(crate) struct Running {
+    pub(crate) handle: SyncHandle,
+    pub(crate) window: FakeWindow,
     layout: watch::Sender<Option<SyncLayout>>,
     shutdown: CancellationToken,
     join: JoinHandle<()>,
 }
 
-pub fn spec(role: SyncRole) -> SyncSpec {
+pub(crate) fn spec(role: SyncRole) -> SyncSpec {
     SyncSpec {
         poll_interval: Duration::from_millis(200),
         min_publish_interval: Duration::ZERO,
@@ -163,7 +163,12 @@ pub fn spec(role: SyncRole) -> SyncSpec {
     }
 }
 
-pub fn start_with(place: &Place, volumes: &[(&str, &str)], store: &Path, spec: SyncSpec) -> Running {
+pub(crate) fn start_with(
+    place: &Place,
+    volumes: &[(&str, &str)],
+    store: &Path,
+    spec: SyncSpec,
+) -> Running {
     let store = LocalStore::open(store).expect("opens the store");
     let window = FakeWindow::default();
     let (layout, seen) = watch::channel(Some(place.layout(volumes)));
@@ -182,12 +187,12 @@ pub fn start_with(place: &Place, volumes: &[(&str, &str)], store: &Path, spec: S
     Running { handle, window, layout, shutdown, join }
 }
 
-pub fn start(place: &Place, store: &Path, role: SyncRole) -> Running {
+pub(crate) fn start(place: &Place, store: &Path, role: SyncRole) -> Running {
     start_with(place, &VOLUMES, store, spec(role))
 }
 
 impl Running {
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(DEADLINE, self.join)
             .await
@@ -196,11 +201,15 @@ impl Running {
         drop(self.layout);
     }
 
-    pub fn set_layout(&self, layout: Option<SyncLayout>) {
+    pub(crate) fn set_layout(&self, layout: Option<SyncLayout>) {
         self.layout.send_replace(layout);
     }
 
-    pub async fn status(&self, what: &str, mut wanted: impl FnMut(&SyncStatus) -> bool) -> SyncStatus {
+    pub(crate) async fn status(
+        &self,
+        what: &str,
+        mut wanted: impl FnMut(&SyncStatus) -> bool,
+    ) -> SyncStatus {
         let mut status = self.handle.status();
         let seen = tokio::time::timeout(DEADLINE, status.wait_for(|status| wanted(status))).await;
         match seen {
@@ -211,7 +220,7 @@ impl Running {
 }
 
 /// Polls until `found` finds something.
-pub async fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let end = tokio::time::Instant::now() + DEADLINE;
     loop {
         if let Some(found) = found() {
@@ -223,7 +232,7 @@ pub async fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> 
 }
 
 /// Everything under a directory that travels, by relative path.
-pub fn tree(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn tree(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut waiting = vec![root.to_owned()];
     while let Some(path) = waiting.pop() {
@@ -248,13 +257,15 @@ pub fn tree(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// The trees of the two usual volumes together.
-pub fn trees(place: &Place) -> Vec<BTreeMap<String, String>> {
-    VOLUMES.iter().map(|(name, _)| tree(&place.data(name))).collect()
+/// The trees of the two usual volumes together, but for the directory that the inner one hides.
+pub(crate) fn trees(place: &Place) -> Vec<BTreeMap<String, String>> {
+    let mut trees: Vec<_> = VOLUMES.iter().map(|(name, _)| tree(&place.data(name))).collect();
+    assert!(trees[0].remove("data").is_some(), "the outer volume keeps a mount point");
+    trees
 }
 
 /// A state that a mix with another can be told from: every volume says which it is.
-pub fn fill(place: &Place, state: &str) {
+pub(crate) fn fill(place: &Place, state: &str) {
     for (name, _) in VOLUMES {
         let data = place.data(name);
         for entry in fs::read_dir(&data).expect("lists") {

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use belay_protocol::VolumeName;
 
+use super::generation::GenerationName;
 use super::spec::{SYSTEM_VOLUME, VolumeId};
 
 /// The directory, within a volume's file system, that the container gets.
@@ -90,6 +91,12 @@ impl Layout {
         self.mounts().join(id.workload.as_str()).join(id.volume.as_str())
     }
 
+    /// Where a generation of the volume is mounted to be read. Beside the mounts of volumes: their
+    /// names begin with no dot.
+    pub(crate) fn generation_mount(&self, id: &VolumeId, name: &GenerationName) -> PathBuf {
+        self.mounts().join(id.workload.as_str()).join(format!(".{}.{name}", id.volume))
+    }
+
     /// The volume whose directory, building or removing directory or image this path is in.
     pub(crate) fn volume_of(&self, path: &Path) -> Option<(VolumeId, Place)> {
         let mut parts = path.strip_prefix(&self.images).ok()?.components();
@@ -103,6 +110,11 @@ impl Layout {
                 _ => return None,
             },
         };
+        let file = parts.next().and_then(name);
+        let place = match file.and_then(GenerationName::of_file) {
+            Some(_) if place == Place::Volume => Place::Generation,
+            Some(_) | None => place,
+        };
         let id = VolumeId { workload: workload.parse().ok()?, volume: volume.parse().ok()? };
         Some((id, place))
     }
@@ -113,6 +125,8 @@ impl Layout {
 pub(crate) enum Place {
     /// The volume itself.
     Volume,
+    /// A generation kept beside it.
+    Generation,
     /// A volume that never got its name.
     Building,
     /// A volume that lost its name.

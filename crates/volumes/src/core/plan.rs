@@ -395,6 +395,15 @@ pub(crate) fn plan_removal(observed: &Observed) -> Result<(), Refusal> {
     }
 }
 
+/// Decides whether an image of this length can be taken for a volume, and its settled size.
+pub(crate) fn plan_adoption(image: u64, superblock: &Superblock) -> Result<ByteSize, Refusal> {
+    if image < superblock.size {
+        let expected = ByteSize::bytes(superblock.size);
+        return Err(Refusal::Truncated { image: ByteSize::bytes(image), expected });
+    }
+    Ok(ByteSize::bytes(superblock.size))
+}
+
 /// A loop device found at start, with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FoundDevice {
@@ -420,10 +429,12 @@ pub(crate) struct FoundAtStart {
 /// What is done about one thing found at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RecoveryStep {
-    /// It is in use and stays as it is.
-    Adopt(VolumeId),
+    /// It is in use on this device and stays as it is.
+    Adopt(VolumeId, u32),
     /// Its image was deleted while it was mounted: it stays until it is released.
     ReportDeleted(VolumeId, u32),
+    /// A generation that the earlier run was reading.
+    ReleaseGeneration(u32),
     /// Nothing uses it.
     Detach(u32),
     /// An unused number of our own range.
@@ -436,9 +447,12 @@ pub(crate) enum RecoveryStep {
 pub(crate) fn plan_recovery(found: &FoundAtStart) -> Vec<RecoveryStep> {
     let mut steps = Vec::new();
     for device in &found.devices {
-        let Some((id, _)) = &device.volume else { continue };
+        let Some((id, place)) = &device.volume else { continue };
         match (device.mounted_somewhere, device.deleted) {
-            (true, false) => steps.push(RecoveryStep::Adopt(id.clone())),
+            (true, _) if *place == Place::Generation => {
+                steps.push(RecoveryStep::ReleaseGeneration(device.minor));
+            }
+            (true, false) => steps.push(RecoveryStep::Adopt(id.clone(), device.minor)),
             (true, true) => steps.push(RecoveryStep::ReportDeleted(id.clone(), device.minor)),
             (false, _) => {
                 steps.push(RecoveryStep::Detach(device.minor));

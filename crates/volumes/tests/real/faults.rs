@@ -11,7 +11,7 @@ use belay_volumes::{ByteSize, MountedVolume, VolumeSpec};
 use crate::scratch::{Scratch, spec};
 
 /// The example of this package, which cargo builds beside the tests.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let test = std::env::current_exe().expect("the test has a path");
     let target = test.parent().and_then(|deps| deps.parent()).expect("deps has a parent");
     let program = target.join("examples/volume");
@@ -174,16 +174,11 @@ async fn a_device_that_nothing_uses_is_detached_at_start_and_others_are_left_alo
     assert!(child(&scratch, &["release", "web/store"], None).status.success());
     let foreign = scratch.directory.join("foreign.img");
     fs::write(&foreign, vec![0; 1 << 20]).expect("somebody else's image");
-    let attach = |image: &std::path::Path| {
-        let output =
-            Command::new("losetup").args(["-f", "--show"]).arg(image).output().expect("losetup");
-        String::from_utf8(output.stdout).expect("a device").trim().to_owned()
-    };
-    let ours = attach(&scratch.image("web/store"));
-    let theirs = attach(&foreign);
+    let ours = scratch.attach_foreign(&scratch.image("web/store"));
+    let theirs = scratch.attach_foreign(&foreign);
     let volumes = scratch.open().await;
-    assert_eq!(volumes.recovered().detached, [PathBuf::from(ours)]);
-    assert_eq!(scratch.devices(), [theirs]);
+    assert_eq!(volumes.recovered().detached, [ours]);
+    assert_eq!(scratch.devices(), [theirs.to_str().expect("ASCII")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -158,15 +158,10 @@ async fn an_image_that_another_loop_device_holds_is_mounted_through_that_one() {
     let scratch = Scratch::new();
     let volumes = scratch.open().await;
     let wanted = existing(&volumes, &scratch).await;
-    let output = Command::new("losetup")
-        .args(["-f", "--show"])
-        .arg(scratch.image("web/store"))
-        .output()
-        .expect("losetup");
-    let device = String::from_utf8(output.stdout).expect("a device").trim().to_owned();
+    let device = scratch.attach_foreign(&scratch.image("web/store"));
     let mounted = volumes.ensure(&wanted).await.expect("the volume");
-    assert_eq!(mounted.device, Path::new(&device), "a second device would corrupt it");
-    assert_eq!(scratch.devices(), [device]);
+    assert_eq!(mounted.device, device, "a second device would corrupt it");
+    assert_eq!(scratch.devices(), [device.to_str().expect("ASCII")]);
     let limit = Path::new("/sys/block")
         .join(mounted.device.file_name().expect("a device name"))
         .join("queue/discard_max_bytes");

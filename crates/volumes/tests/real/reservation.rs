@@ -97,10 +97,12 @@ async fn a_reservation_that_was_punched_out_is_asserted_again() {
     // What any program with a loop device of its own could do to an image.
     let elsewhere = scratch.directory.join("elsewhere");
     fs::create_dir(&elsewhere).expect("a mount point");
-    let mount = Command::new("mount").args(["-o", "loop"]).args([&image, &elsewhere]).status();
+    let device = scratch.attach_foreign(&image);
+    let mount = Command::new("mount").args([&device, &elsewhere]).status();
     assert!(mount.expect("mount").success());
     succeeds("fstrim", &[], &elsewhere);
     succeeds("umount", &[], &elsewhere);
+    succeeds("losetup", &["-d"], &device);
     assert!(allocated(&image) < size.as_u64() / 2, "the test punched it");
     volume(&volumes, FileSystem::Ext4, size).await;
     assert!(allocated(&image) >= size.as_u64());
@@ -139,11 +141,8 @@ fn small_host(scratch: &Scratch, mib: u64) {
     File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
     succeeds("mkfs.ext4", &["-q", "-F", "-b", "4096", "-m", "0"], &image);
     fs::create_dir(scratch.root()).expect("the mount point");
-    let mounted = Command::new("mount")
-        .args(["-o", "loop"])
-        .args([&image, &scratch.root()])
-        .status()
-        .expect("mount");
+    let device = scratch.attach_foreign(&image);
+    let mounted = Command::new("mount").args([&device, &scratch.root()]).status().expect("mount");
     assert!(mounted.success());
 }
 

@@ -44,8 +44,20 @@ impl Scratch {
 
     pub(crate) fn config(&self) -> VolumesConfig {
         let mut config = VolumesConfig::new(self.root());
-        config.minors = self.minors.clone();
+        // The rest of the range is for devices that the test makes and the volumes do not own.
+        config.minors = self.minors.start..self.minors.end - 16;
         config
+    }
+
+    /// Attaches an image to a fresh device that does not belong to the volumes.
+    pub(crate) fn attach_foreign(&self, image: &Path) -> PathBuf {
+        let number = (self.minors.end - 16..self.minors.end)
+            .find(|minor| !Path::new(&format!("/sys/block/loop{minor}")).exists())
+            .expect("a device for the test");
+        let device = PathBuf::from(format!("/dev/loop{number}"));
+        let attached = Command::new("losetup").arg(&device).arg(image).status();
+        assert!(attached.expect("losetup").success());
+        device
     }
 
     pub(crate) fn root(&self) -> PathBuf {

@@ -85,6 +85,7 @@ const NEEDS: &[Need] = &[
     need(Probe::Program("mount"), "mount", "volumes"),
     need(Probe::Program("fsfreeze"), "util-linux", "volumes"),
     need(Probe::Program("modprobe"), "kmod", "kernel modules for loop devices"),
+    need(Probe::Program("kill"), "procps", "reloading the service"),
     need(Probe::Program("cc"), "gcc", "building SQLite"),
     need(Probe::File("/usr/include/stdio.h"), "libc6-dev", "building SQLite"),
     need(Probe::Libclang, "libclang-dev", "building the loop device bindings"),

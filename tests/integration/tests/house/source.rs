@@ -34,13 +34,26 @@ impl Source {
         if self.is_test() { "" } else { &self.shipped }
     }
 
-    /// The code that runs only in tests.
+    /// The code that runs only in tests, every byte in its place.
     pub(crate) fn tested(&self) -> String {
         if self.is_test() {
             return self.code.clone();
         }
-        let modules = test_modules(&self.code);
-        modules.into_iter().map(|range| &self.code[range]).collect()
+        let mut shipped = Vec::new();
+        let mut from = 0;
+        for module in test_modules(&self.code) {
+            shipped.push(from..module.start);
+            from = module.end;
+        }
+        shipped.push(from..self.code.len());
+        blank(&self.code, &shipped)
+    }
+
+    /// The lines of the file that are not in its test modules.
+    pub(crate) fn shipped_lines(&self) -> usize {
+        let tests = test_modules(&self.code);
+        let tests: usize = tests.into_iter().map(|range| self.code[range].lines().count()).sum();
+        self.text.lines().count() - tests
     }
 
     /// The parts of the path.
@@ -197,10 +210,10 @@ fn a_test_module_is_not_shipped() {
     let source = Source::new("crates/x/src/a.rs", text);
     assert!(source.shipped().contains("fn d") && !source.shipped().contains("fn b"));
     assert!(source.tested().contains("fn b") && !source.tested().contains("fn d"));
-    assert_eq!(source.shipped().lines().count(), 6);
+    assert_eq!((source.shipped().lines().count(), source.shipped_lines()), (6, 2));
 
     let declared = Source::new("crates/x/src/a.rs", "#[cfg(test)]\nmod tests;\nfn d() {}\n");
     assert!(declared.shipped().contains("fn d"));
-    assert_eq!(declared.tested(), "");
+    assert_eq!(declared.tested().trim(), "");
     assert_eq!(Source::new("crates/x/src/a/tests.rs", "fn b() {}").shipped(), "");
 }

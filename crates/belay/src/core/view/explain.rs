@@ -118,6 +118,6 @@ mod tests {
         }
         let text = page(&sample::status(), &web, sample::now(), Style::Plain);
         assert!(text.contains("held: an apply was cut and data is uncertain\n"), "{text}");
-        assert!(text.contains("next: belay sync status, then belay start web\n"), "{text}");
+        assert!(text.contains("next: look at its volumes first; belay start web clears"), "{text}");
     }
 }

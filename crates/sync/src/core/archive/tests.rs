@@ -102,12 +102,10 @@ fn another_reader_sees_the_same_member() {
     assert_eq!(&*entry.path_bytes(), &written.path[..]);
     assert_eq!(entry.header().mode().expect("a mode"), 0o755);
     assert_eq!(entry.header().mtime().expect("a time"), 1_700_000_000);
-    let noted = entry
-        .pax_extensions()
-        .expect("readable")
-        .expect("present")
-        .filter_map(Result::ok)
-        .any(|line| line.key_bytes() == b"SCHILY.xattr.user.note" && line.value_bytes() == b"a=b");
+    let noted =
+        entry.pax_extensions().expect("readable").expect("present").filter_map(Result::ok).any(
+            |line| line.key_bytes() == b"SCHILY.xattr.user.note" && line.value_bytes() == b"a=b",
+        );
     assert!(noted, "the attribute is an extension");
     let mut content = String::new();
     entry.read_to_string(&mut content).expect("content");

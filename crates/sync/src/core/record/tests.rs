@@ -54,7 +54,10 @@ fn sm079_sm080_to_sm084_b35_each_fault_has_one_reason() {
     one(|r| r["manifest"]["schema_version"] = json!(-5), "-5");
     one(|r| r["manifest"]["schema_version"] = json!(true), "a boolean");
     one(|r| r["manifest"]["schema_version"] = json!("1"), "\"1\"");
-    one(|r| drop(r["manifest"].as_object_mut().expect("object").remove("schema_version")), "missing");
+    one(
+        |r| drop(r["manifest"].as_object_mut().expect("object").remove("schema_version")),
+        "missing",
+    );
     one(|r| r["manifest"]["archive_format"] = json!("zip"), "\"zip\", expected \"tar.gz\"");
     one(|r| r["manifest"]["encryption"] = json!("plaintext"), "\"plaintext\", expected \"none\"");
     one(|r| r["version"] = json!(true), "version");

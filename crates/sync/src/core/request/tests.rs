@@ -76,16 +76,22 @@ fn sm038_to_sm045_each_fault_is_named_and_the_body_given_back() {
     let error = |body: Value| refused(&body).error;
     assert_eq!(error(json!({})), "archive_paths is missing");
     assert_eq!(error(json!({"archive_paths": []})), "archive_paths is empty");
-    assert_eq!(error(json!({"archive_paths": "/app/data"})), "archive_paths is a text, expected a list");
+    assert_eq!(
+        error(json!({"archive_paths": "/app/data"})),
+        "archive_paths is a text, expected a list"
+    );
     assert!(error(json!({"archive_paths": ["/app/data"], "metadata": "x"})).contains("metadata"));
     assert!(error(json!({"archive_paths": ["/app/data"], "metadata": false})).contains("metadata"));
     assert!(error(json!({"archive_paths": ["/app/data/../x"]})).contains("\"..\""));
     assert!(error(json!({"archive_paths": ["/srv"]})).contains("not in a volume"));
     assert!(error(json!({"archive_paths": ["/belay/volume-sync"]})).contains("control volume"));
     assert!(error(json!({"archive_paths": [7]})).contains("a number"));
-    assert!(error(json!({"archive_paths": ["/app/data"], "archive_path": 1})).contains("archive_path"));
+    assert!(
+        error(json!({"archive_paths": ["/app/data"], "archive_path": 1})).contains("archive_path")
+    );
 
-    let several = refused(&json!({"archive_paths": ["/srv", "x"], "runtime": 1, "request_id": "q"}));
+    let several =
+        refused(&json!({"archive_paths": ["/srv", "x"], "runtime": 1, "request_id": "q"}));
     assert_eq!(several.error.split("; ").count(), 3, "{}", several.error);
     assert_eq!(several.archive_paths(), ["/srv", "x"]);
     assert_eq!(several.request_id().as_deref(), Some("q"));
@@ -96,7 +102,10 @@ fn sm038_to_sm045_each_fault_is_named_and_the_body_given_back() {
 fn b04_deep_nesting_and_huge_numbers_are_refused_without_a_panic() {
     let deep = format!("{{\"metadata\":{}", "[".repeat(60_000));
     assert!(judge(deep.as_bytes(), &mounts()).is_err());
-    let huge = format!("{{\"archive_paths\":[\"/app/data\"],\"metadata\":{{\"n\":{}}}}}", "9".repeat(5_000));
+    let huge = format!(
+        "{{\"archive_paths\":[\"/app/data\"],\"metadata\":{{\"n\":{}}}}}",
+        "9".repeat(5_000)
+    );
     assert!(judge(huge.as_bytes(), &mounts()).is_err());
 }
 
@@ -107,7 +116,8 @@ fn bounds_on_size_paths_metadata_and_id_hold() {
     assert!(!refused_size.unfinished && refused_size.error.contains("larger"));
     let many = vec!["/app/data"; PATHS_MAX + 1];
     assert!(refused(&json!({"archive_paths": many})).error.contains("65 paths"));
-    let metadata = json!({"archive_paths": ["/app/data"], "metadata": {"x": "y".repeat(METADATA_MAX)}});
+    let metadata =
+        json!({"archive_paths": ["/app/data"], "metadata": {"x": "y".repeat(METADATA_MAX)}});
     assert!(refused(&metadata).error.contains("at most"));
     let id = json!({"archive_paths": ["/app/data"], "request_id": "i".repeat(REQUEST_ID_MAX + 1)});
     assert_eq!(refused(&id).request_id(), None);

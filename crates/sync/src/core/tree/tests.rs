@@ -82,9 +82,8 @@ fn times_do_not_enter_the_cid_and_everything_else_does() {
 
 #[test]
 fn hostile_sequences_are_refused() {
-    let refused = |declared: &[&str], members: &[Member]| {
-        summarise(declared, members).expect_err("refused")
-    };
+    let refused =
+        |declared: &[&str], members: &[Member]| summarise(declared, members).expect_err("refused");
     let link = member("a/l", Body::Symlink { target: b"/etc".to_vec() });
     assert!(matches!(
         refused(&["/a"], &[dir("a"), link.clone(), file("a/l/passwd", 1)]),
@@ -116,10 +115,7 @@ fn hostile_sequences_are_refused() {
     let mut trusted = file("a/f", 1);
     trusted.xattrs.insert(b"trusted.overlay.opaque".to_vec(), b"y".to_vec());
     assert!(matches!(refused(&["/a"], &[dir("a"), trusted]), TreeFault::Attributes { .. }));
-    assert_eq!(
-        refused(&["/a", "/b"], &[dir("a")]),
-        TreeFault::RootMissing { path: "/b".into() }
-    );
+    assert_eq!(refused(&["/a", "/b"], &[dir("a")]), TreeFault::RootMissing { path: "/b".into() });
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn a_path_leads_back_to_its_volume() {
     let (layout, id) = (layout(), id("web/store"));
     for (path, place) in [
         (layout.image(&id), Place::Volume),
+        (layout.volume(&id).join("generation-a.img"), Place::Generation),
         (Layout::image_in(&layout.building(&id)), Place::Building),
         (Layout::image_in(&layout.removing(&id)), Place::Removing),
     ] {

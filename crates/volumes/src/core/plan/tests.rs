@@ -303,6 +303,7 @@ fn recovery_touches_nothing_that_is_mounted_or_foreign() {
             ours(3, false, false),
             ours(4, false, true),
             FoundDevice { volume: None, ..ours(5, false, false) },
+            FoundDevice { volume: Some((id.clone(), Place::Generation)), ..ours(7, true, false) },
         ],
         idle_minors: vec![6],
         half_done: vec![(id.clone(), Place::Building, building.clone())],
@@ -310,12 +311,13 @@ fn recovery_touches_nothing_that_is_mounted_or_foreign() {
     assert_eq!(
         plan_recovery(&found),
         [
-            RecoveryStep::Adopt(id.clone()),
+            RecoveryStep::Adopt(id.clone(), 1),
             RecoveryStep::ReportDeleted(id.clone(), 2),
             RecoveryStep::Detach(3),
             RecoveryStep::RemoveMinor(3),
             RecoveryStep::Detach(4),
             RecoveryStep::RemoveMinor(4),
+            RecoveryStep::ReleaseGeneration(7),
             RecoveryStep::RemoveMinor(6),
             RecoveryStep::DeleteDirectory(building.clone()),
         ]
@@ -329,7 +331,7 @@ fn recovery_touches_nothing_that_is_mounted_or_foreign() {
         idle_minors: vec![],
         half_done: vec![(id.clone(), Place::Building, building)],
     };
-    assert_eq!(plan_recovery(&held), [RecoveryStep::Adopt(id)]);
+    assert_eq!(plan_recovery(&held), [RecoveryStep::Adopt(id, 1)]);
 }
 
 #[test]

@@ -1,0 +1,164 @@
+//! What a node says of itself, put together on one page.
+
+use std::sync::Arc;
+
+use belay_protocol::{
+    EngineStatus, NodeId, NodeReadiness, NodeStatus, RefusedSpec, STATUS_SCHEMA, VolumeStatus,
+    VolumeUsage, WorkloadName, WorkloadPhase, WorkloadStatus,
+};
+use jiff::Timestamp;
+use tokio::sync::watch;
+
+use crate::context::Context;
+use crate::problems;
+
+/// The page that a node shows of itself. Clones write the same page.
+///
+/// Every workload writes its own entry, before it answers whoever waits for it: what an operator
+/// looks at after an answer agrees with it.
+#[derive(Debug, Clone)]
+pub struct StatusBoard(Arc<watch::Sender<Arc<NodeStatus>>>);
+
+impl StatusBoard {
+    /// A page of a node that has not looked at anything yet.
+    pub fn new(node: NodeId) -> (Self, watch::Receiver<Arc<NodeStatus>>) {
+        let status = NodeStatus {
+            schema_version: STATUS_SCHEMA,
+            node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: Timestamp::now(),
+            ready: not_ready("belayd has just started"),
+            engine: EngineStatus {
+                kind: String::new(),
+                version: String::new(),
+                socket: String::new(),
+                reachable: false,
+                snapshot: "none".to_owned(),
+            },
+            workloads: Vec::new(),
+            volumes: Vec::new(),
+            refused_specs: Vec::new(),
+        };
+        let (sender, receiver) = watch::channel(Arc::new(status));
+        (Self(Arc::new(sender)), receiver)
+    }
+
+    /// Says why the node is not ready, while nothing of it is under way.
+    pub fn hold(&self, reason: &str) {
+        self.change(|status| status.ready = not_ready(reason));
+    }
+
+    /// Shows a workload, or that it is gone.
+    pub(crate) fn show_workload(&self, name: &WorkloadName, shown: Option<WorkloadStatus>) {
+        self.change(|status| {
+            let at = status.workloads.binary_search_by(|other| other.name.cmp(name));
+            match (at, shown) {
+                (Ok(at), Some(shown)) => status.workloads[at] = shown,
+                (Err(at), Some(shown)) => status.workloads.insert(at, shown),
+                (Ok(at), None) => {
+                    status.workloads.remove(at);
+                }
+                (Err(_), None) => {}
+            }
+            settle(status);
+        });
+    }
+
+    pub(crate) fn show_refused(&self, refused: Vec<RefusedSpec>) {
+        self.change(|status| status.refused_specs = refused);
+    }
+
+    /// Asks the engine whether it is there, measures the volumes, and shows both.
+    pub(crate) async fn measure(&self, context: &Context) {
+        let (pinged, listed) = tokio::join!(context.engine.ping(), context.volumes.list());
+        let engine = match &pinged {
+            Ok(info) => engine_status(info, true),
+            Err(_) => engine_status(context.engine.info(), false),
+        };
+        let volumes = match listed {
+            Ok(listed) => Some(listed.iter().map(volume_status).collect()),
+            Err(error) => {
+                tracing::warn!("{}", problems::with_causes(&error));
+                None
+            }
+        };
+        self.change(|status| {
+            status.engine = engine;
+            if let Some(volumes) = volumes {
+                status.volumes = volumes;
+            }
+            settle(status);
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut NodeStatus)) {
+        self.0.send_if_modified(|shown| {
+            let mut next = NodeStatus::clone(shown);
+            change(&mut next);
+            let changed = next != **shown;
+            if changed {
+                *shown = Arc::new(next);
+            }
+            changed
+        });
+    }
+}
+
+fn not_ready(reason: &str) -> NodeReadiness {
+    NodeReadiness::NotReady { reason: reason.to_owned() }
+}
+
+/// Derives what follows from the rest of the page.
+fn settle(status: &mut NodeStatus) {
+    let named = |volume: &VolumeStatus| {
+        status.workloads.iter().any(|workload| {
+            workload.name == volume.workload && workload.volumes.contains(&volume.name)
+        })
+    };
+    for at in 0..status.volumes.len() {
+        let orphan = !named(&status.volumes[at]);
+        status.volumes[at].orphan = orphan;
+    }
+    let pending = status.workloads.iter().find(|found| found.phase == WorkloadPhase::Pending);
+    status.ready = if !status.engine.reachable {
+        not_ready(&format!("the engine at {} does not answer", status.engine.socket))
+    } else if let Some(pending) = pending {
+        not_ready(&format!("{} has not been looked at yet", pending.name))
+    } else {
+        NodeReadiness::Ready
+    };
+}
+
+fn engine_status(info: &belay_engine::EngineInfo, reachable: bool) -> EngineStatus {
+    EngineStatus {
+        kind: info.kind.to_string(),
+        version: info.version.to_string(),
+        socket: info.socket.display().to_string(),
+        reachable,
+        snapshot: "none".to_owned(),
+    }
+}
+
+fn volume_status(found: &belay_volumes::VolumeStatus) -> VolumeStatus {
+    let mounted = found.mounted.as_ref();
+    VolumeStatus {
+        workload: found.id.workload.clone(),
+        name: found.id.volume.clone(),
+        size_bytes: found.size.as_u64(),
+        allocated_bytes: found.allocated.as_u64(),
+        file_system: found.file_system.map(|fs| fs.to_string()).unwrap_or_default(),
+        mounted: mounted.is_some(),
+        mount: mounted.map(|mount| mount.target.display().to_string()),
+        device: mounted.map(|mount| mount.device.display().to_string()),
+        container_path: None,
+        usage: mounted.map(|mount| VolumeUsage {
+            used_bytes: mount.used.as_u64(),
+            available_bytes: mount.available.as_u64(),
+            used_inodes: mount.inodes.saturating_sub(mount.inodes_available),
+            total_inodes: mount.inodes,
+            read_only: mount.read_only,
+        }),
+        orphan: false,
+        fault: found.fault.clone(),
+    }
+}

@@ -1,0 +1,171 @@
+//! Everything that is done before the container is stopped.
+
+use std::collections::BTreeSet;
+use std::io::{Seek, SeekFrom, Write};
+
+use belay_protocol::Cid;
+use belay_protocol::control::Stage;
+use belay_protocol::record::SyncRecord;
+use belay_store::{BlobError, BlobStore, RecordStore};
+use futures_util::StreamExt;
+
+use super::Consumer;
+use crate::commit;
+use crate::context::{Stopped, blocking};
+use crate::core::apply::{Unit, units};
+use crate::core::record::AcceptedRecord;
+use crate::layout::SyncLayout;
+use crate::spool::Spooled;
+use crate::stage::{STAGING_PREFIX, Staged, check_room, stage};
+use crate::volume::Volumes;
+use crate::window::OfflineWindow;
+
+/// Bytes of an archive beyond its contents: headers, before compression, for each entry.
+const HEADERS_MAX: u64 = 4_096;
+impl<S, W> Consumer<S, W>
+where
+    S: BlobStore + RecordStore,
+    W: OfflineWindow,
+{
+    /// Fetches the archive into the spool and verifies it byte by byte.
+    pub(super) async fn download(&self, record: &SyncRecord) -> Result<Spooled, Stopped> {
+        let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Download, error);
+        let manifest = &record.manifest;
+        let spool = self.context.spool.clone();
+        let mut spooled = blocking(Stage::Download, move || {
+            spool.create().map_err(|error| Stopped::at(Stage::Download, &error))
+        })
+        .await?;
+        let fetched = self
+            .context
+            .exchange(Stage::Download, BlobError::is_retryable, || {
+                fetch(&*self.context.store, manifest.blob, manifest.archive_size_bytes, &spooled)
+            })
+            .await?;
+        let digest = fetched.map_err(|error| fail(&error))?;
+        if digest != *manifest.blob.digest() {
+            let reason = format!("the stored object is not {}", manifest.blob);
+            return Err(Stopped::because(Stage::Download, reason));
+        }
+        spooled.file.seek(SeekFrom::Start(0)).map_err(|error| fail(&error))?;
+        Ok(spooled)
+    }
+}
+
+/// Whether every volume the record touches says that it holds this content.
+pub(super) fn is_applied(layout: &SyncLayout, accepted: &AcceptedRecord) -> Result<bool, Stopped> {
+    let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
+    let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
+    let units = record_units(&volumes, accepted)?;
+    let mut untouched = BTreeSet::new();
+    let mut unmarked = BTreeSet::new();
+    for unit in units {
+        let volume = &volumes.all[unit.mount];
+        let mark = volume.mark().map_err(|error| fail(&error))?;
+        match mark {
+            Some(mark) if mark.cid == accepted.record.cid && mark.key == accepted.record.key => {
+                untouched.extend(mark.untouched);
+            }
+            _ => {
+                unmarked.insert(volume.name.clone());
+            }
+        }
+    }
+    Ok(unmarked.is_subset(&untouched))
+}
+
+fn record_units(volumes: &Volumes, accepted: &AcceptedRecord) -> Result<Vec<Unit>, Stopped> {
+    units(&accepted.roots, &volumes.mounts)
+        .map_err(|reason| Stopped::because(Stage::Validation, reason))
+}
+
+/// Refuses what cannot fit or cannot be true, before anything is fetched.
+pub(super) fn check_bounds(
+    layout: &SyncLayout,
+    accepted: &AcceptedRecord,
+    spool: &crate::spool::Spool,
+) -> Result<(), Stopped> {
+    let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
+    let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
+    let units = record_units(&volumes, accepted)?;
+    let manifest = &accepted.record.manifest;
+    check_room(&volumes, &units, manifest).map_err(|error| fail(&error))?;
+    let headers = manifest.members.saturating_mul(HEADERS_MAX);
+    let most = manifest.content_bytes.saturating_add(headers).saturating_add(1 << 20);
+    if manifest.archive_size_bytes > most {
+        let reason = format!(
+            "an archive of {} bytes is more than {} bytes in {} entries can take",
+            manifest.archive_size_bytes, manifest.content_bytes, manifest.members
+        );
+        return Err(Stopped::because(Stage::Validation, reason));
+    }
+    let room = spool.room().map_err(|error| fail(&error))?;
+    if manifest.archive_size_bytes > room {
+        let reason = format!(
+            "the archive has {} bytes and the host's state directory has {room} to spare",
+            manifest.archive_size_bytes
+        );
+        return Err(Stopped::because(Stage::Validation, reason));
+    }
+    Ok(())
+}
+
+/// Fetches exactly `size` bytes into the spooled file, from its beginning, and returns their hash.
+async fn fetch<S: BlobStore>(
+    store: &S,
+    blob: Cid,
+    size: u64,
+    spooled: &Spooled,
+) -> Result<[u8; 32], BlobError> {
+    let io = |source| BlobError::Io { action: "spool an object", source };
+    let mut file = spooled.file.try_clone().map_err(io)?;
+    file.set_len(0).map_err(io)?;
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    let mut pieces = store.get(blob, None).await?;
+    let mut hasher = blake3::Hasher::new();
+    let mut fetched = 0_u64;
+    while let Some(piece) = pieces.next().await {
+        let piece = piece?;
+        fetched = fetched.saturating_add(piece.len() as u64);
+        if fetched > size {
+            return Err(BlobError::Mismatch { id: blob });
+        }
+        hasher.update(&piece);
+        let written = tokio::task::spawn_blocking(move || {
+            file.write_all(&piece)?;
+            Ok(file)
+        });
+        file = written.await.map_err(std::io::Error::other).and_then(|file| file).map_err(io)?;
+    }
+    if fetched != size {
+        return Err(BlobError::Mismatch { id: blob });
+    }
+    Ok(*hasher.finalize().as_bytes())
+}
+
+pub(super) fn stage_blocking(
+    layout: &SyncLayout,
+    accepted: &AcceptedRecord,
+    archive: &Spooled,
+) -> Result<Staged, Stopped> {
+    let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Extract, error);
+    let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
+    // What an earlier attempt left takes room that this one needs.
+    commit::sweep(&volumes, None).map_err(|error| fail(&error))?;
+    let units = record_units(&volumes, accepted)?;
+    let directory = format!("{STAGING_PREFIX}{}", accepted.record.cid);
+    let file = archive.file.try_clone().map_err(|error| fail(&error))?;
+    let staged = stage(&volumes, units, accepted, file, &directory)
+        .map_err(|error| fail(&error))
+        // A look at every place now finds what would fail after the stop.
+        .and_then(|staged| {
+            commit::plan(&volumes, &staged).map_err(|error| Stopped::at(Stage::Commit, &error))?;
+            Ok(staged)
+        });
+    if staged.is_err()
+        && let Err(error) = commit::sweep(&volumes, None)
+    {
+        tracing::warn!(%error, "a staged tree could not be cleared away");
+    }
+    staged
+}

@@ -1,0 +1,239 @@
+//! The archive into the store, then the record that names it.
+
+use belay_protocol::control::Stage;
+use belay_protocol::record::{
+    ArchiveFormat, Capture, Encryption, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SyncRecord,
+};
+use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
+use jiff::Timestamp;
+
+use super::Provider;
+use crate::context::{Stopped, version, with_causes};
+use crate::core::record::Order;
+use crate::failpoint::{Point, reached};
+use crate::spool::Spooled;
+use crate::state::{CaptureFacts, PublishJournal, PublishStep, Unchanged};
+use crate::window::OfflineWindow;
+
+/// Records looked through for our own publish id.
+const LOOK_BACK: usize = 64;
+/// Lost races for the head before a publish gives up.
+const RACES_MAX: u32 = 5;
+impl<S, W> Provider<S, W>
+where
+    S: BlobStore + RecordStore,
+    W: OfflineWindow,
+{
+    /// Stores the archive unless the head already names this content, and prepares the record.
+    /// None if the archive is no longer whole.
+    pub(super) async fn upload(
+        &self,
+        journal: &PublishJournal,
+        spool: &str,
+        capture: &CaptureFacts,
+    ) -> Result<Option<PublishStep>, Stopped> {
+        self.context.show("uploading");
+        let head = self.head(Stage::Upload).await?.map(|(_, record)| record);
+        let same = head
+            .filter(|head| head.cid == capture.cid && head.manifest.archive_paths == capture.roots);
+        if let Some(head) = same
+            && self.has(&head.manifest).await?
+        {
+            // Equal content is stored once, and announced again only with other words.
+            if head.metadata == journal.request.metadata && head.runtime == journal.request.runtime
+            {
+                drop(self.context.spool.reopen(spool));
+                return Ok(Some(PublishStep::Published {
+                    capture: capture.clone(),
+                    record: Box::new(head),
+                    at: Timestamp::now(),
+                    unchanged: Unchanged::SameRecord,
+                }));
+            }
+            let record = self.record(journal, capture, head.manifest).await?;
+            return Ok(Some(PublishStep::Publishing {
+                spool: spool.to_owned(),
+                capture: capture.clone(),
+                record: Box::new(record),
+            }));
+        }
+        if !self.put(spool, capture).await? {
+            return Ok(None);
+        }
+        reached(Point::Uploaded);
+        let manifest = Manifest {
+            schema_version: MANIFEST_SCHEMA,
+            archive_paths: capture.roots.clone(),
+            archive_format: ArchiveFormat::TarGz,
+            archive_size_bytes: capture.archive_size_bytes,
+            encryption: Encryption::None,
+            blob: capture.blob,
+            content_bytes: capture.content_bytes,
+            members: capture.members,
+            skipped_special: capture.skipped_count,
+        };
+        let record = self.record(journal, capture, manifest).await?;
+        Ok(Some(PublishStep::Publishing {
+            spool: spool.to_owned(),
+            capture: capture.clone(),
+            record: Box::new(record),
+        }))
+    }
+
+    /// Stores the archive; false if it is not in the spool as it was captured.
+    pub(super) async fn put(&self, spool: &str, capture: &CaptureFacts) -> Result<bool, Stopped> {
+        let Ok(mut spooled) = self.context.spool.reopen(spool) else { return Ok(false) };
+        // A failed or interrupted upload finds it again.
+        spooled.keep().map_err(|error| Stopped::at(Stage::Upload, &error))?;
+        let file = |spooled: &Spooled| spooled.file.try_clone();
+        let stored = self
+            .context
+            .exchange(Stage::Upload, BlobError::is_retryable, || async {
+                let source = file(&spooled)
+                    .map_err(|source| BlobError::Io { action: "read the archive", source })?;
+                let (id, size) = (capture.blob, capture.archive_size_bytes);
+                self.context.store.put_if_absent(id, source, size).await
+            })
+            .await?;
+        match stored {
+            Ok(PutOutcome::Stored | PutOutcome::Present) => Ok(true),
+            Err(BlobError::Mismatch { .. }) => {
+                spooled.release();
+                Ok(false)
+            }
+            Err(error) => Err(Stopped::at(Stage::Upload, &error)),
+        }
+    }
+
+    pub(super) async fn has(&self, manifest: &Manifest) -> Result<bool, Stopped> {
+        let size = self
+            .context
+            .exchange(Stage::Upload, BlobError::is_retryable, || {
+                self.context.store.has(manifest.blob)
+            })
+            .await?
+            .map_err(|error| Stopped::at(Stage::Upload, &error))?;
+        Ok(size == Some(manifest.archive_size_bytes))
+    }
+
+    /// The head of the key. One that this version cannot read is a failure: it must not be
+    /// replaced by guess.
+    pub(super) async fn head(
+        &self,
+        stage: Stage,
+    ) -> Result<Option<(Revision, SyncRecord)>, Stopped> {
+        let key = &self.context.spec.key;
+        let stored = self
+            .context
+            .exchange(stage, RecordError::is_retryable, || self.context.store.head(key))
+            .await?
+            .map_err(|error| Stopped::at(stage, &error))?;
+        let Some(stored) = stored else { return Ok(None) };
+        let record = serde_json::from_slice(&stored.bytes).map_err(|error| {
+            Stopped::because(
+                stage,
+                format!("the head of {key} is no record this version reads: {error}"),
+            )
+        })?;
+        Ok(Some((stored.revision, record)))
+    }
+
+    pub(super) async fn record(
+        &self,
+        journal: &PublishJournal,
+        capture: &CaptureFacts,
+        manifest: Manifest,
+    ) -> Result<SyncRecord, Stopped> {
+        let head = self.head(Stage::RecordPublish).await?.map(|(_, record)| record);
+        let after = self.next_place(head.as_ref());
+        Ok(SyncRecord {
+            schema: RECORD_SCHEMA,
+            key: self.context.spec.key.clone(),
+            epoch: after.epoch,
+            seq: after.seq,
+            cid: capture.cid,
+            parent_cid: head.map(|head| head.cid),
+            node_id: self.context.node.clone(),
+            publish_id: journal.publish_id.clone(),
+            version: version(capture.at),
+            timestamp: capture.at,
+            capture: Capture::Stopped,
+            metadata: journal.request.metadata.clone(),
+            runtime: journal.request.runtime,
+            manifest,
+        })
+    }
+
+    /// The place after the head. Where the store lost its records, the place after the last one
+    /// this node published: consumers remember that.
+    pub(super) fn next_place(&self, head: Option<&SyncRecord>) -> Order {
+        let sent = self.context.history.all_sent();
+        let sent = sent.iter().map(|(_, entry)| Order { epoch: entry.epoch, seq: entry.seq }).max();
+        let last = head.map(Order::of).max(sent).unwrap_or(Order { epoch: 1, seq: 0 });
+        Order { epoch: last.epoch, seq: last.seq + 1 }
+    }
+
+    /// Makes the record the head: the commit point of a publish.
+    pub(super) async fn set_record(
+        &self,
+        journal: &mut PublishJournal,
+        capture: &CaptureFacts,
+        mut record: SyncRecord,
+    ) -> Result<SyncRecord, Stopped> {
+        self.context.show("publishing");
+        let stage = Stage::RecordPublish;
+        for _ in 0..RACES_MAX {
+            if let Some(ours) = self.published_before(&journal.publish_id).await? {
+                return Ok(ours);
+            }
+            let head = self.head(stage).await?;
+            let place = self.next_place(head.as_ref().map(|(_, record)| record));
+            let parent = head.as_ref().map(|(_, record)| record.cid);
+            if (Order::of(&record), record.parent_cid) != (place, parent) {
+                record = self.record(journal, capture, record.manifest).await?;
+                continue;
+            }
+            let bytes = serde_json::to_vec(&record).map_err(|error| Stopped::at(stage, &error))?;
+            let expected = head.map(|(revision, _)| revision);
+            let key = &self.context.spec.key;
+            let set = tokio::time::timeout(
+                self.context.spec.store_timeout,
+                self.context.store.compare_and_set(key, expected, bytes.into()),
+            );
+            let error = match set.await {
+                Ok(Ok(_)) => {
+                    reached(Point::RecordSet);
+                    return Ok(record);
+                }
+                // Someone else was first, or it is unknown whether we were: the next look tells.
+                Ok(Err(RecordError::Conflict { .. })) => continue,
+                Ok(Err(error)) => with_causes(&error),
+                Err(_) => "the store did not answer in time".to_owned(),
+            };
+            tracing::warn!(workload = %self.context.workload, %error, "a record may not be set");
+            if let Some(ours) = self.published_before(&journal.publish_id).await? {
+                return Ok(ours);
+            }
+            return Err(Stopped::because(stage, error));
+        }
+        Err(Stopped::because(stage, "others kept publishing under this key"))
+    }
+
+    pub(super) async fn published_before(
+        &self,
+        publish_id: &str,
+    ) -> Result<Option<SyncRecord>, Stopped> {
+        let key = &self.context.spec.key;
+        let history = self
+            .context
+            .exchange(Stage::RecordPublish, RecordError::is_retryable, || {
+                self.context.store.history(key, LOOK_BACK)
+            })
+            .await?
+            .map_err(|error| Stopped::at(Stage::RecordPublish, &error))?;
+        let records = history
+            .iter()
+            .filter_map(|stored| serde_json::from_slice::<SyncRecord>(&stored.bytes).ok());
+        Ok(records.into_iter().find(|record| record.publish_id == publish_id))
+    }
+}

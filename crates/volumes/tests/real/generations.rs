@@ -1,0 +1,248 @@
+//! Generations on a host that clones by reference, and the watchdog that thaws.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use belay_volumes::{
+    ByteSize, Cloning, EnsureError, FileSystem, GenerationError, GenerationName, Refusal,
+    RemoveError, VolumeSpec, Volumes, Watchdog,
+};
+
+use crate::faults::{child, program};
+use crate::scratch::{Scratch, spec};
+
+fn name(text: &str) -> GenerationName {
+    text.parse().expect("a name")
+}
+
+/// An xfs that plays the host's disk under the volumes.
+fn cloning_host(scratch: &Scratch, mib: u64) {
+    let image = scratch.directory.join("host.img");
+    File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
+    let made = Command::new("mkfs.xfs").args(["-q", "-K"]).arg(&image).status().expect("mkfs");
+    assert!(made.success());
+    fs::create_dir(scratch.root()).expect("the mount point");
+    let device = scratch.attach_foreign(&image);
+    let mounted = Command::new("mount").args([&device, &scratch.root()]).status().expect("mount");
+    assert!(mounted.success());
+}
+
+async fn open(scratch: &Scratch) -> Volumes {
+    let mut config = scratch.config();
+    config.keep_free = ByteSize::mib(1);
+    config.watchdog =
+        Some(Watchdog { program: program(), arguments: vec!["thaw-watchdog".to_owned()] });
+    Volumes::open(config).await.expect("a directory of volumes")
+}
+
+fn read(directory: &Path) -> String {
+    fs::read_to_string(directory.join("state")).expect("the state")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_holds_the_state_of_its_moment_and_takes_its_place_and_back() {
+    for (file_system, mib) in [(FileSystem::Ext4, 64), (FileSystem::Xfs, 300)] {
+        let scratch = Scratch::new();
+        cloning_host(&scratch, 1024);
+        let volumes = open(&scratch).await;
+        assert_eq!(volumes.cloning().await.expect("probed"), Cloning::ByReference);
+        let wanted = VolumeSpec { file_system, ..spec("web/store", ByteSize::mib(mib)) };
+        let id = &wanted.id;
+        let mounted = volumes.ensure(&wanted).await.expect("a volume");
+        fs::write(mounted.data.join("state"), "one").expect("written");
+        let kept = volumes.keep_generation(id, &name("a")).await.expect("kept while mounted");
+        assert!(kept.stall > Duration::ZERO && kept.stall < Duration::from_secs(1), "{kept:?}");
+        fs::write(mounted.data.join("state"), "two").expect("the writer goes on");
+
+        let seen = volumes.mount_generation(id, &name("a")).await.expect("readable");
+        assert_eq!(read(&seen.data), "one", "{file_system}");
+        fs::write(seen.data.join("state"), "x").expect_err("it is read-only");
+        let error = volumes.swap_generation(id, &name("a")).await.expect_err("it is being read");
+        assert!(error.to_string().contains("in use"), "{error}");
+        let error = volumes.delete_generation(id, &name("a")).await.expect_err("being read");
+        assert!(error.to_string().contains("in use"), "{error}");
+        volumes.unmount_generation(id, &name("a")).await.expect("unmounted");
+        volumes.unmount_generation(id, &name("a")).await.expect("again is no error");
+
+        let error = volumes.swap_generation(id, &name("a")).await.expect_err("it is mounted");
+        assert!(matches!(error, GenerationError::Refused { refusal: Refusal::InUse { .. }, .. }));
+        for (state, other) in [("one", "two"), ("two", "one"), ("one", "two")] {
+            volumes.release(id).await.expect("released");
+            volumes.swap_generation(id, &name("a")).await.expect("swapped");
+            let mounted = volumes.ensure(&wanted).await.expect("mounted");
+            assert_eq!(read(&mounted.data), state, "{file_system}: not {other}");
+        }
+        assert_eq!(volumes.generations(id).await.expect("a list"), [name("a")]);
+        volumes.delete_generation(id, &name("a")).await.expect("deleted");
+        assert_eq!(volumes.generations(id).await.expect("a list"), []);
+        let error = volumes.mount_generation(id, &name("a")).await.expect_err("it is gone");
+        assert!(matches!(error, GenerationError::NoGeneration { .. }), "{error}");
+        volumes.release(id).await.expect("released");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_clones_by_reference_it_says_what_to_do() {
+    let scratch = Scratch::new();
+    let volumes = open(&scratch).await;
+    if volumes.cloning().await.expect("probed") == Cloning::ByReference {
+        // The host's own disk can: then the other tests show all there is to show.
+        return;
+    }
+    let wanted = spec("web/store", ByteSize::mib(16));
+    let mounted = volumes.ensure(&wanted).await.expect("a volume");
+    let error = volumes.keep_generation(&wanted.id, &name("a")).await.expect_err("it cannot");
+    assert!(matches!(error, GenerationError::NotCloning { .. }), "{error:?}");
+    assert!(error.to_string().contains("pool"), "{error}");
+    fs::write(mounted.data.join("state"), "x").expect("and the volume is not frozen");
+    assert_eq!(volumes.generations(&wanted.id).await.expect("a list"), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_could_break_a_promise_is_refused_with_numbers() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 1024);
+    let volumes = open(&scratch).await;
+    let room = volumes.host().await.expect("the host").available.as_u64() >> 20;
+    let share = |tenths| ByteSize::mib(room * tenths / 10);
+    let wanted = spec("web/store", share(6));
+    volumes.ensure(&wanted).await.expect("a volume");
+    let error = volumes.keep_generation(&wanted.id, &name("a")).await.expect_err("no room");
+    let GenerationError::NoRoom { needed, available, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(*needed, share(6));
+    assert!(available < needed, "{error}");
+    let small = spec("web/small", share(1));
+    volumes.ensure(&small).await.expect("a volume");
+    volumes.keep_generation(&small.id, &name("a")).await.expect("a small one has room");
+    // Three tenths are free, and one of them is committed.
+    let error = volumes.ensure(&spec("web/more", share(3))).await.expect_err("committed");
+    assert!(matches!(error, EnsureError::HostFull { .. }), "{error}");
+    volumes.delete_generation(&small.id, &name("a")).await.expect("deleted");
+    volumes.ensure(&spec("web/more", share(2))).await.expect("and given free");
+    volumes.release(&"web/more".parse().expect("an id")).await.expect("released");
+    for id in [&wanted.id, &small.id] {
+        volumes.release(id).await.expect("released");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_is_not_deleted_while_a_generation_is_read_and_the_next_start_releases_it() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 512);
+    let volumes = open(&scratch).await;
+    let wanted = spec("web/store", ByteSize::mib(32));
+    volumes.ensure(&wanted).await.expect("a volume");
+    volumes.release(&wanted.id).await.expect("released");
+    let kept = volumes.keep_generation(&wanted.id, &name("a")).await.expect("kept");
+    assert_eq!(kept.stall, Duration::ZERO, "nobody had to wait");
+    volumes.mount_generation(&wanted.id, &name("a")).await.expect("readable");
+    let error = volumes.remove(&wanted.id).await.expect_err("it is being read");
+    assert!(matches!(error, RemoveError::Refused { .. }), "{error}");
+    drop(volumes);
+    let volumes = open(&scratch).await;
+    assert_eq!(volumes.recovered().mounted, [], "the volume itself was not mounted");
+    volumes.remove(&wanted.id).await.expect("nobody reads it any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_cut_off_at_any_step_leaves_one_of_the_two_states() {
+    let points = [
+        "swap.RecordSmaller.before",
+        "swap.Exchange.before",
+        "swap.Exchange.after",
+        "swap.RecordSize.after",
+    ];
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 1024);
+    let volumes = open(&scratch).await;
+    let first = spec("web/store", ByteSize::mib(32));
+    let grown = spec("web/store", ByteSize::mib(48));
+    let id = &first.id;
+    let mounted = volumes.ensure(&first).await.expect("a volume");
+    fs::write(mounted.data.join("state"), "small").expect("written");
+    volumes.release(id).await.expect("released");
+    volumes.keep_generation(id, &name("a")).await.expect("kept");
+    // The two differ in size too, which is what a crash between the records could confuse.
+    let mounted = volumes.ensure(&grown).await.expect("grown");
+    fs::write(mounted.data.join("state"), "large").expect("written");
+    volumes.release(id).await.expect("released");
+    drop(volumes);
+    for point in points.iter().cycle().take(8) {
+        for effect in ["kill", "fail"] {
+            let cut =
+                child(&scratch, &["swap", "web/store", "a"], Some(&format!("{point}={effect}")));
+            let killed = cut.status.signal() == Some(9);
+            assert!(killed == (effect == "kill") && !cut.status.success(), "{point}");
+            let volumes = open(&scratch).await;
+            let mounted = volumes.ensure(&grown).await.expect(point);
+            assert!(["small", "large"].contains(&read(&mounted.data).as_str()), "{point}");
+            volumes.release(id).await.expect(point);
+        }
+    }
+}
+
+/// Writes until told to stop; returns the longest time that one write took.
+fn write_until(path: PathBuf, stop: &AtomicBool) -> Duration {
+    let mut longest = Duration::ZERO;
+    let mut file = File::create(path).expect("a file");
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        file.write_all(b"entry").and_then(|()| file.sync_all()).expect("it writes");
+        longest = longest.max(began.elapsed());
+    }
+    longest
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_between_freeze_and_thaw_stalls_writers_for_no_more_than_the_watchdogs_time() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 512);
+    assert!(child(&scratch, &["ensure", "web/store", "32M"], None).status.success());
+    let data = scratch.root().join("mounts/web/store/data");
+    let stop = AtomicBool::new(false);
+    let (kept, waited, longest) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_until(data.join("log"), &stop));
+        let kept =
+            child(&scratch, &["keep", "web/store", "a"], Some("generation.Freeze.after=kill"));
+        let began = Instant::now();
+        let written = fs::write(data.join("after"), "written");
+        let waited = written.map(|()| began.elapsed());
+        // Nothing in here may fail before the writer is told to stop.
+        stop.store(true, Ordering::Relaxed);
+        (kept, waited, writer.join())
+    });
+    let said = String::from_utf8_lossy(&kept.stderr);
+    assert_eq!(kept.status.signal(), Some(9), "{said}");
+    let limit = Duration::from_secs(3);
+    assert!(waited.expect("the watchdog lets it through") < limit);
+    assert!(longest.expect("the writer") < limit);
+    let volumes = open(&scratch).await;
+    let id = "web/store".parse().expect("an id");
+    assert_eq!(volumes.generations(&id).await.expect("a list"), [], "nothing half kept");
+    volumes.keep_generation(&id, &name("a")).await.expect("and it works");
+    volumes.release(&id).await.expect("released");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_left_frozen_is_thawed_at_start() {
+    let scratch = Scratch::new();
+    assert!(child(&scratch, &["ensure", "web/store", "32M"], None).status.success());
+    let mount = scratch.root().join("mounts/web/store");
+    let frozen = Command::new("fsfreeze").arg("-f").arg(&mount).status().expect("fsfreeze");
+    assert!(frozen.success());
+    let volumes = open(&scratch).await;
+    let id = "web/store".parse().expect("an id");
+    assert_eq!(volumes.recovered().thawed, [id]);
+    fs::write(mount.join("data/file"), "written").expect("it takes writes");
+    assert_eq!(open_twice_is_quiet(volumes, &scratch).await, []);
+}
+
+async fn open_twice_is_quiet(volumes: Volumes, scratch: &Scratch) -> Vec<belay_volumes::VolumeId> {
+    drop(volumes);
+    open(scratch).await.recovered().thawed.clone()
+}

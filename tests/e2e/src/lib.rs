@@ -1,0 +1,1 @@
+//! belayd and its containers as a whole: nothing here but the tests beside it.

@@ -1,0 +1,202 @@
+//! Two nodes, one store: what the provider publishes, the consumer serves.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use belay_harness::{Node, NodeOptions, until};
+use belay_protocol::{ProblemCode, WorkloadPhase};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(90);
+
+fn spec(role: &str) -> String {
+    format!(
+        r#"
+name = "app"
+image = "file:busybox.tar"
+command = ["/bin/sleep", "100000"]
+stop_grace = "0s"
+[volumes.data]
+size = "32M"
+mount = "/data"
+[sync]
+role = "{role}"
+key = "state"
+poll_interval = "1s"
+[ready]
+interval = "100ms"
+"#
+    )
+}
+
+async fn pair() -> (Node, Node, tempfile::TempDir) {
+    let store = tempfile::tempdir().expect("a directory");
+    let options = || NodeOptions { store: Some(store.path().to_owned()) };
+    let provider = Node::start(options()).await;
+    let consumer = Node::start(options()).await;
+    provider.client().deploy(&spec("provider"), provider.directory()).await.expect("deploys");
+    consumer.client().deploy(&spec("consumer"), consumer.directory()).await.expect("deploys");
+    (provider, consumer, store)
+}
+
+/// Runs a script inside the node's one container.
+fn inside(node: &Node, script: &str) {
+    let filter = format!("label=io.belay.node={}", node.name());
+    let listed = Command::new("/usr/bin/podman").args(["ps", "-q", "--filter", &filter]).output();
+    let listed = String::from_utf8(listed.expect("podman runs").stdout).expect("ids are text");
+    let id = listed.trim();
+    let done = Command::new("/usr/bin/podman").args(["exec", id, "/bin/sh", "-c", script]).output();
+    let done = done.expect("podman runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+async fn read_json(path: &Path) -> Value {
+    until(&format!("{}", path.display()), SOON, || async {
+        let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
+        serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+    })
+    .await
+}
+
+async fn applied(consumer: &Node, cid: &str) {
+    until("the consumer to apply", SOON, || async {
+        let found = consumer.client().workload("app").await?;
+        let sync = found.sync.ok_or("no sync")?;
+        match &sync.last_apply {
+            Some(apply) if apply.cid.to_string() == cid => Ok(()),
+            _ => Err(format!("{sync:?}")),
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_app_asks_to_publish_is_served_by_the_consumer_whole() {
+    let (provider, consumer, _store) = pair().await;
+    inside(
+        &provider,
+        "mkdir -p /data/deep && echo one > /data/deep/file && ln -s deep/file /data/link && \
+         echo gone > /data/later-gone && \
+         echo '{\"archive_paths\": [\"/data\"], \"metadata\": {\"by\": \"app\"}, \"request_id\": \"r1\"}' \
+         > /belay/volume-sync/new && mv /belay/volume-sync/new /belay/volume-sync/request.json",
+    );
+    let control = provider.volume("app", "system").await.join("volume-sync");
+    let response = read_json(&control.join("response.json")).await;
+    assert_eq!(response["status"], "ok", "{response}");
+    assert_eq!(response["request_id"], "r1");
+    let cid = response["cid"].as_str().expect("a cid").to_owned();
+    applied(&consumer, &cid).await;
+
+    let data = consumer.volume("app", "data").await;
+    assert_eq!(std::fs::read_to_string(data.join("deep/file")).expect("applied"), "one\n");
+    assert_eq!(std::fs::read_link(data.join("link")).expect("a link"), Path::new("deep/file"));
+    let received = consumer.volume("app", "system").await.join("volume-sync/last_apply.json");
+    assert_eq!(read_json(&received).await["cid"], cid);
+
+    // A second publish: what was deleted is deleted there too.
+    inside(&provider, "rm /data/later-gone && echo two > /data/deep/file");
+    let outcome = provider.client().publish("app", &["/data"]).await.expect("publishes");
+    let publish = outcome.publish.expect("says what it published");
+    applied(&consumer, &publish.cid.to_string()).await;
+    assert!(!data.join("later-gone").exists());
+    let data = consumer.volume("app", "data").await;
+    assert_eq!(std::fs::read_to_string(data.join("deep/file")).expect("applied"), "two\n");
+    assert!(!data.join("later-gone").exists());
+    for node in [&provider, &consumer] {
+        let found = node.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
+        assert_eq!(found.restarts, 0, "a pause for sync is no crash");
+    }
+
+    // Equal content is the same cid and disturbs nobody.
+    let before = consumer.client().workload("app").await.expect("is there").container;
+    let again = provider.client().publish("app", &["/data"]).await.expect("publishes");
+    assert_eq!(again.publish.expect("says what").cid, publish.cid);
+    let after = consumer.client().workload("app").await.expect("is there").container;
+    assert_eq!(after, before);
+    provider.end().await;
+    consumer.end().await;
+}
+
+#[tokio::test]
+async fn a_publish_of_what_does_not_run_or_does_not_provide_is_refused_without_a_trace() {
+    let (provider, consumer, _store) = pair().await;
+    let refused = consumer.client().publish("app", &["/data"]).await.expect_err("refused");
+    assert_eq!(refused.problem().code, ProblemCode::NoSync);
+    provider.client().act("stop", "app").await.expect("stops");
+    let refused =
+        provider.client().publish("app", &["/data"]).await.expect_err("refused").problem();
+    assert_eq!(refused.code, ProblemCode::NotRunning);
+    assert!(refused.next.contains("belay start app"), "{refused:?}");
+    let status = provider.client().workload("app").await.expect("is there");
+    assert_eq!(status.phase, WorkloadPhase::Stopped, "sync starts nothing");
+    provider.end().await;
+    consumer.end().await;
+}
+
+/// Puts something in the place of a request and returns what belayd made of it.
+async fn refused_request(node: &Node, control: &Path, place: impl FnOnce(&Path)) -> (Value, Value) {
+    for file in ["response.json", "request.json.invalid"] {
+        let _ = std::fs::remove_file(control.join(file));
+    }
+    let before = node.client().workload("app").await.expect("is there").container;
+    place(&control.join("request.json"));
+    let response = read_json(&control.join("response.json")).await;
+    let invalid = read_json(&control.join("request.json.invalid")).await;
+    let after = node.client().workload("app").await.expect("is there");
+    assert_eq!(after.container, before, "the container is not touched: {response}");
+    assert_eq!(after.phase, WorkloadPhase::Ready);
+    assert_eq!(response["status"], "error", "{response}");
+    assert_eq!(response["stage"], "validation", "{response}");
+    assert_eq!(invalid["_error"]["stage"], "validation", "{invalid}");
+    (response, invalid)
+}
+
+#[tokio::test]
+async fn hostile_requests_are_answered_and_touch_nothing() {
+    let node = Node::start(NodeOptions::default()).await;
+    node.client().deploy(&spec("provider"), node.directory()).await.expect("deploys");
+    let control = node.volume("app", "system").await.join("volume-sync");
+    let secret = node.directory().join("secret");
+    std::fs::write(&secret, "{\"archive_paths\": [\"/data\"], \"secret\": \"tell\"}")
+        .expect("writes");
+
+    let (response, invalid) =
+        refused_request(&node, &control, |path| symlink(&secret, path).expect("links")).await;
+    assert!(!format!("{response}{invalid}").contains("tell"), "the link was followed");
+    assert!(secret.exists(), "the link's target is untouched");
+
+    refused_request(&node, &control, |path| {
+        nix_mkfifo(path);
+    })
+    .await;
+    refused_request(&node, &control, |path| std::fs::create_dir(path).expect("makes")).await;
+    refused_request(&node, &control, |path| {
+        std::fs::write(path, vec![b' '; 70 << 10]).expect("writes");
+    })
+    .await;
+    refused_request(&node, &control, |path| std::fs::write(path, "{nonsense").expect("writes"))
+        .await;
+    refused_request(&node, &control, |path| {
+        std::fs::write(path, "[".repeat(60_000)).expect("writes");
+    })
+    .await;
+    for outside in ["/etc", "/data/../etc", "relative", "/belay", "/data/absent"] {
+        let (response, _) = refused_request(&node, &control, |path| {
+            std::fs::write(path, json!({ "archive_paths": [outside] }).to_string())
+                .expect("writes");
+        })
+        .await;
+        let error = response["error"].as_str().unwrap_or_default().to_owned();
+        assert!(!error.is_empty(), "{response}");
+    }
+    let mode = std::fs::metadata(control.join("response.json")).expect("is there").permissions();
+    assert_eq!(mode.mode() & 0o777, 0o644);
+    node.end().await;
+}
+
+fn nix_mkfifo(path: &Path) {
+    let made = Command::new("/usr/bin/mkfifo").arg(path).status().expect("mkfifo runs");
+    assert!(made.success());
+}

@@ -1,0 +1,146 @@
+//! A test's side of belayd's socket.
+
+use std::path::Path;
+use std::time::Duration;
+
+use belay_protocol::{
+    DeployRequest, NodeStatus, OperationEvent, OperationOutcome, Problem, VolumeFate,
+    WorkloadPhase, WorkloadStatus,
+};
+use serde_json::json;
+
+use crate::until;
+
+/// Longest an operation may take in a test.
+const OPERATION: Duration = Duration::from_secs(90);
+
+/// Why an operation did not end well.
+#[derive(Debug)]
+pub enum Refusal {
+    /// belayd says why.
+    Problem(Box<Problem>),
+    /// The connection broke before an end was heard, as when belayd is killed.
+    Broken(String),
+}
+
+impl Refusal {
+    /// belayd's own answer.
+    ///
+    /// # Panics
+    /// When the connection broke instead.
+    pub fn problem(self) -> Problem {
+        match self {
+            Self::Problem(problem) => *problem,
+            Self::Broken(error) => panic!("the connection broke: {error}"),
+        }
+    }
+}
+
+/// Talks to one belayd.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// A client of the belayd behind this socket.
+    ///
+    /// # Panics
+    /// When a client cannot be made at all.
+    pub fn new(socket: &Path) -> Self {
+        let http = reqwest::Client::builder().unix_socket(socket).no_proxy().build();
+        Self { http: http.expect("a client without TLS has nothing that can fail") }
+    }
+
+    /// The status page.
+    pub async fn status(&self) -> Result<NodeStatus, String> {
+        let answer = self.http.get("http://belay/v1/status").timeout(Duration::from_secs(5));
+        let answer = answer.send().await.map_err(|error| format!("{error:?}"))?;
+        answer.json().await.map_err(|error| format!("{error:?}"))
+    }
+
+    /// One workload's status.
+    pub async fn workload(&self, name: &str) -> Result<WorkloadStatus, String> {
+        let status = self.status().await?;
+        let found = status.workloads.into_iter().find(|workload| workload.name.as_str() == name);
+        found.ok_or_else(|| format!("no workload {name}"))
+    }
+
+    /// Waits until a workload is in a phase.
+    ///
+    /// # Panics
+    /// When it is not within the deadline.
+    pub async fn wait_for(
+        &self,
+        name: &str,
+        phase: WorkloadPhase,
+        deadline: Duration,
+    ) -> WorkloadStatus {
+        until(&format!("{name} to be {}", phase.as_str()), deadline, || async {
+            let found = self.workload(name).await?;
+            if found.phase == phase {
+                return Ok(found);
+            }
+            Err(format!("{}: {}; {:?}", found.phase.as_str(), found.reason, found.last_fault))
+        })
+        .await
+    }
+
+    /// Deploys a spec; its relative paths are below `directory`.
+    pub async fn deploy(&self, spec: &str, directory: &Path) -> Result<OperationOutcome, Refusal> {
+        let request = DeployRequest {
+            spec: spec.to_owned(),
+            file: "test.toml".to_owned(),
+            directory: directory.display().to_string(),
+        };
+        self.operate(self.http.post("http://belay/v1/workloads").json(&request)).await
+    }
+
+    /// `start`, `stop` or `restart`.
+    pub async fn act(&self, verb: &str, name: &str) -> Result<OperationOutcome, Refusal> {
+        let address = format!("http://belay/v1/workloads/{name}/{verb}");
+        self.operate(self.http.post(address)).await
+    }
+
+    /// Removes a workload.
+    pub async fn remove(
+        &self,
+        name: &str,
+        volumes: VolumeFate,
+    ) -> Result<OperationOutcome, Refusal> {
+        let fate = match volumes {
+            VolumeFate::Keep => "keep",
+            VolumeFate::Delete => "delete",
+        };
+        let address = format!("http://belay/v1/workloads/{name}?volumes={fate}");
+        self.operate(self.http.delete(address)).await
+    }
+
+    /// Publishes paths of a provider.
+    pub async fn publish(&self, name: &str, paths: &[&str]) -> Result<OperationOutcome, Refusal> {
+        let address = format!("http://belay/v1/workloads/{name}/sync/publish");
+        self.operate(self.http.post(address).json(&json!({ "archive_paths": paths }))).await
+    }
+
+    async fn operate(&self, request: reqwest::RequestBuilder) -> Result<OperationOutcome, Refusal> {
+        let broken = |error: reqwest::Error| Refusal::Broken(format!("{error:?}"));
+        let answer = request.timeout(OPERATION).send().await.map_err(broken)?;
+        let refused = !answer.status().is_success();
+        let body = answer.text().await.map_err(broken)?;
+        let unread = |error: serde_json::Error| Refusal::Broken(format!("{error} in {body}"));
+        if refused {
+            let problem: Problem = serde_json::from_str(&body).map_err(unread)?;
+            return Err(Refusal::Problem(Box::new(problem)));
+        }
+        for line in body.lines() {
+            match serde_json::from_str(line).map_err(unread)? {
+                OperationEvent::Progress(_) => {}
+                OperationEvent::Done(outcome) => return Ok(outcome),
+                OperationEvent::Failed(problem) => {
+                    return Err(Refusal::Problem(Box::new(problem)));
+                }
+            }
+        }
+        Err(Refusal::Broken(format!("no end in {body:?}")))
+    }
+}
