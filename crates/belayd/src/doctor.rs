@@ -111,7 +111,8 @@ fn tool((path, purpose, package, missing): (&str, &str, &str, Verdict)) -> Findi
     } else {
         format!("{path} is not there; it {purpose}")
     };
-    finding("tool", verdict, found, &format!("apt-get install {package}"))
+    let name = path.rsplit('/').next().unwrap_or(path);
+    finding(name, verdict, found, &format!("apt-get install {package}"))
 }
 
 fn space(state_dir: &Path) -> Finding {

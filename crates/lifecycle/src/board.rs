@@ -110,14 +110,15 @@ fn not_ready(reason: &str) -> NodeReadiness {
 
 /// Derives what follows from the rest of the page.
 fn settle(status: &mut NodeStatus) {
-    let named = |volume: &VolumeStatus| {
-        status.workloads.iter().any(|workload| {
-            workload.name == volume.workload && workload.volumes.contains(&volume.name)
-        })
+    let used_by = |volume: &VolumeStatus| {
+        let workload = status.workloads.iter().find(|other| other.name == volume.workload)?;
+        let used = workload.volumes.contains(&volume.name);
+        used.then(|| workload.mounts.get(&volume.name).cloned())
     };
     for at in 0..status.volumes.len() {
-        let orphan = !named(&status.volumes[at]);
-        status.volumes[at].orphan = orphan;
+        let user = used_by(&status.volumes[at]);
+        status.volumes[at].orphan = user.is_none();
+        status.volumes[at].container_path = user.flatten();
     }
     let pending = status.workloads.iter().find(|found| found.phase == WorkloadPhase::Pending);
     status.ready = if !status.engine.reachable {
@@ -131,7 +132,7 @@ fn settle(status: &mut NodeStatus) {
 
 fn engine_status(info: &belay_engine::EngineInfo, reachable: bool) -> EngineStatus {
     EngineStatus {
-        kind: info.kind.to_string(),
+        kind: info.kind.to_string().to_ascii_lowercase(),
         version: info.version.to_string(),
         socket: info.socket.display().to_string(),
         reachable,

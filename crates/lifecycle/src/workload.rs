@@ -133,7 +133,7 @@ impl WorkloadTask {
             self.state.enter(&step);
             self.state.publish_status();
             // Whoever waits is told after the status, so that what they look at next agrees.
-            self.state.settle_pending().await;
+            self.state.settle_pending();
             match step {
                 Step::Wait => return self.state.next_wake(),
                 Step::Look => {

@@ -214,3 +214,117 @@ pub struct ApplyError {
     /// Before this it is not tried again.
     pub next_retry_after: Timestamp,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::{ConsumerApply, ProviderCapture};
+
+    fn cid() -> Cid {
+        Cid::from_digest([1; 32])
+    }
+
+    fn at() -> Timestamp {
+        Timestamp::from_second(1_700_000_000).expect("in range")
+    }
+
+    #[test]
+    fn a_request_is_what_apps_write() {
+        let request: AppRequest = serde_json::from_value(json!({
+            "archive_paths": ["/app/data"],
+            "metadata": {"epoch": 3},
+            "runtime": {"provider_capture": "offline", "consumer_apply": "online_no_restart"},
+            "request_id": "r-1",
+        }))
+        .expect("a request");
+        assert_eq!(request.runtime.provider_capture, ProviderCapture::Offline);
+        assert_eq!(request.runtime.consumer_apply, ConsumerApply::OnlineNoRestart);
+        let least = json!({"archive_paths": ["/app/data"]});
+        serde_json::from_value::<AppRequest>(least).expect("the rest has defaults");
+        let unknown = json!({"archive_paths": [], "path": 1});
+        assert!(serde_json::from_value::<AppRequest>(unknown).is_err());
+    }
+
+    #[test]
+    fn a_success_is_what_apps_read() {
+        let response = Response::Ok(PublishSucceeded {
+            cid: cid(),
+            version: 1_700_000_000,
+            epoch: 1,
+            seq: 4,
+            published_timestamp: at(),
+            archive_paths: vec!["/app/data".into()],
+            archive_size_bytes: 1000,
+            content_bytes: 5000,
+            capture: Capture::Stopped,
+            unchanged: false,
+            downtime_ms: Some(7),
+            skipped: vec![],
+            metadata: Map::new(),
+            request_id: Some("r-1".into()),
+            history_error: None,
+        });
+        let golden = json!({
+            "status": "ok", "cid": cid().to_string(), "version": 1_700_000_000, "epoch": 1, "seq": 4,
+            "published_timestamp": "2023-11-14T22:13:20Z", "archive_paths": ["/app/data"],
+            "archive_size_bytes": 1000, "content_bytes": 5000, "capture": "stopped",
+            "unchanged": false, "downtime_ms": 7, "skipped": [], "metadata": {},
+            "request_id": "r-1",
+        });
+        assert_eq!(serde_json::to_value(&response).expect("serialises"), golden);
+        assert_eq!(serde_json::from_value::<Response>(golden).expect("reads"), response);
+    }
+
+    #[test]
+    fn a_failure_is_what_apps_read() {
+        let response = Response::Error(PublishFailed {
+            stage: Stage::RuntimeStop,
+            error: "it runs on".into(),
+            failed_timestamp: at(),
+            archive_paths: vec![],
+            request_id: None,
+        });
+        let golden = json!({
+            "status": "error", "stage": "runtime_stop", "error": "it runs on",
+            "failed_timestamp": "2023-11-14T22:13:20Z", "archive_paths": [],
+        });
+        assert_eq!(serde_json::to_value(&response).expect("serialises"), golden);
+
+        let invalid = InvalidRequest {
+            request: Value::Null,
+            error: RequestError {
+                stage: Stage::Validation,
+                error: "not JSON".into(),
+                failed_timestamp: at(),
+                node_id: "node-a".parse().expect("a name"),
+                raw_body: Some("{".into()),
+            },
+        };
+        let golden = json!({
+            "request": null,
+            "_error": {
+                "stage": "validation", "error": "not JSON",
+                "failed_timestamp": "2023-11-14T22:13:20Z", "node_id": "node-a", "raw_body": "{",
+            },
+        });
+        assert_eq!(serde_json::to_value(&invalid).expect("serialises"), golden);
+    }
+
+    #[test]
+    fn every_stage_is_spelled_as_it_is_shown() {
+        for stage in [
+            Stage::Validation,
+            Stage::RuntimeStop,
+            Stage::ArchiveBuild,
+            Stage::Upload,
+            Stage::RecordPublish,
+            Stage::Download,
+            Stage::Extract,
+            Stage::Commit,
+        ] {
+            assert_eq!(serde_json::to_value(stage).expect("serialises"), stage.as_str());
+        }
+    }
+}

@@ -132,3 +132,37 @@ pub enum ConsumerApply {
     /// Apply under the running app, then restart it.
     OnlineRestart,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_record_has_the_form_written_down() {
+        let cid = Cid::from_digest([1; 32]).to_string();
+        let golden = json!({
+            "schema": 1, "key": "models", "epoch": 1, "seq": 4, "cid": cid, "parent_cid": null,
+            "node_id": "node-a", "publish_id": "p", "version": 1_700_000_000,
+            "timestamp": "2023-11-14T22:13:20Z", "capture": "stopped", "metadata": {"a": 1},
+            "runtime": {"provider_capture": "offline", "consumer_apply": "offline_restart"},
+            "manifest": {
+                "schema_version": 1, "archive_paths": ["/app/data"], "archive_format": "tar.gz",
+                "archive_size_bytes": 1000, "encryption": "none", "blob": cid,
+                "content_bytes": 5000, "members": 3, "skipped_special": 0,
+            },
+        });
+        let record: SyncRecord = serde_json::from_value(golden.clone()).expect("a record");
+        assert_eq!(record.manifest.archive_format, ArchiveFormat::TarGz);
+        assert_eq!(serde_json::to_value(&record).expect("serialises"), golden);
+
+        for (name, value) in
+            [("schema", json!(true)), ("signature", json!("x")), ("seq", json!(-1))]
+        {
+            let mut wrong = golden.clone();
+            wrong[name] = value;
+            assert!(serde_json::from_value::<SyncRecord>(wrong).is_err(), "{name}");
+        }
+    }
+}

@@ -57,7 +57,7 @@ pub struct EngineStatus {
     pub socket: String,
     /// Whether the last ping was answered.
     pub reachable: bool,
-    /// What a snapshot of a run is on this node: `checkpoint`, or `freeze` where the engine cannot.
+    /// What a snapshot of a run is on this node: `none` while there are no runs.
     pub snapshot: String,
 }
 
@@ -163,6 +163,8 @@ pub struct WorkloadStatus {
     pub ports: Vec<PortStatus>,
     /// Names of its volumes, the system volume included.
     pub volumes: Vec<VolumeName>,
+    /// Where its container sees each of them.
+    pub mounts: BTreeMap<VolumeName, String>,
     /// Volume-sync, if configured.
     pub sync: Option<SyncStatus>,
     /// The last transitions, oldest first, at most twenty.

@@ -5,6 +5,8 @@
 //! `volume <root> <first loop device> release|remove <workload/volume>`
 //! `volume <root> <first loop device> keep|swap <workload/volume> <generation>`
 //! `volume thaw-watchdog`
+//!
+//! `BELAY_VOLUMES_POOL` is the size of a pool, if there is one.
 
 use std::process::ExitCode;
 
@@ -30,6 +32,7 @@ async fn operate(arguments: &[String]) -> Result<(), Failure> {
     let first = first.parse()?;
     let mut config = VolumesConfig::new(*root);
     config.minors = first..first + 64;
+    config.pool = std::env::var("BELAY_VOLUMES_POOL").ok().map(|size| size.parse()).transpose()?;
     config.watchdog = Some(Watchdog {
         program: "/proc/self/exe".into(),
         arguments: vec!["thaw-watchdog".to_owned()],

@@ -104,6 +104,17 @@ pub enum OpenError {
     /// The configured range of loop devices is empty.
     #[error("the range of loop device numbers is empty")]
     NoMinors,
+    /// The pool's image cannot be used as it is, and was not touched.
+    #[error("pool: {0}")]
+    Pool(Refusal),
+    /// The host has not enough space for the pool.
+    #[error("the pool needs {needed} on the host, which has {available} to give")]
+    PoolTooLarge {
+        /// What it needs.
+        needed: ByteSize,
+        /// What there is beyond what is kept free.
+        available: ByteSize,
+    },
     /// A tool that every volume needs is missing.
     #[error(transparent)]
     Tool(#[from] ToolError),

@@ -18,6 +18,7 @@ mod image;
 mod ioctl;
 mod loop_device;
 mod observe;
+mod pool;
 mod release;
 mod reserve;
 mod root;

@@ -25,13 +25,17 @@ use crate::error::{
 use crate::freeze::Watchdog;
 use crate::generation::{Cloning, Generation, MountedGeneration};
 use crate::loop_device::{self, Minors};
-use crate::{care, ensure, generation, image, observe, release, status, tool};
+use crate::pool::Provider;
+use crate::{care, ensure, generation, image, observe, pool, release, status, tool};
 
 /// Where volumes live and what they may take.
 #[derive(Debug, Clone)]
 pub struct VolumesConfig {
     /// The directory of all volumes, for example `/var/lib/belay/volumes`.
     pub root: PathBuf,
+    /// Keeps all images in one xfs image of this size. Needed for clones where the host's file
+    /// system has none; chosen before the first volume is made, because images are not moved.
+    pub pool: Option<ByteSize>,
     /// What is kept free on the host when an image is allocated.
     pub keep_free: ByteSize,
     /// The share of an ext4 data volume, in percent, that its container cannot use and an update
@@ -56,6 +60,7 @@ impl VolumesConfig {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
+            pool: None,
             keep_free: ByteSize::mib(64),
             reserve_percent: 5,
             reserve_uid: 4_200_000_000,
@@ -135,11 +140,20 @@ impl Volumes {
             tool::run(&runtime, tool::MKFS_EXT4, &["-V".to_owned()], None, config.make_limit)?;
         image::make_directory(&config.root, 0o711)?;
         let root = config.root.canonicalize().map_err(IoFault::on("resolve", &config.root))?;
-        let layout = Layout::new(root);
+        let layout = match config.pool {
+            Some(_) => Layout::in_pool(root),
+            None => Layout::new(root),
+        };
         let owner = take(&layout)?;
-        image::make_directory(layout.images(), 0o700)?;
-        image::make_directory(&layout.mounts(), 0o711)?;
         let minors = Minors::new(config.minors.clone());
+        match config.pool {
+            Some(size) => {
+                let (layout, config, minors, runtime) = (&layout, &config, &minors, &runtime);
+                Provider { layout, config, minors, runtime }.provide(size)?;
+            }
+            None => image::make_directory(layout.images(), 0o700)?,
+        }
+        image::make_directory(&layout.mounts(), 0o711)?;
         let recovered = observe::recover(&layout, &minors)?;
         Ok(Self {
             inner: Arc::new(Inner {
@@ -282,6 +296,13 @@ impl Volumes {
     ) -> Result<(), GenerationError> {
         let (id, name) = (id.clone(), name.clone());
         self.exclusively(id.clone(), move |inner| generation::swap(inner, &id, &name)).await
+    }
+
+    /// Unmounts the pool, for a host that gives up its volumes. Fails while any of them is mounted,
+    /// and without a pool does nothing.
+    pub async fn release_pool(&self) -> Result<(), ListError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || pool::release(&inner.layout, &inner.minors)).await.map_err(ListError)
     }
 
     /// Runs one operation on a volume to its end, also when the caller does not wait for it.

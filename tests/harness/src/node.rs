@@ -76,11 +76,12 @@ impl Node {
         std::fs::create_dir(root.join("workloads.d")).expect("a directory");
         let store = options.store.unwrap_or_else(|| root.join("state/store"));
         let config = format!(
-            "[node]\nname = {name:?}\nstate_dir = {:?}\nruntime_dir = {:?}\nworkloads_dir = {:?}\n\
-             [store]\npath = {store:?}\n[log]\nformat = \"text\"\nlevel = \"debug,h2=off,hyper=off,reqwest=off,bollard=off\"\n",
-            root.join("state"),
-            root.join("run"),
-            root.join("workloads.d"),
+            "[node]\nname = \"{name}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n\
+             workloads_dir = \"{}\"\n[store]\npath = \"{}\"\n[log]\nformat = \"text\"\nlevel = \"debug,h2=off,hyper=off,reqwest=off,bollard=off\"\n",
+            root.join("state").display(),
+            root.join("run").display(),
+            root.join("workloads.d").display(),
+            store.display(),
         );
         std::fs::write(root.join("belayd.toml"), config).expect("a configuration");
         let client = Client::new(&root.join("run/belay.sock"));

@@ -16,7 +16,8 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Engine, fault};
+use super::http::Api;
+use super::{Engine, EngineKind, fault};
 use crate::blocking;
 use crate::core::archive::{ArchiveKind, Detector, Packing, Seen, packing};
 use crate::core::image_name::local_tag;
@@ -100,7 +101,28 @@ impl Engine {
     }
 
     async fn import(&self, tag: &str, pieces: Pieces) -> Result<(), EngineError> {
-        // The tag goes into the name: Podman ignores the parameter made for it.
+        match self.info().kind {
+            EngineKind::Podman => self.import_libpod(tag, pieces).await,
+            EngineKind::Docker => self.import_docker(tag, pieces).await,
+        }
+    }
+
+    /// By Podman's own route: its Docker route leaves a copy of the archive in `/var/tmp`, each
+    /// time (4.3.1).
+    async fn import_libpod(&self, tag: &str, pieces: Pieces) -> Result<(), EngineError> {
+        let request = self
+            .http()
+            .request(reqwest::Method::POST, Api::Libpod, "/images/import")
+            .query(&[("reference", tag)])
+            .header("content-type", "application/x-tar")
+            .body(reqwest::Body::wrap_stream(pieces));
+        let object = Object::Image(tag.to_owned());
+        let _: Imported =
+            self.http().json(Operation::Load, object, deadline::LOAD, request).await?;
+        Ok(())
+    }
+
+    async fn import_docker(&self, tag: &str, pieces: Pieces) -> Result<(), EngineError> {
         let options = CreateImageOptionsBuilder::default().from_src("-").repo(tag).build();
         let body = bollard::body_try_stream(pieces);
         let mut steps = std::pin::pin!(self.docker().create_image(Some(options), Some(body), None));
@@ -131,6 +153,13 @@ impl Engine {
             detail: format!("the engine did not say what it loaded: {:?}", said.trim()),
         })
     }
+}
+
+/// Podman's answer to an import. The image is looked up by its tag, so the id is only read.
+#[derive(Deserialize)]
+struct Imported {
+    #[serde(rename = "Id")]
+    _id: String,
 }
 
 /// Reads "Loaded image: a/b:c" and "Loaded image ID: sha256:…"; Podman lists several tags of one

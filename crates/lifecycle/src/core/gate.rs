@@ -186,7 +186,7 @@ mod tests {
             now += cost;
             match gate.observe(now, incarnation, seen(*class)) {
                 GateVerdict::ProbeAt(at) => now = at,
-                verdict => return (verdict, now - Duration::from_secs(100), gate),
+                verdict => return (verdict, now.saturating_sub(Duration::from_secs(100)), gate),
             }
         }
     }

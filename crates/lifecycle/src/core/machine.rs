@@ -253,9 +253,8 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
         }
         return match facts.gate {
             GateFact::Due => Step::Probe { id },
-            GateFact::Waiting => Step::Wait,
             GateFact::Settled if desired.previous.is_some() => Step::SettleDeploy,
-            GateFact::Settled => Step::Wait,
+            GateFact::Waiting | GateFact::Settled => Step::Wait,
         };
     }
     // The previous version gives way only now, when all that the target needs is at hand.

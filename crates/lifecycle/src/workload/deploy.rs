@@ -6,7 +6,7 @@ use belay_engine::Image;
 use belay_protocol::{DesiredState, Problem, ProblemCode};
 use tokio::time::Instant;
 
-use super::pending::{Pending, PendingKind};
+use super::pending::PendingKind;
 use super::state::{Fetch, FetchPurpose, Known, State, Wish};
 use crate::core::machine::{Renewal, VolumesFact};
 use crate::core::record::{Declaration, Interruption, Source, WorkloadRecord};
@@ -44,7 +44,7 @@ impl State {
             return;
         }
         if let Some(problem) = self.refusal(&spec).await {
-            self.refuse_deploy(problem).await;
+            self.refuse_deploy(problem);
             return;
         }
         self.prepare(declaration, spec);
@@ -84,7 +84,7 @@ impl State {
             .await;
         self.stale();
         if let Err(problem) = written {
-            self.fail_pending(problem).await;
+            self.fail_pending(problem);
         }
     }
 
@@ -151,13 +151,13 @@ impl State {
     }
 
     /// Refuses a deploy that has changed nothing.
-    pub(crate) async fn refuse_deploy(&mut self, problem: Problem) {
+    pub(crate) fn refuse_deploy(&mut self, problem: Problem) {
         if let Some(wish) = &mut self.wish {
             wish.due = Instant::now() + WISH_RETRY;
             tracing::warn!(workload = %self.name, "{}", problem.detail);
             self.set_fault(&problem);
         }
-        self.fail_pending(problem).await;
+        self.fail_pending(problem);
         if self.known.is_none() && self.wish.is_none() {
             self.forgotten = true;
         }
@@ -186,7 +186,7 @@ impl State {
         }
         if let Err(problem) = self.write(record).await {
             self.note(Err(problem.clone()));
-            self.fail_pending(problem).await;
+            self.fail_pending(problem);
             return;
         }
         self.take_force(*spec, Some(image)).await;
@@ -194,9 +194,8 @@ impl State {
         if self.wish.take_if(|wish| Some(&*wish.spec) == in_force).is_some() {
             tracing::info!(workload = %self.name, "the spec of its file is in force");
         }
-        match &mut self.pending {
-            Some(Pending { kind, .. }) => *kind = PendingKind::Deploy,
-            None => tracing::info!(workload = %self.name, "deploying the spec of its file"),
+        if let Some(pending) = &mut self.pending {
+            pending.kind = PendingKind::Deploy;
         }
     }
 
@@ -273,7 +272,7 @@ impl State {
         wish.due = Instant::now() + WISH_RETRY;
         let (declaration, spec) = (wish.declaration.clone(), wish.spec.clone());
         match self.refusal(&spec).await {
-            Some(problem) => self.refuse_deploy(problem).await,
+            Some(problem) => self.refuse_deploy(problem),
             None => self.prepare(declaration, spec),
         }
     }

@@ -74,7 +74,7 @@ impl State {
                 let next = format!("its restart policy is never; belay start {}", self.name);
                 let problem = Problem::new(ProblemCode::StartFailed, what, next);
                 self.set_fault(&problem);
-                self.fail_pending(problem).await;
+                self.fail_pending(problem);
             }
             ExitMeaning::Failed => {
                 let next = format!("see what it wrote: belay logs {}", self.name);
@@ -114,7 +114,7 @@ impl State {
             problem.detail
         );
         self.enter_phase(WorkloadPhase::BackOff, reason);
-        self.fail_pending(problem).await;
+        self.fail_pending(problem);
     }
 
     /// A write that failed leaves the workload as it is; the step is tried again.

@@ -104,7 +104,7 @@ impl State {
             })
             .await;
         self.restarts = 0;
-        self.settle_write(written).await;
+        self.settle_write(written);
     }
 
     async fn ask_stop(&mut self, reporter: Reporter) {
@@ -125,7 +125,7 @@ impl State {
             })
             .await;
         self.renewal = Renewal::None;
-        self.settle_write(written).await;
+        self.settle_write(written);
     }
 
     async fn ask_restart(&mut self, reporter: Reporter) {
@@ -158,7 +158,7 @@ impl State {
         if written.is_ok() && self.running_incarnation().is_some() {
             self.renewal = Renewal::Wanted;
         }
-        self.settle_write(written).await;
+        self.settle_write(written);
     }
 
     async fn ask_remove(&mut self, volumes: VolumeFate, reporter: Reporter) {
@@ -174,14 +174,14 @@ impl State {
                 record.interruption = Interruption::Planned;
             })
             .await;
-        self.settle_write(written).await;
+        self.settle_write(written);
     }
 
-    async fn settle_write(&mut self, written: Result<(), Problem>) {
+    fn settle_write(&mut self, written: Result<(), Problem>) {
         self.stale();
         if let Err(problem) = written {
             self.set_fault(&problem);
-            self.fail_pending(problem).await;
+            self.fail_pending(problem);
         }
     }
 
@@ -221,7 +221,7 @@ impl State {
             metadata: request.metadata.into_iter().collect(),
         };
         self.answers.spawn(async move {
-            reporter.progress("publish", "validating, then stopping it for the capture alone");
+            reporter.progress("publish", "what was asked for is being checked");
             reporter.finish(match handle.publish(command).await {
                 Ok(outcome) => Ok(OperationOutcome {
                     summary: format!(
@@ -357,7 +357,7 @@ impl State {
             (FetchPurpose::Deploy(declaration, spec), Ok(image)) => {
                 self.switch(declaration, spec, image).await;
             }
-            (FetchPurpose::Deploy(..), Err(problem)) => self.refuse_deploy(problem).await,
+            (FetchPurpose::Deploy(..), Err(problem)) => self.refuse_deploy(problem),
         }
     }
 }

@@ -85,7 +85,7 @@ impl State {
     }
 
     /// Ends the operation under way with a failure.
-    pub(crate) async fn fail_pending(&mut self, problem: Problem) {
+    pub(crate) fn fail_pending(&mut self, problem: Problem) {
         self.answer_window_return(Ready::NotReady { reason: problem.detail.clone() });
         if let Some(pending) = self.pending.take() {
             let problem = pending.failure.unwrap_or(problem);
@@ -94,7 +94,7 @@ impl State {
     }
 
     /// Ends the operation under way if it has come to what it is waiting for.
-    pub(crate) async fn settle_pending(&mut self) {
+    pub(crate) fn settle_pending(&mut self) {
         self.settle_window_return();
         let Some(pending) = &self.pending else { return };
         let Some(known) = &self.known else { return };
@@ -103,9 +103,8 @@ impl State {
         let in_force = known.record.previous.is_none();
         let up = in_force && self.renewal == crate::core::machine::Renewal::None;
         let summary = match pending.kind {
-            PendingKind::PrepareDeploy | PendingKind::Remove => return,
             PendingKind::Stop if gone => format!("{} is stopped", self.name),
-            PendingKind::Stop => return,
+            PendingKind::PrepareDeploy | PendingKind::Remove | PendingKind::Stop => return,
             PendingKind::Deploy | PendingKind::Start | PendingKind::Restart => {
                 if up && self.is_ready() {
                     self.ready_summary(pending.kind)
@@ -114,7 +113,7 @@ impl State {
                 } else if up && self.gate.as_ref().is_some_and(|g| g.outcome == GateOutcome::Missed)
                 {
                     let problem = self.not_ready();
-                    self.fail_pending(problem).await;
+                    self.fail_pending(problem);
                     return;
                 } else {
                     return;

@@ -1,5 +1,7 @@
 //! What a workload says of itself.
 
+use std::collections::BTreeMap;
+
 use belay_engine::{Container, ContainerState};
 use belay_protocol::{
     BackOffStatus, ContainerStatus, DesiredState, ExitStatus, PortStatus, VolumeName,
@@ -36,7 +38,7 @@ impl State {
             Step::Remove { .. } if record.run == DesiredState::Stopped => {
                 some(ending(), "its container is removed")
             }
-            Step::Remove { .. } => None,
+            Step::Remove { .. } | Step::SettleDeploy => None,
             Step::ReleaseVolumes => some(ending(), "its volumes are unmounted"),
             Step::Forget => some(P::Removing, "nothing of it runs any more"),
             Step::FetchImage => some(P::FetchingImage, "its image is looked for"),
@@ -48,7 +50,6 @@ impl State {
                 Some(run) if run.outcome == GateOutcome::Missed => None,
                 _ => some(P::Probing, "it runs; whether it is ready is being asked"),
             },
-            Step::SettleDeploy => None,
             Step::Wait => self.resting_phase(),
         }
     }
@@ -80,7 +81,6 @@ impl State {
             };
         }
         match self.start_state() {
-            StartFact::BackingOff => None,
             StartFact::Completed => {
                 let code = self.target().and_then(exit_of).map_or(0, |exit| exit.code);
                 if code == 0 {
@@ -92,7 +92,7 @@ impl State {
             StartFact::Allowed if self.fetch.is_some() => {
                 some(P::FetchingImage, "its image is being fetched")
             }
-            StartFact::Allowed => None,
+            StartFact::Allowed | StartFact::BackingOff => None,
         }
     }
 
@@ -112,8 +112,15 @@ impl State {
     fn status(&self) -> Option<WorkloadStatus> {
         let known = self.known.as_ref()?;
         let record = &known.record;
-        let mut volumes: Vec<VolumeName> = known.spec.volumes.keys().cloned().collect();
-        volumes.extend(SYSTEM_VOLUME.parse());
+        let mut mounts: BTreeMap<VolumeName, String> = known
+            .spec
+            .volumes
+            .iter()
+            .map(|(name, declared)| (name.clone(), declared.mount.clone()))
+            .collect();
+        if let Ok(system) = SYSTEM_VOLUME.parse() {
+            mounts.insert(system, known.spec.system_mount.clone());
+        }
         Some(WorkloadStatus {
             name: self.name.clone(),
             desired: record.run,
@@ -150,7 +157,8 @@ impl State {
                     protocol: port.transport.as_str().to_owned(),
                 })
                 .collect(),
-            volumes,
+            volumes: mounts.keys().cloned().collect(),
+            mounts,
             sync: self.sync.as_ref().map(|sync| {
                 let mut status = sync.status.borrow().clone();
                 status.halted.clone_from(&record.halted);

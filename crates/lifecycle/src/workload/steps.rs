@@ -76,7 +76,7 @@ impl State {
                 tracing::warn!(workload = %self.name, "{}", problem.detail);
                 self.set_fault(&problem);
                 self.refuse_window(&problem.detail);
-                self.fail_pending(problem).await;
+                self.fail_pending(problem);
                 self.pause(RETRY).await;
             }
         }
@@ -328,7 +328,7 @@ impl State {
             run.outcome = GateOutcome::Missed;
             run.next = Instant::now() + UNREADY_INTERVAL;
         }
-        self.fail_pending(problem).await;
+        self.fail_pending(problem);
     }
 
     /// Gives a deploy up: the version before is in force again.
@@ -355,7 +355,7 @@ impl State {
             pending.reporter.progress("roll back", "restoring the version before");
             pending.failure.get_or_insert(problem);
         } else {
-            self.fail_pending(problem).await;
+            self.fail_pending(problem);
         }
     }
 
@@ -416,7 +416,7 @@ impl State {
         if let Err(problem) = self.delete_leavings(fate).await {
             self.set_fault(&problem);
             tracing::warn!(workload = %self.name, "{}", problem.detail);
-            self.fail_pending(problem).await;
+            self.fail_pending(problem);
             self.pause(RETRY).await;
             return;
         }

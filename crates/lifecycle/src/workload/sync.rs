@@ -109,7 +109,7 @@ impl State {
         self.note(written);
         let problem = self.halted(&reason);
         self.set_fault(&problem);
-        self.fail_pending(problem).await;
+        self.fail_pending(problem);
     }
 
     /// Starts the sync task if the spec wants one, and shows it the volumes.

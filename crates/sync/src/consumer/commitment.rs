@@ -17,7 +17,9 @@ use crate::layout::SyncLayout;
 use crate::stage::Staged;
 use crate::state::{ApplyJournal, Halt};
 use crate::volume::Volumes;
-use crate::window::{FoundState, OfflineWindow, Ready, WindowOutcome, WindowPurpose, WindowRefused};
+use crate::window::{
+    FoundState, OfflineWindow, Ready, WindowOutcome, WindowPurpose, WindowRefused,
+};
 
 impl<S, W> Consumer<S, W>
 where

@@ -17,6 +17,7 @@ use crate::state::{CaptureFacts, PublishJournal};
 use crate::volume::Volumes;
 use crate::window::{
     FoundState, OfflineWindow, Require, Window, WindowClosed, WindowOutcome, WindowPurpose,
+    WindowRefused,
 };
 
 impl<S, W> Provider<S, W>
@@ -84,6 +85,8 @@ where
             () = self.context.shutdown.cancelled() => Err(Stopped::Shutdown),
             opened = timed => match opened {
                 Ok(Ok(window)) => Ok(window),
+                // The journal takes it up again after the next start.
+                Ok(Err(WindowRefused::ShuttingDown)) => Err(Stopped::Shutdown),
                 Ok(Err(refused)) => Err(Stopped::at(Stage::RuntimeStop, &refused)),
                 Err(_) => Err(Stopped::because(
                     Stage::RuntimeStop,

@@ -179,8 +179,8 @@ async fn sx38_equal_content_is_applied_once_and_b6_again_when_the_volume_was_res
     running
         .status("the new head", |status| status.head.as_ref().is_some_and(|head| head.seq == 2))
         .await;
-    running.handle.check();
-    running.handle.check();
+    running.looked().await;
+    running.looked().await;
     assert_eq!(running.window.events(), Vec::<String>::new());
     running.stop().await;
 
@@ -265,7 +265,7 @@ async fn sx41_sm104_damaged_and_missing_objects_are_quarantined_before_any_stop(
 
     // It lasts beyond the process, and nothing was touched.
     let running = scene.consume();
-    running.handle.check();
+    running.looked().await;
     let status = running.status("the head", |status| status.head.is_some()).await;
     assert_eq!(status.quarantine.len(), 1);
     assert_eq!(running.window.events(), Vec::<String>::new());
@@ -287,6 +287,22 @@ async fn sx44_a_stop_that_is_not_confirmed_leaves_everything() {
     })
     .await;
     assert_eq!(tree(&scene.consumer.data("data")).len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_busy_workload_is_asked_again_without_a_quarantine() {
+    let scene = Scene::new();
+    let running = scene.consume();
+    let refuse = |refused| running.window.0.lock().expect("not poisoned").refuse = refused;
+    refuse(Some(WindowRefused::Busy { reason: "a deploy is under way".into() }));
+    let cid = scene.publish_state("one").await;
+    running.status("the head", |status| status.head.is_some()).await;
+    running.looked().await;
+    let status = running.handle.status().borrow().clone();
+    assert_eq!((status.last_failure, status.quarantine.len()), (None, 0));
+    refuse(None);
+    applied(&running, cid).await;
     running.stop().await;
 }
 
@@ -359,7 +375,7 @@ async fn sm106_sm107_b2_a_commit_that_fails_half_way_is_made_undone_and_quaranti
     };
     assert_eq!(content(&after), content(&before));
     assert_eq!(running.window.events()[2..], ["stop for apply", "start unchanged"]);
-    running.handle.check();
+    running.looked().await;
     running.status("the quarantine", |status| status.quarantine.len() == 1).await;
     assert_eq!(running.window.events().len(), 4, "B2: it is not tried again at once");
     drop(immutable);
@@ -561,7 +577,7 @@ async fn sm105_b8_bookkeeping_that_fails_does_not_undo_an_apply() {
     running.stop().await;
     let running = scene.consume();
     running.status("the head", |status| status.head.is_some()).await;
-    running.handle.check();
+    running.looked().await;
     assert_eq!(running.window.events(), Vec::<String>::new(), "the volume's mark says enough");
     running.stop().await;
 }

@@ -185,16 +185,22 @@ async fn sm036_sx28_what_is_no_request_is_refused_without_touching_the_container
 
 #[tokio::test]
 async fn b29_a_half_written_request_is_given_its_moment() {
-    let scene = Scene::new().ready().await;
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let place = Place::new(&temp.path().join("provider"), &VOLUMES);
+    fill(&place, "first");
+    let mut patient = spec(SyncRole::Provider);
+    patient.request_grace = Duration::from_hours(1);
+    let running = start_with(&place, &VOLUMES, &temp.path().join("store"), patient);
+    eventually("the control directory", || place.sync_file("").is_dir().then_some(())).await;
     let body = json!({"archive_paths": ["/app"]}).to_string();
-    let path = scene.place.sync_file("request.json");
+    let path = place.sync_file("request.json");
     fs::write(&path, &body[..10]).expect("writes a half");
-    // Seen by now, and left alone, since a poll is shorter than the grace.
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    assert!(path.exists());
+    running.looked().await;
+    assert!(path.exists(), "seen, and left alone");
     fs::write(&path, &body).expect("writes the whole");
-    assert_eq!(scene.response().await["status"], "ok");
-    scene.running.stop().await;
+    let response = eventually("a response", || place.json("response.json")).await;
+    assert_eq!(response["status"], "ok");
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -329,8 +335,8 @@ async fn b38_an_app_cannot_keep_itself_down_by_asking() {
     place.request(&json!({"archive_paths": ["/app"]}));
     eventually("a response", || place.json("response.json")).await;
     place.request(&json!({"archive_paths": ["/app/data"]}));
-    // Several looks later it still waits to be claimed.
-    tokio::time::sleep(Duration::from_millis(700)).await;
+    running.looked().await;
+    running.looked().await;
     assert!(place.sync_file("request.json").exists());
     assert_eq!(running.window.events().len(), 2);
     running.stop().await;

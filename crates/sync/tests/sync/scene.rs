@@ -10,10 +10,10 @@ use std::time::Duration;
 use belay_protocol::{SyncRole, SyncStatus};
 use belay_store::LocalStore;
 use belay_sync::{
-    FoundState, MountPoint, OfflineWindow, Ready, SyncHandle, SyncLayout, SyncSpec, Window,
-    WindowClosed, WindowOutcome, WindowPurpose, WindowRefused, spawn,
+    FoundState, MountPoint, OfflineWindow, PublishCommand, Ready, SyncHandle, SyncLayout, SyncSpec,
+    Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused, spawn,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -199,6 +199,15 @@ impl Running {
             .expect("the task ends in time")
             .expect("the task does not panic");
         drop(self.layout);
+    }
+
+    /// Makes the task look now, and returns once it has.
+    pub(crate) async fn looked(&self) {
+        self.handle.check();
+        // Commands are taken one after the other, and this one is refused without any work.
+        let nowhere =
+            PublishCommand { archive_paths: vec!["nowhere".to_owned()], metadata: Map::new() };
+        self.handle.publish(nowhere).await.expect_err("no one publishes that");
     }
 
     pub(crate) fn set_layout(&self, layout: Option<SyncLayout>) {

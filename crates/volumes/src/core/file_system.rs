@@ -70,7 +70,9 @@ pub(crate) fn mkfs_arguments(
                 reserve.percent
             ))
         }
-        FileSystem::Xfs => words(&format!("-q -K -m uuid={id} -L {LABEL}")),
+        // An image with shared blocks takes direct I/O in units of 4 KiB only, and so does its device:
+        // a file system of smaller sectors could no longer be mounted.
+        FileSystem::Xfs => words(&format!("-q -K -s size={BLOCK} -m uuid={id} -L {LABEL}")),
         FileSystem::Btrfs => words(&format!("-q -K -m single -d single -U {id} -L {LABEL}")),
     }
 }

@@ -31,6 +31,27 @@ impl Layout {
         Self { root, images }
     }
 
+    /// Images in a pool, which is an image itself.
+    pub(crate) fn in_pool(root: PathBuf) -> Self {
+        let images = root.join("pool/images");
+        Self { root, images }
+    }
+
+    /// The image that is the pool.
+    pub(crate) fn pool_image(&self) -> PathBuf {
+        self.root.join("pool.img")
+    }
+
+    /// The pool before it gets its name.
+    pub(crate) fn pool_building(&self) -> PathBuf {
+        self.root.join(".pool.img.new")
+    }
+
+    /// Where the pool is mounted.
+    pub(crate) fn pool_mount(&self) -> PathBuf {
+        self.root.join("pool")
+    }
+
     /// The directory of images, one directory per workload in it.
     pub(crate) fn images(&self) -> &Path {
         &self.images

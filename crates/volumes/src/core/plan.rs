@@ -404,6 +404,68 @@ pub(crate) fn plan_adoption(image: u64, superblock: &Superblock) -> Result<ByteS
     Ok(ByteSize::bytes(superblock.size))
 }
 
+/// How the pool comes to be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PoolPlan {
+    /// There is none: it is made with this size and mounted.
+    Create(ByteSize),
+    /// It exists, and this device may hold it already.
+    Mount {
+        /// The device that holds it.
+        device: Option<u32>,
+    },
+    /// It is mounted.
+    Adopt {
+        /// From this device.
+        device: u32,
+    },
+}
+
+/// Decides how to provide the pool. An image that is not a pool of ours is not touched.
+pub(crate) fn plan_pool(
+    size: ByteSize,
+    image: &ObservedImage,
+    devices: &[ObservedDevice],
+    target: &[MountEntry],
+) -> Result<PoolPlan, Refusal> {
+    let minimum = file_system::minimum(FileSystem::Xfs);
+    let rounded = size.round_up(file_system::BLOCK).unwrap_or(size);
+    let volume = || "of the pool".to_owned();
+    if rounded < minimum {
+        let file_system = FileSystem::Xfs;
+        return Err(SpecFault::TooSmall { volume: volume(), size, file_system, minimum }.into());
+    }
+    if rounded > file_system::LARGEST {
+        return Err(SpecFault::TooLarge { volume: volume(), size }.into());
+    }
+    let foreign = target.iter().find(|entry| !is_ours(entry, devices));
+    if let Some(entry) = foreign {
+        return Err(taken(entry));
+    }
+    let (length, superblock) = match image {
+        ObservedImage::Absent => return Ok(PoolPlan::Create(rounded)),
+        ObservedImage::NotAFile => return Err(Refusal::NotAFile),
+        ObservedImage::Present { superblock: None, .. } => return Err(Refusal::Unrecognised),
+        ObservedImage::Present { size, superblock: Some(superblock) } => (*size, superblock),
+    };
+    if superblock.file_system != FileSystem::Xfs {
+        let (wanted, found) = (FileSystem::Xfs, superblock.file_system);
+        return Err(Refusal::OtherFileSystem { wanted, found });
+    }
+    if !superblock.labelled_ours {
+        return Err(Refusal::Unmarked);
+    }
+    if length < superblock.size {
+        let expected = ByteSize::bytes(superblock.size);
+        return Err(Refusal::Truncated { image: ByteSize::bytes(length), expected });
+    }
+    let device = the_device(devices)?.map(|device| device.minor);
+    match (target.last().and_then(MountEntry::loop_minor), device) {
+        (Some(device), _) => Ok(PoolPlan::Adopt { device }),
+        (None, device) => Ok(PoolPlan::Mount { device }),
+    }
+}
+
 /// A loop device found at start, with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FoundDevice {

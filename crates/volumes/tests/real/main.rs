@@ -6,6 +6,7 @@ mod generations;
 mod growth;
 mod identity;
 mod lifecycle;
+mod pool;
 mod reservation;
 mod scratch;
 mod system_volume;

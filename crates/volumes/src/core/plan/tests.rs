@@ -343,6 +343,34 @@ fn a_btrfs_mount_is_known_by_its_source() {
     assert!(steps(&spec(16), &observed).contains(&EnsureStep::PrepareRoot(RootState::InUse)));
 }
 
+#[test]
+fn a_pool_is_made_mounted_or_adopted_and_nothing_else_is_taken_for_one() {
+    let size = ByteSize::mib(512);
+    let pool = |change: fn(&mut Superblock)| {
+        let mut superblock = Superblock { file_system: FileSystem::Xfs, ..superblock(512) };
+        change(&mut superblock);
+        ObservedImage::Present { size: 512 * MIB, superblock: Some(superblock) }
+    };
+    let ours = pool(|_| {});
+    let absent = ObservedImage::Absent;
+    assert_eq!(plan_pool(size, &absent, &[], &[]), Ok(PoolPlan::Create(size)));
+    assert_eq!(plan_pool(size, &ours, &[], &[]), Ok(PoolPlan::Mount { device: None }));
+    let device = [device(9, true)];
+    assert_eq!(plan_pool(size, &ours, &device, &[]), Ok(PoolPlan::Mount { device: Some(9) }));
+    let adopted = plan_pool(size, &ours, &device, &[mount(9)]);
+    assert_eq!(adopted, Ok(PoolPlan::Adopt { device: 9 }));
+    let refused = |image: &ObservedImage, target: &[MountEntry]| {
+        plan_pool(size, image, &[], target).expect_err("it is not a pool").to_string()
+    };
+    assert!(refused(&absent, &[mount(3)]).contains("mounted in the volume's place"));
+    assert!(refused(&ObservedImage::NotAFile, &[]).contains("not a plain file"));
+    assert!(refused(&pool(|block| block.labelled_ours = false), &[]).contains("not made by"));
+    assert!(refused(&pool(|block| block.size += 1), &[]).contains("truncated"));
+    assert!(refused(&pool(|block| block.file_system = FileSystem::Ext4), &[]).contains("ext4"));
+    let small = plan_pool(ByteSize::mib(299), &absent, &[], &[]).expect_err("too small");
+    assert!(small.to_string().contains("300Mi"), "{small}");
+}
+
 fn any_observed() -> impl Strategy<Value = Observed> {
     let image = prop_oneof![
         Just(ObservedImage::Absent),
