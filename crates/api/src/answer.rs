@@ -12,6 +12,8 @@ use serde::Serialize;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// The exposition format that every Prometheus of the last ten years reads.
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const PROBLEM: HeaderValue = HeaderValue::from_static(PROBLEM_MEDIA_TYPE);
 
 /// A problem on its way out, so that handlers and extractors can end with `?`.
@@ -48,6 +50,11 @@ impl IntoResponse for Refusal {
 /// `value` as one JSON document.
 pub(crate) fn json<T: Serialize>(value: &T) -> Response {
     with_type(StatusCode::OK, JSON, serialized(value))
+}
+
+/// A page for Prometheus.
+pub(crate) fn metrics(page: String) -> Response {
+    with_type(StatusCode::OK, METRICS, page)
 }
 
 /// One JSON document a line, each sent as soon as it is there.

@@ -2,5 +2,6 @@
 //! string asks for, what a page holds.
 
 pub(crate) mod host;
+pub(crate) mod metrics;
 pub(crate) mod page;
 pub(crate) mod query;

@@ -52,6 +52,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Restart { .. } => "restart",
         Operation::Remove { .. } => "remove",
         Operation::Publish { .. } => "publish",
+        Operation::Volume { act, .. } => act.verb(),
     }
 }
 
@@ -63,7 +64,8 @@ fn about(operation: &Operation) -> &str {
         | Operation::Stop { workload }
         | Operation::Restart { workload }
         | Operation::Remove { workload, .. }
-        | Operation::Publish { workload, .. } => workload.as_str(),
+        | Operation::Publish { workload, .. }
+        | Operation::Volume { workload, .. } => workload.as_str(),
     }
 }
 

@@ -21,18 +21,25 @@ const BODY_LIMIT: usize = 1024 * 1024;
 
 /// Pages that change something, or show what a workload wrote. A method router answers on each of
 /// them for the operator, a refusal for the observer.
-const ACTS: [&str; 6] = [
+const ACTS: [&str; 12] = [
     "/v1/workloads/{name}/start",
     "/v1/workloads/{name}/stop",
     "/v1/workloads/{name}/restart",
     "/v1/workloads/{name}/sync/publish",
     "/v1/workloads/{name}/sync/history",
     "/v1/workloads/{name}/logs",
+    "/v1/volumes/{workload}/{volume}/grow",
+    "/v1/volumes/{workload}/{volume}/check",
+    "/v1/volumes/{workload}/{volume}/reset",
+    "/v1/volumes/{workload}/{volume}/rollback",
+    "/v1/volumes/{workload}/{volume}/adopt",
+    "/v1/volumes/{workload}/{volume}/trim",
 ];
 
 /// Every page, for those whom the Unix socket's mode lets in.
 pub fn operator_router(state: ApiState) -> Router {
-    let [start, stop, restart, publish, history, logs] = ACTS;
+    let [start, stop, restart, publish, history, logs, grow, check, reset, rollback, adopt, trim] =
+        ACTS;
     questions()
         .route("/v1/workloads", post(operate::deploy))
         .route("/v1/workloads/{name}", delete(operate::remove))
@@ -42,6 +49,13 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(publish, post(operate::publish))
         .route(history, get(ask::history))
         .route(logs, get(ask::logs))
+        .route("/v1/volumes/{workload}/{volume}", delete(operate::remove_volume))
+        .route(grow, post(operate::grow))
+        .route(check, post(operate::check))
+        .route(reset, post(operate::reset))
+        .route(rollback, post(operate::rollback))
+        .route(adopt, post(operate::adopt))
+        .route(trim, post(operate::trim))
         .fallback(no_such_resource)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -70,6 +84,8 @@ fn questions() -> Router<ApiState> {
         .route("/v1/workloads", get(ask::workloads))
         .route("/v1/workloads/{name}", get(ask::workload))
         .route("/v1/volumes", get(ask::volumes))
+        .route("/v1/volumes/{workload}/{volume}", get(ask::volume))
+        .route("/metrics", get(ask::metrics))
         .route("/v1/sync", get(ask::sync))
 }
 

@@ -1,8 +1,9 @@
 //! The command line.
 
+use std::fmt;
 use std::path::PathBuf;
 
-use belay_protocol::WorkloadName;
+use belay_protocol::{VolumeName, WorkloadName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -125,6 +126,71 @@ pub(crate) enum VolumeVerb {
     /// List the volumes with their sizes, use and cost
     #[command(after_help = "Example: belay volume ls -o json")]
     Ls(Listing),
+    /// Show one volume in full
+    #[command(after_help = "Example: belay volume show web/data")]
+    Show {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Give a volume more space, while its workload runs
+    #[command(after_help = "Example: belay volume grow web/data 2G")]
+    Grow {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+        /// The size that it is to have, as in a spec: 64M, 1.5G
+        size: String,
+    },
+    /// Check the file system of a volume whose workload is stopped
+    #[command(after_help = "Example: belay volume check web/data")]
+    Check {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+        /// Repair all that can be repaired, which may cost damaged files
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Empty a volume whose workload is stopped
+    #[command(after_help = "Example: belay volume reset web/data")]
+    Reset {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+    },
+    /// Put a kept earlier state in the place of a volume whose workload is stopped
+    #[command(after_help = "Example: belay volume rollback web/data before-update")]
+    Rollback {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+        /// Name of the state; the only one that is kept when absent
+        generation: Option<String>,
+    },
+    /// Take the image that lies in a volume's place for its own
+    #[command(after_help = "Example: belay volume adopt web/data")]
+    Adopt {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+    },
+    /// Give the free space of a thin volume back to the host
+    #[command(after_help = "Example: belay volume trim web/cache")]
+    Trim {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+    },
+    /// Delete a volume that no workload names, with everything in it
+    #[command(after_help = "Example: belay volume rm old/data")]
+    Rm {
+        /// The volume, as WORKLOAD/VOLUME
+        #[arg(value_parser = volume_path)]
+        volume: VolumePath,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -150,6 +216,28 @@ pub(crate) enum SyncVerb {
         #[command(flatten)]
         listing: Listing,
     },
+}
+
+/// One volume of one workload, written `web/data`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VolumePath {
+    pub(crate) workload: WorkloadName,
+    pub(crate) volume: VolumeName,
+}
+
+impl fmt::Display for VolumePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.workload, self.volume)
+    }
+}
+
+fn volume_path(text: &str) -> Result<VolumePath, String> {
+    let (workload, volume) = text
+        .split_once('/')
+        .ok_or("expected WORKLOAD/VOLUME, as belay volume ls shows them: web/data")?;
+    let workload = workload.parse().map_err(|error| format!("{error}"))?;
+    let volume = volume.parse().map_err(|error| format!("{error}"))?;
+    Ok(VolumePath { workload, volume })
 }
 
 /// How a page is shown.
@@ -201,6 +289,22 @@ mod tests {
         for example in found {
             let parsed = Arguments::try_parse_from(example.split(' '));
             assert!(parsed.is_ok(), "{example}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn a_volume_is_named_with_its_workload() {
+        assert_eq!(volume_path("web/data").map(|path| path.to_string()), Ok("web/data".into()));
+        for (wrong, words) in [
+            ("data", "expected WORKLOAD/VOLUME"),
+            ("web/", "must not be empty"),
+            ("web/data/x", "is not a volume name"),
+            ("web/../etc", "is not a volume name"),
+            ("Web/data", "is not a workload name"),
+            (&format!("web/{}", "x".repeat(300)), "at most 63 characters, this one has 300"),
+        ] {
+            let error = volume_path(wrong).expect_err(wrong);
+            assert!(error.contains(words), "{wrong}: {error}");
         }
     }
 

@@ -3,13 +3,14 @@
 mod doctor;
 mod operate;
 mod show;
+mod volume;
 
 use std::process::ExitCode;
 
 pub(crate) use doctor::{examine, find_belayd};
 pub(crate) use operate::deploy_request;
 
-use crate::cli::{Arguments, SyncVerb, Verb, VolumeVerb};
+use crate::cli::{Arguments, SyncVerb, Verb};
 use crate::client::Client;
 use crate::demo;
 use crate::failure::Ending;
@@ -43,9 +44,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Explain { workload, listing } => {
             show::explain(&client()?, &workload, listing, output).await?;
         }
-        Verb::Volume(VolumeVerb::Ls(listing)) => {
-            show::volumes(&client()?, listing, output).await?;
-        }
+        Verb::Volume(verb) => volume::run(&client()?, verb, output).await?,
         Verb::Sync(SyncVerb::Status(listing)) => {
             show::sync(&client()?, listing, output).await?;
         }

@@ -1,6 +1,6 @@
 //! Wiring: the order in which belayd's parts begin and end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ const ENGINE_RETRY_MAX: Duration = Duration::from_secs(30);
 const SERVICE_GRACE: Duration = Duration::from_secs(10);
 
 /// Runs belayd until a signal ends it.
-pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot take SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot take SIGINT")?;
     let mut hang_up = signal(SignalKind::hangup()).context("cannot take SIGHUP")?;
@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hang_up.recv() => reload(&config, &node).await,
+            _ = hang_up.recv() => reload(&config, file.as_deref(), &node).await,
         }
     }
 
@@ -173,6 +173,8 @@ async fn supervise(
     };
     let context = Arc::new(Context {
         node: config.node.clone(),
+        instance: instance::id(&config.state_dir)?,
+        boot_id: instance::boot_id()?,
         engine,
         volumes,
         ledger,
@@ -257,13 +259,18 @@ async fn reach_engine(
 }
 
 /// Reads `workloads.d` anew, and says which settings a restart is needed for.
-async fn reload(config: &Config, node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>) {
-    watchdog::notify(&[
-        NotifyState::Reloading,
-        NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Status("reloading")),
-    ]);
-    match sources::read_config(None) {
-        Ok(new) if new != *config && std::env::args_os().len() == 1 => {
+async fn reload(
+    config: &Config,
+    file: Option<&Path>,
+    node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
+) {
+    let since = NotifyState::monotonic_usec_now();
+    watchdog::notify(&[NotifyState::Reloading]);
+    if let Ok(since) = since {
+        watchdog::notify(&[since]);
+    }
+    match sources::read_config(file) {
+        Ok(new) if new != *config => {
             tracing::warn!("the configuration has changed; restart belayd to apply it");
         }
         Ok(_) => {}
@@ -285,5 +292,7 @@ async fn reload(config: &Config, node: &watch::Sender<Option<mpsc::Sender<NodeCo
             tracing::error!("cannot read {}: {error}", config.workloads_dir.display());
         }
     }
-    watchdog::notify(&[NotifyState::Ready]);
+    if node.borrow().is_some() {
+        watchdog::notify(&[NotifyState::Ready]);
+    }
 }

@@ -21,7 +21,7 @@ const TOOLS: [(&str, &str, &str, Verdict); 7] = [
     ("/usr/bin/setpriv", "ties Podman's service to belayd", "util-linux", Verdict::Faulty),
     ("/usr/sbin/iptables", "publishes ports", "iptables", Verdict::Limited),
     ("/usr/sbin/mkfs.xfs", "makes xfs volumes", "xfsprogs", Verdict::Limited),
-    ("/usr/bin/mkfs.btrfs", "makes btrfs volumes", "btrfs-progs", Verdict::Limited),
+    ("/usr/sbin/mkfs.btrfs", "makes btrfs volumes", "btrfs-progs", Verdict::Limited),
 ];
 
 /// Prints the findings and says by the exit code whether belayd can do its work here.

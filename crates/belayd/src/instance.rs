@@ -10,6 +10,7 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +31,8 @@ const RECORD_MAX: u64 = 4096;
 pub(crate) enum LockError {
     /// Another belayd has it.
     #[error(
-        "another belayd uses {directory}: {holder}; stop that one, or give this one another \
-         node.state_dir"
+        "another belayd uses {directory}: {holder}; stop that one, or give this one a node.name, \
+         a node.state_dir and a node.runtime_dir of its own"
     )]
     Held {
         /// The state directory.
@@ -120,6 +121,49 @@ fn describe(record: &str) -> String {
     }
 }
 
+/// The random id of this installation, made at its first start and kept in its state directory.
+pub(crate) fn id(state_dir: &Path) -> anyhow::Result<String> {
+    let path = state_dir.join("instance-id");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let uuid = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
+                .context("the kernel gives no random id")?;
+            write_durably(state_dir, &path, uuid.trim())
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            uuid
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", path.display()));
+        }
+    };
+    let id = text.trim();
+    let plausible = !id.is_empty() && id.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+    anyhow::ensure!(
+        plausible,
+        "{} does not hold an id; write the value of the label io.belay.instance of this node's \
+         containers into it, or remove it if there are none",
+        path.display()
+    );
+    Ok(id.to_owned())
+}
+
+/// The id of the host's present boot.
+pub(crate) fn boot_id() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .context("the kernel does not name its boot")?;
+    Ok(text.trim().to_owned())
+}
+
+fn write_durably(directory: &Path, path: &Path, text: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    File::open(directory)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +180,16 @@ mod tests {
         drop(first);
         lock(dir.path(), "shop-7").await.expect("free again");
         std::fs::remove_file(link).expect("removes the link");
+    }
+
+    #[test]
+    fn the_id_is_made_once_and_an_empty_one_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let made = id(dir.path()).expect("makes one");
+        assert_eq!(id(dir.path()).expect("reads it back"), made);
+        std::fs::write(dir.path().join("instance-id"), "").expect("empties it");
+        let refused = id(dir.path()).expect_err("is refused").to_string();
+        assert!(refused.contains("io.belay.instance"), "{refused}");
     }
 
     #[test]

@@ -69,7 +69,7 @@ fn main() -> ExitCode {
                 let _ = writeln!(std::io::stderr(), "belayd: {error:#}");
                 return ExitCode::from(EXIT_CONFIGURATION);
             }
-            run(supervise(config))
+            run(supervise(config, arguments.config))
         }
     }
 }
@@ -95,8 +95,8 @@ fn run(task: impl Future<Output = ExitCode>) -> ExitCode {
     }
 }
 
-async fn supervise(config: Config) -> ExitCode {
-    match daemon::run(config).await {
+async fn supervise(config: Config, file: Option<PathBuf>) -> ExitCode {
+    match daemon::run(config, file).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

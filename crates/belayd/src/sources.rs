@@ -27,7 +27,10 @@ pub(crate) fn read_config(named: Option<&Path>) -> Result<Config, Vec<SpecFault>
             Err(error) => faults.push(unreadable(&drop_in, &error)),
         }
     }
-    let (environment, unknown) = config::pieces_of_environment(std::env::vars());
+    // A variable that is not text is nobody's setting; `vars` would panic on it.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let (environment, unknown) = config::pieces_of_environment(variables);
     pieces.extend(environment);
     faults.extend(unknown);
     let host = nix::unistd::gethostname().ok();

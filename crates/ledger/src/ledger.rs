@@ -23,8 +23,9 @@ pub enum OpenError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// SQLite refused a fresh file.
-    #[error("cannot create the ledger {path}")]
+    /// SQLite cannot use the file, which is not damaged: the disk, a lock, a permission, or a
+    /// newer belayd that wrote it.
+    #[error("cannot use the ledger {path}")]
     Sqlite {
         /// The ledger's file.
         path: PathBuf,

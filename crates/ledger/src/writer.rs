@@ -37,7 +37,7 @@ pub(crate) fn open(path: &Path) -> Result<(Connection, Opening), OpenError> {
     match connect(path) {
         Ok(connection) if existed => Ok((connection, Opening::Existing)),
         Ok(connection) => Ok((connection, Opening::Fresh)),
-        Err(error) if existed => {
+        Err(error) if existed && is_damage(&error) => {
             let kept = set_file_aside(path).map_err(|source| io(path, source))?;
             let connection = connect(path)
                 .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
@@ -45,6 +45,14 @@ pub(crate) fn open(path: &Path) -> Result<(Connection, Opening), OpenError> {
         }
         Err(source) => Err(OpenError::Sqlite { path: path.to_owned(), source }),
     }
+}
+
+/// Whether the file itself is at fault. A full or failing disk, a lock or a missing permission is
+/// not: the ledger is whole then, and putting it aside would forget what must be remembered.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode;
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
 fn io(path: &Path, source: std::io::Error) -> OpenError {
@@ -60,16 +68,15 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.pragma_update(None, "journal_size_limit", 1024 * 1024)?;
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if verdict != "ok" || layout > LAYOUT {
-        let reason = if verdict == "ok" {
-            format!("layout {layout} is newer than this program's {LAYOUT}")
-        } else {
-            verdict
-        };
-        return Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-            Some(reason),
-        ));
+    if verdict != "ok" {
+        return Err(failure(rusqlite::ffi::SQLITE_CORRUPT, verdict));
+    }
+    if layout > LAYOUT {
+        let reason = format!(
+            "it was written by a newer belayd (layout {layout}, this one knows {LAYOUT}); install \
+             that version again"
+        );
+        return Err(failure(rusqlite::ffi::SQLITE_MISMATCH, reason));
     }
     connection.execute_batch(
         "CREATE TABLE IF NOT EXISTS record (
@@ -80,6 +87,10 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     )?;
     connection.pragma_update(None, "user_version", LAYOUT)?;
     Ok(connection)
+}
+
+fn failure(code: i32, reason: String) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(reason))
 }
 
 /// Renames the file and its log to the first free numbered name beside it.

@@ -67,6 +67,27 @@ async fn a_file_that_is_no_database_is_kept_and_replaced() {
 }
 
 #[tokio::test]
+async fn a_ledger_of_a_newer_belayd_is_refused_and_left_alone() {
+    let dir = directory();
+    let path = dir.path().join("belay.db");
+    let (ledger, _) = Ledger::open(&path).expect("opens");
+    ledger.put(TABLE, "web", &Record { generation: 1 }).await.expect("put");
+    drop(ledger);
+    let other = rusqlite::Connection::open(&path).expect("opens by hand");
+    other.pragma_update(None, "user_version", 99).expect("is newer now");
+    drop(other);
+    let refused = Ledger::open(&path).expect_err("is refused");
+    let cause = std::error::Error::source(&refused).map(ToString::to_string).unwrap_or_default();
+    assert!(cause.contains("newer belayd"), "{refused}: {cause}");
+    let names: Vec<_> = std::fs::read_dir(dir.path())
+        .expect("lists")
+        .map(|entry| entry.expect("an entry").file_name())
+        .filter(|name| name.to_string_lossy().contains("unusable"))
+        .collect();
+    assert!(names.is_empty(), "{names:?}");
+}
+
+#[tokio::test]
 async fn many_writers_are_all_answered() {
     let dir = directory();
     let (ledger, _) = Ledger::open(&dir.path().join("belay.db")).expect("opens");

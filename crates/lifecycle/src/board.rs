@@ -1,16 +1,18 @@
 //! What a node says of itself, put together on one page.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use belay_protocol::{
-    EngineStatus, NodeId, NodeReadiness, NodeStatus, RefusedSpec, STATUS_SCHEMA, VolumeStatus,
-    VolumeUsage, WorkloadName, WorkloadPhase, WorkloadStatus,
+    CheckOutcome, EngineStatus, NodeId, NodeReadiness, NodeStatus, RefusedSpec, STATUS_SCHEMA,
+    SpaceStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage,
+    WorkloadName, WorkloadPhase, WorkloadStatus,
 };
+use belay_volumes::{Allocation, Level};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::context::Context;
-use crate::problems;
 
 /// The page that a node shows of itself. Clones write the same page.
 ///
@@ -37,6 +39,7 @@ impl StatusBoard {
             },
             workloads: Vec::new(),
             volumes: Vec::new(),
+            space: None,
             refused_specs: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(status));
@@ -68,27 +71,27 @@ impl StatusBoard {
         self.change(|status| status.refused_specs = refused);
     }
 
-    /// Asks the engine whether it is there, measures the volumes, and shows both.
-    pub(crate) async fn measure(&self, context: &Context) {
-        let (pinged, listed) = tokio::join!(context.engine.ping(), context.volumes.list());
-        let engine = match &pinged {
-            Ok(info) => engine_status(info, true),
+    /// Asks the engine whether it is there, and shows it.
+    pub(crate) async fn ask_engine(&self, context: &Context) {
+        let engine = match context.engine.ping().await {
+            Ok(info) => engine_status(&info, true),
             Err(_) => engine_status(context.engine.info(), false),
-        };
-        let volumes = match listed {
-            Ok(listed) => Some(listed.iter().map(volume_status).collect()),
-            Err(error) => {
-                tracing::warn!("{}", problems::with_causes(&error));
-                None
-            }
         };
         self.change(|status| {
             status.engine = engine;
-            if let Some(volumes) = volumes {
-                status.volumes = volumes;
-            }
             settle(status);
         });
+    }
+
+    pub(crate) fn show_volumes(&self, volumes: Vec<VolumeStatus>) {
+        self.change(|status| {
+            status.volumes = volumes;
+            settle(status);
+        });
+    }
+
+    pub(crate) fn show_space(&self, space: SpaceStatus) {
+        self.change(|status| status.space = Some(space));
     }
 
     fn change(&self, change: impl FnOnce(&mut NodeStatus)) {
@@ -140,7 +143,13 @@ fn engine_status(info: &belay_engine::EngineInfo, reachable: bool) -> EngineStat
     }
 }
 
-fn volume_status(found: &belay_volumes::VolumeStatus) -> VolumeStatus {
+/// One volume as it is shown.
+pub(crate) fn volume_status(
+    found: &belay_volumes::VolumeStatus,
+    level: Level,
+    time_to_full: Option<Duration>,
+    generations: Vec<String>,
+) -> VolumeStatus {
     let mounted = found.mounted.as_ref();
     VolumeStatus {
         workload: found.id.workload.clone(),
@@ -160,6 +169,34 @@ fn volume_status(found: &belay_volumes::VolumeStatus) -> VolumeStatus {
             read_only: mount.read_only,
         }),
         orphan: false,
-        fault: found.fault.clone(),
+        fault: found.fault.clone().or_else(|| {
+            let failed = mounted.is_some_and(|mount| mount.failed);
+            failed.then(|| "its file system answers with i/o errors".to_owned())
+        }),
+        allocation: found.allocation.map(|allocation| match allocation {
+            Allocation::Full => VolumeAllocation::Full,
+            Allocation::Thin => VolumeAllocation::Thin,
+        }),
+        direct_io: mounted.map(|mount| mount.direct_io),
+        level: match level {
+            Level::Normal => VolumeLevel::Normal,
+            Level::Warning => VolumeLevel::Warning,
+            Level::Critical => VolumeLevel::Critical,
+        },
+        time_to_full_seconds: time_to_full.map(|left| left.as_secs()),
+        errors: mounted.map_or(0, |mount| mount.errors),
+        last_check: found.last_check.as_ref().and_then(check_status),
+        generations,
     }
+}
+
+/// A check whose time is beyond what a clock can say is not shown.
+fn check_status(found: &belay_volumes::LastCheck) -> Option<VolumeCheck> {
+    let at = i64::try_from(found.at).ok().and_then(|at| Timestamp::from_second(at).ok())?;
+    let outcome = match found.outcome {
+        belay_volumes::CheckOutcome::Clean => CheckOutcome::Clean,
+        belay_volumes::CheckOutcome::Repaired => CheckOutcome::Repaired,
+        belay_volumes::CheckOutcome::Damaged => CheckOutcome::Damaged,
+    };
+    Some(VolumeCheck { at, outcome })
 }

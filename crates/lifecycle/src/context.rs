@@ -17,6 +17,11 @@ use crate::board::StatusBoard;
 pub struct Context {
     /// Name of the node.
     pub node: NodeId,
+    /// Random id of this installation, kept in its state directory: two nodes that were given one
+    /// name by mistake do not take each other's containers.
+    pub instance: String,
+    /// Id of the host's present boot.
+    pub boot_id: String,
     /// The container engine.
     pub engine: Engine,
     /// The volumes.

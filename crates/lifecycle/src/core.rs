@@ -9,3 +9,4 @@ pub mod keys;
 pub mod machine;
 pub mod record;
 pub mod spec;
+pub mod volume_health;

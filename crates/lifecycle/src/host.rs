@@ -1,6 +1,9 @@
 //! What a spec needs of the host, looked at before anything is changed.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+
+use belay_volumes::ByteSize;
 
 use crate::core::spec::{PortSpec, Transport, WorkloadSpec};
 
@@ -19,4 +22,11 @@ fn is_taken(port: &PortSpec) -> bool {
         Transport::Udp => UdpSocket::bind(address).map(drop),
     };
     bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+/// Bytes that can still be promised on the file system of a directory.
+pub(crate) fn free_space(directory: &Path) -> std::io::Result<ByteSize> {
+    let found = nix::sys::statvfs::statvfs(directory)?;
+    let unit: u64 = found.fragment_size();
+    Ok(ByteSize::bytes(found.blocks_available().saturating_mul(unit)))
 }

@@ -15,10 +15,11 @@ mod node;
 mod probe;
 mod problems;
 mod reporter;
+mod volume_act;
 mod workload;
 
 pub use board::StatusBoard;
 pub use context::Context;
-pub use node::{NodeCommand, NodeHandle, NodeTask, SpecFile};
+pub use node::{NodeCommand, NodeHandle, NodeTask, SpecFile, VolumesLook};
 pub use reporter::{Progress, Reporter};
 pub use workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};

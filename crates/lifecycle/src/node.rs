@@ -2,6 +2,7 @@
 
 mod declared;
 mod engine_events;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,15 +25,20 @@ use crate::workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};
 
 pub use declared::SpecFile;
 use engine_events::EngineEventsTask;
+pub use volumes::VolumesLook;
+use volumes::{GLANCE, VolumesWatch};
 
 /// Commands that may wait for the node's task.
 const QUEUE: usize = 64;
 
-/// How often the engine is asked whether it is there, and the volumes are measured.
+/// How often the engine is asked whether it is there, and the host's disk is measured.
 const MEASURE: Duration = Duration::from_secs(30);
 
 /// Least time between two measurements when workloads change quickly.
 const MEASURE_GAP: Duration = Duration::from_millis(500);
+
+/// Pause before containers of a lost record are looked for again.
+const ADOPT_AGAIN: Duration = Duration::from_secs(2);
 
 /// What can be asked of a node.
 #[derive(Debug)]
@@ -84,6 +90,16 @@ pub struct NodeTask {
     changes: (mpsc::Sender<()>, mpsc::Receiver<()>),
     nudges: mpsc::Receiver<engine_events::Nudge>,
     turned: watch::Sender<Instant>,
+    volumes: VolumesWatch,
+    /// Asked for by whoever acted on a volume.
+    look: (VolumesLook, mpsc::Receiver<oneshot::Sender<()>>),
+    /// Acts on volumes that no workload names.
+    acts: JoinSet<()>,
+    /// Workloads that files declare, with their file.
+    declared: BTreeMap<WorkloadName, String>,
+    /// What `workloads.d` holds, until the containers of a lost ledger were found: a spec must not
+    /// pass for a new workload beside a container that runs it already.
+    waiting: Option<Vec<SpecFile>>,
     /// Whether the containers of a lost ledger still have to be looked for.
     adopted: bool,
 }
@@ -106,6 +122,11 @@ impl NodeTask {
             changes: mpsc::channel(1),
             nudges,
             turned,
+            volumes: VolumesWatch::new(),
+            look: VolumesLook::channel(),
+            acts: JoinSet::new(),
+            declared: BTreeMap::new(),
+            waiting: None,
             adopted: false,
         };
         for lost in &records.set_aside {
@@ -118,19 +139,26 @@ impl NodeTask {
         }
         for (name, record) in records.records {
             match name.parse() {
-                Ok(name) => node.begin(name, Beginning::Known(Box::new(record))),
+                Ok(name) => node.begin_known(name, record),
                 Err(error) => tracing::error!(name, "a record of no workload: {error}"),
             }
         }
         let handle = NodeHandle { commands: sender, turns };
         let task = tokio::spawn(async move {
-            node.declare(declared).await;
+            node.waiting = Some(declared);
             node.run().await;
             if let Err(error) = events.await {
                 tracing::error!("following the engine's events failed: {error}");
             }
         });
         (handle, task)
+    }
+
+    fn begin_known(&mut self, name: WorkloadName, record: WorkloadRecord) {
+        if record.declaration.source == Source::File {
+            self.declared.insert(name.clone(), record.declaration.file.clone());
+        }
+        self.begin(name, Beginning::Known(Box::new(record)));
     }
 
     fn begin(&mut self, name: WorkloadName, beginning: Beginning) {
@@ -155,14 +183,25 @@ impl NodeTask {
         let ending = self.context.shutdown.clone();
         let mut measure = Instant::now();
         let mut measured_at = measure;
+        let mut glance = measure;
         loop {
             if !self.adopted {
                 self.adopt_unknown().await;
             }
+            if self.adopted
+                && let Some(files) = self.waiting.take()
+            {
+                self.declare(&files);
+            }
             if measure <= Instant::now() {
                 measured_at = Instant::now();
                 measure = measured_at + MEASURE;
-                self.context.board.measure(&self.context).await;
+                self.context.board.ask_engine(&self.context).await;
+                self.volumes.look(&self.context).await;
+                glance = Instant::now() + GLANCE;
+            } else if glance <= Instant::now() {
+                self.volumes.glance(&self.context).await;
+                glance = Instant::now() + GLANCE;
             }
             self.turned.send_replace(Instant::now());
             tokio::select! {
@@ -184,7 +223,14 @@ impl NodeTask {
                     }
                     measure = Instant::now();
                 }
-                () = tokio::time::sleep_until(measure) => {}
+                Some(shown) = self.look.1.recv() => {
+                    self.volumes.look(&self.context).await;
+                    glance = Instant::now() + GLANCE;
+                    let _ = shown.send(());
+                }
+                Some(_) = self.acts.join_next() => {}
+                () = tokio::time::sleep_until(measure.min(glance)) => {}
+                () = tokio::time::sleep(ADOPT_AGAIN), if !self.adopted => {}
                 () = ending.cancelled() => break,
             }
         }
@@ -195,7 +241,14 @@ impl NodeTask {
     async fn end(&mut self) {
         self.handles.clear();
         self.commands.close();
+        while let Some(command) = self.commands.recv().await {
+            refuse(command);
+        }
+        // Nobody waits for a look that does not come any more.
+        self.look.1.close();
+        while self.look.1.try_recv().is_ok() {}
         while self.tasks.join_next().await.is_some() {}
+        while self.acts.join_next().await.is_some() {}
     }
 
     fn nudge(&self, nudge: &engine_events::Nudge) {
@@ -216,7 +269,7 @@ impl NodeTask {
             }
             NodeCommand::Logs { workload, query, reply } => match self.find(&workload) {
                 Ok(handle) => {
-                    let _ = handle.commands.send(WorkloadCommand::Logs { query, reply }).await;
+                    deliver(handle, WorkloadCommand::Logs { query, reply });
                 }
                 Err(problem) => {
                     let _ = reply.send(Err(problem));
@@ -224,13 +277,13 @@ impl NodeTask {
             },
             NodeCommand::History { workload, reply } => match self.find(&workload) {
                 Ok(handle) => {
-                    let _ = handle.commands.send(WorkloadCommand::History { reply }).await;
+                    deliver(handle, WorkloadCommand::History { reply });
                 }
                 Err(problem) => {
                     let _ = reply.send(Err(problem));
                 }
             },
-            NodeCommand::Declare(files) => self.declare(files).await,
+            NodeCommand::Declare(files) => self.waiting = Some(files),
         }
     }
 
@@ -250,7 +303,7 @@ impl NodeTask {
     async fn operate(&mut self, operation: Operation, reporter: Reporter) {
         let (workload, command) = match operation {
             Operation::Deploy(request) => {
-                self.deploy(&request, reporter).await;
+                self.deploy(&request, reporter);
                 return;
             }
             Operation::Start { workload } => (workload, WorkloadCommand::Start { reporter }),
@@ -266,17 +319,18 @@ impl NodeTask {
             Operation::Publish { workload, request } => {
                 (workload, WorkloadCommand::Publish { request, reporter })
             }
+            Operation::Volume { workload, volume, act } => {
+                self.act_on_volume(workload, volume, act, reporter).await;
+                return;
+            }
         };
         match self.find(&workload) {
-            Ok(handle) => {
-                // The task is alive as long as its handle is listed, but for the moment of its end.
-                let _ = handle.commands.send(command).await;
-            }
+            Ok(handle) => deliver(handle, command),
             Err(problem) => command.refuse(problem),
         }
     }
 
-    async fn deploy(&mut self, request: &DeployRequest, reporter: Reporter) {
+    fn deploy(&mut self, request: &DeployRequest, reporter: Reporter) {
         let directory = std::path::Path::new(&request.directory);
         let spec = match spec::parse(&request.spec, &request.file, directory) {
             Ok(spec) => spec,
@@ -307,12 +361,12 @@ impl NodeTask {
         };
         let deploy = WorkloadCommand::Deploy { declaration, spec: Box::new(spec), reporter };
         let Some(handle) = self.handles.get(&name) else { return };
-        if let Err(mpsc::error::SendError(deploy)) = handle.commands.send(deploy).await {
+        if handle.commands.is_closed() {
             // The workload of this name has just been forgotten: this is a new one.
             self.begin(name.clone(), Beginning::New);
-            if let Some(handle) = self.handles.get(&name) {
-                let _ = handle.commands.send(deploy).await;
-            }
+        }
+        if let Some(handle) = self.handles.get(&name) {
+            deliver(handle, deploy);
         }
     }
 
@@ -349,5 +403,41 @@ impl NodeTask {
             }
         }
         None
+    }
+}
+
+/// Hands a command to a workload without waiting: one that is slow must not hold the node up.
+fn deliver(handle: &WorkloadHandle, command: WorkloadCommand) {
+    match handle.commands.try_send(command) {
+        Ok(()) => {}
+        Err(mpsc::error::TrySendError::Full(command)) => command.refuse(Problem::new(
+            ProblemCode::Busy,
+            format!("{} has more commands waiting than it takes", handle.name),
+            "try again in a few seconds",
+        )),
+        Err(mpsc::error::TrySendError::Closed(command)) => command.refuse(Problem::new(
+            ProblemCode::NoSuchWorkload,
+            format!("{} has just been removed", handle.name),
+            "belay ps lists those that there are",
+        )),
+    }
+}
+
+/// Answers a command that came while belayd ends.
+fn refuse(command: NodeCommand) {
+    let problem = Problem::new(
+        ProblemCode::ShuttingDown,
+        "belayd is ending and takes no more commands; workloads keep running",
+        "try again once belayd runs",
+    );
+    match command {
+        NodeCommand::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
+        NodeCommand::Logs { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+        NodeCommand::History { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+        NodeCommand::Declare(_) => {}
     }
 }

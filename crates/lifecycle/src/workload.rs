@@ -13,6 +13,7 @@ mod state;
 mod status;
 mod steps;
 mod sync;
+mod volume;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How often a quiet workload is compared with the engine, should an event have been lost.
 const RELIST: Duration = Duration::from_secs(30);
+
+/// How long answers that are being given may take once the task ends.
+const ANSWERS: Duration = Duration::from_secs(1);
 
 /// Steps that are carried out at most once belayd is ending.
 const STEPS_WHILE_ENDING: u32 = 20;
@@ -78,6 +82,8 @@ impl WorkloadTask {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (published, status) = watch::channel(None);
         let state = State::new(context, name.clone(), beginning, sender.clone(), published);
+        // Seen from the first moment on, so that a node is not called ready before it was looked at.
+        state.publish_status();
         let task = Self { state, commands };
         let handle = WorkloadHandle { name, commands: sender, status };
         (handle, tokio::spawn(task.run()))
@@ -101,7 +107,11 @@ impl WorkloadTask {
             command.refuse(self.state.gone());
         }
         self.state.end_sync().await;
-        self.state.answers.shutdown().await;
+        // A publish that has just ended still has its answer to give.
+        let answered = async { while self.state.answers.join_next().await.is_some() {} };
+        if tokio::time::timeout(ANSWERS, answered).await.is_err() {
+            self.state.answers.shutdown().await;
+        }
         self.state.publish_status();
         self.state.name
     }
@@ -120,8 +130,12 @@ impl WorkloadTask {
             self.take_waiting().await;
             self.state.refresh().await;
             self.state.judge_exit().await;
+            if self.state.unwritten {
+                self.state.write_again().await;
+            }
             self.state.grant_window();
             self.state.grant_wish().await;
+            self.state.run_sync_if_due();
             if self.state.is_forgotten() {
                 return Instant::now();
             }
@@ -140,7 +154,15 @@ impl WorkloadTask {
                     self.state.stale();
                     return Instant::now() + LOOK_AGAIN;
                 }
-                step => self.state.carry_out(step).await,
+                step => {
+                    if let Some(at) = self.state.retry_at
+                        && at > Instant::now()
+                    {
+                        return at;
+                    }
+                    self.state.retry_at = None;
+                    self.state.carry_out(step).await;
+                }
             }
         }
     }

@@ -13,13 +13,15 @@ mod status;
 
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
 pub use operations::{
-    DeployRequest, Finding, HistoryEntry, LogLine, LogQuery, LogStream, Operation, OperationEvent,
-    OperationOutcome, OperationProgress, PublishOutcome, PublishRequest, Verdict, VolumeFate,
+    CheckMode, CheckRequest, DeployRequest, Finding, GrowRequest, HistoryEntry, LogLine, LogQuery,
+    LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress, PublishOutcome,
+    PublishRequest, RollbackRequest, Verdict, VolumeAct, VolumeFate,
 };
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 pub use status::{
-    BackOffStatus, ContainerStatus, DesiredState, EngineStatus, ExitStatus, Fault, NodeReadiness,
-    NodeStatus, PortStatus, RefusedSpec, STATUS_SCHEMA, SpecFault, SyncFailure, SyncHead,
-    SyncOutcome, SyncRole, SyncStatus, Transition, VolumeStatus, VolumeUsage, WorkloadPhase,
+    BackOffStatus, CaptureMethod, CheckOutcome, ContainerStatus, DesiredState, EngineStatus,
+    ExitStatus, Fault, NodeReadiness, NodeStatus, PortStatus, RefusedSpec, STATUS_SCHEMA,
+    SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncOutcome, SyncRole, SyncStatus, Transition,
+    VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage, WorkloadPhase,
     WorkloadStatus,
 };

@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Cid, Problem, WorkloadName};
+use crate::{Cid, Problem, VolumeName, WorkloadName};
 
-/// What an operator asks for. Each acts on one workload.
+/// What an operator asks for. Each acts on one workload or one of its volumes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Operation {
@@ -47,6 +47,85 @@ pub enum Operation {
         /// What to publish.
         request: PublishRequest,
     },
+    /// Act on one volume (`/v1/volumes/{workload}/{volume}`).
+    Volume {
+        /// Whose volume, also when no such workload exists any more.
+        workload: WorkloadName,
+        /// Which of its volumes.
+        volume: VolumeName,
+        /// What to do with it.
+        act: VolumeAct,
+    },
+}
+
+/// What can be done with one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum VolumeAct {
+    /// Give it more space (`POST .../grow`).
+    Grow(GrowRequest),
+    /// Check its file system (`POST .../check`).
+    Check(CheckRequest),
+    /// Empty it (`POST .../reset`).
+    Reset,
+    /// Put a kept generation in its place (`POST .../rollback`).
+    Rollback(RollbackRequest),
+    /// Take the image that lies in its place for its own (`POST .../adopt`).
+    Adopt,
+    /// Give the free space of a thin volume back to the host (`POST .../trim`).
+    Trim,
+    /// Delete it, where no workload names it (`DELETE`).
+    Remove,
+}
+
+impl VolumeAct {
+    /// The word that the command and the API use for it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Grow(_) => "grow",
+            Self::Check(_) => "check",
+            Self::Reset => "reset",
+            Self::Rollback(_) => "rollback",
+            Self::Adopt => "adopt",
+            Self::Trim => "trim",
+            Self::Remove => "rm",
+        }
+    }
+}
+
+/// How large a volume is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrowRequest {
+    /// The size as text, as a spec has it: `64M`, `1.5G`. belayd's one parser reads it.
+    pub size: String,
+}
+
+/// How a file system is to be checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckRequest {
+    /// What the check may do.
+    pub mode: CheckMode,
+}
+
+/// What a check of a file system may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckMode {
+    /// It only looks.
+    Report,
+    /// It repairs all that it can, which may cost damaged files.
+    Repair,
+}
+
+/// Which generation is to take a volume's place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Its name; the only one there is when absent.
+    #[serde(default)]
+    pub generation: Option<String>,
 }
 
 /// A spec to deploy.

@@ -120,6 +120,14 @@ codes! {
     ImageUnavailable = "image-unavailable", 502, 69, "the image could not be had";
     /// The volumes could not be provided.
     VolumeUnavailable = "volume-unavailable", 507, 69, "a volume could not be provided";
+    /// No volume of that name.
+    NoSuchVolume = "no-such-volume", 404, 66, "no such volume";
+    /// The act would harm a volume that something uses.
+    VolumeInUse = "volume-in-use", 409, 69, "the volume is in use";
+    /// The volume is not of the kind, or not in the state, that the act is for.
+    VolumeRefused = "volume-refused", 409, 69, "the volume does not take that";
+    /// The file system in the volume is damaged.
+    VolumeDamaged = "volume-damaged", 409, 69, "the volume's file system is damaged";
     /// A port on the host is taken.
     PortTaken = "port-taken", 409, 69, "a port is taken";
     /// The container could not be created or started.

@@ -29,6 +29,9 @@ pub struct NodeStatus {
     pub workloads: Vec<WorkloadStatus>,
     /// Every volume, by workload and name, those without a workload included.
     pub volumes: Vec<VolumeStatus>,
+    /// The host's disk below the volumes; absent until it was looked at.
+    #[serde(default)]
+    pub space: Option<SpaceStatus>,
     /// Specs that were found and refused, by file.
     pub refused_specs: Vec<RefusedSpec>,
 }
@@ -270,9 +273,99 @@ pub struct VolumeStatus {
     pub orphan: bool,
     /// What is wrong with it, if anything.
     pub fault: Option<String>,
+    /// Whether its space was taken in advance, as far as that is known.
+    #[serde(default)]
+    pub allocation: Option<VolumeAllocation>,
+    /// Whether its writes go past the host's page cache; absent while it is not mounted.
+    #[serde(default)]
+    pub direct_io: Option<bool>,
+    /// How full it is, bytes or inodes, whichever is worse.
+    #[serde(default)]
+    pub level: VolumeLevel,
+    /// Seconds until it is full, if it goes on growing as it does; absent when it does not.
+    #[serde(default)]
+    pub time_to_full_seconds: Option<u64>,
+    /// Errors that its file system has counted, where it counts them (ext4).
+    #[serde(default)]
+    pub errors: u64,
+    /// The last check of its file system.
+    #[serde(default)]
+    pub last_check: Option<VolumeCheck>,
+    /// Names of the states of it that are kept beside the one in use.
+    #[serde(default)]
+    pub generations: Vec<String>,
+}
+
+/// Whether a volume's space is taken when it is made, or as it fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeAllocation {
+    /// When it is made: the size is a promise.
+    Full,
+    /// As it fills: the host can run out of space under it.
+    Thin,
 }
 
 /// How full a volume is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeLevel {
+    /// Below both thresholds.
+    #[default]
+    Normal,
+    /// From 80 percent on.
+    Warning,
+    /// From 95 percent on.
+    Critical,
+}
+
+/// A check of a file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeCheck {
+    /// When.
+    pub at: Timestamp,
+    /// How it ended.
+    pub outcome: CheckOutcome,
+}
+
+/// How a check of a file system ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CheckOutcome {
+    /// Nothing was wrong.
+    Clean,
+    /// What was wrong was repaired.
+    Repaired,
+    /// Something is left that needs a person.
+    Damaged,
+}
+
+/// The host's file system below the volumes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceStatus {
+    /// Bytes that it can still give.
+    pub available_bytes: u64,
+    /// Bytes that the volumes were promised.
+    pub promised_bytes: u64,
+    /// Bytes of the promises that are not allocated yet.
+    pub missing_bytes: u64,
+    /// Whether it could not keep all promises at once.
+    pub overcommitted: bool,
+    /// How a volume's state is captured there; absent when that could not be found out.
+    pub capture: Option<CaptureMethod>,
+}
+
+/// How a volume's state is captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaptureMethod {
+    /// By cloning its image, which takes milliseconds.
+    Clone,
+    /// By copying.
+    Copy,
+}
+
+/// What of a volume is used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeUsage {
     /// Bytes in use.

@@ -9,13 +9,15 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, Timespec,
-    Timestamps, Uid,
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, Statx,
+    StatxFlags, Timespec, Timestamps, Uid,
 };
+
+use crate::core::apply::Identity;
 
 /// A directory by its descriptor.
 #[derive(Debug)]
@@ -43,11 +45,17 @@ impl<'a> Name<'a> {
     }
 }
 
-/// A listing that would not end.
+/// A listing that would take too much memory.
 #[derive(Debug, thiserror::Error)]
-#[error("a directory has more than {limit} entries")]
+#[error("a directory has more than {entries} entries, or their names take more than {bytes} bytes")]
 pub(crate) struct TooManyEntries {
-    limit: usize,
+    entries: usize,
+    bytes: usize,
+}
+
+/// Memory that a name takes in a listing.
+pub(crate) fn name_bytes(name: &OsStr) -> usize {
+    name.len() + size_of::<OsString>()
 }
 
 fn resolve() -> ResolveFlags {
@@ -57,8 +65,17 @@ fn resolve() -> ResolveFlags {
         | ResolveFlags::NO_XDEV
 }
 
+const IDENTITY: StatxFlags = StatxFlags::INO.union(StatxFlags::BTIME);
+
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Whether a listing goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listing {
+    GoOn,
+    Enough,
+}
 
 impl Dir {
     /// Opens a directory that belayd made, by a path no container can change.
@@ -100,13 +117,60 @@ impl Dir {
         }
     }
 
+    /// What tells the entry of this name from every other, or none.
+    pub(crate) fn identity_of(&self, name: Name<'_>) -> io::Result<Option<Identity>> {
+        match rustix::fs::statx(&self.0, name.0, AtFlags::SYMLINK_NOFOLLOW, IDENTITY) {
+            Ok(found) => Ok(Some(identity(&found))),
+            Err(rustix::io::Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What tells this directory from every other.
+    pub(crate) fn identity(&self) -> io::Result<Identity> {
+        Ok(identity(&rustix::fs::statx(&self.0, "", AtFlags::EMPTY_PATH, IDENTITY)?))
+    }
+
     /// This directory itself.
     pub(crate) fn stat_self(&self) -> io::Result<Stat> {
         Ok(rustix::fs::fstat(&self.0)?)
     }
 
     /// The names in this directory, in the order of their bytes.
-    pub(crate) fn names(&self, limit: usize) -> io::Result<Vec<OsString>> {
+    pub(crate) fn names(&self, entries: usize, bytes: usize) -> io::Result<Vec<OsString>> {
+        let mut left = bytes;
+        self.list(|name, names: &mut Vec<OsString>| {
+            let taken = left.checked_sub(name_bytes(name));
+            left = taken
+                .filter(|_| names.len() < entries)
+                .ok_or_else(|| io::Error::other(TooManyEntries { entries, bytes }))?;
+            names.push(name.to_owned());
+            Ok(Listing::GoOn)
+        })
+        .map(|mut names| {
+            names.sort_unstable();
+            names
+        })
+    }
+
+    /// At most `most` names that are `wanted`, in no order.
+    pub(crate) fn some_names(
+        &self,
+        most: usize,
+        wanted: impl Fn(&OsStr) -> bool,
+    ) -> io::Result<Vec<OsString>> {
+        self.list(|name, names: &mut Vec<OsString>| {
+            if wanted(name) {
+                names.push(name.to_owned());
+            }
+            Ok(if names.len() < most { Listing::GoOn } else { Listing::Enough })
+        })
+    }
+
+    fn list(
+        &self,
+        mut take: impl FnMut(&OsStr, &mut Vec<OsString>) -> io::Result<Listing>,
+    ) -> io::Result<Vec<OsString>> {
         // A descriptor of its own, since listing moves the offset that descriptors share.
         let listed = self.open_dir(b"")?;
         let mut buffer = Vec::with_capacity(32 * 1024);
@@ -118,12 +182,10 @@ impl Dir {
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            if names.len() == limit {
-                return Err(io::Error::other(TooManyEntries { limit }));
+            if take(OsStr::from_bytes(name), &mut names)? == Listing::Enough {
+                break;
             }
-            names.push(OsString::from_vec(name.to_vec()));
         }
-        names.sort_unstable();
         Ok(names)
     }
 
@@ -223,6 +285,13 @@ impl Dir {
     }
 }
 
+fn identity(found: &Statx) -> Identity {
+    let born = StatxFlags::from_bits_retain(found.stx_mask)
+        .contains(StatxFlags::BTIME)
+        .then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
+    Identity { inode: found.stx_ino, born }
+}
+
 pub(crate) fn file_type(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
@@ -243,7 +312,7 @@ pub(crate) fn remove_tree(parent: &Dir, name: Name<'_>) -> io::Result<()> {
         let dir = parent.open_dir(current.as_bytes())?;
         loop {
             // Page by page: a directory may hold more names than memory should.
-            let page = first_names(&dir)?;
+            let page = dir.some_names(1_000, |_| true)?;
             if page.is_empty() {
                 break;
             }
@@ -269,24 +338,6 @@ pub(crate) fn remove_tree(parent: &Dir, name: Name<'_>) -> io::Result<()> {
         parent.remove_empty_dir(current_name)?;
     }
     Ok(())
-}
-
-fn first_names(dir: &Dir) -> io::Result<Vec<OsString>> {
-    let listed = dir.open_dir(b"")?;
-    let mut buffer = Vec::with_capacity(32 * 1024);
-    let mut entries = RawDir::new(&listed.0, buffer.spare_capacity_mut());
-    let mut names = Vec::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if !matches!(name, b"." | b"..") {
-            names.push(OsString::from_vec(name.to_vec()));
-        }
-        if names.len() == 1_000 {
-            break;
-        }
-    }
-    Ok(names)
 }
 
 #[cfg(test)]

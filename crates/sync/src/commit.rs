@@ -2,10 +2,12 @@
 //! state or the new one.
 //!
 //! A journal on the host is written before the first change. From then on the only way is forward:
-//! whoever finds the journal tells by inode numbers which exchanges happened and makes the others.
+//! whoever finds the journal tells by inode numbers and times of birth which exchanges happened and
+//! makes the others.
 //! If an exchange fails in a running process, those already made are exchanged back; the journal
 //! goes only when every place is known to hold the old state again.
 
+use std::ffi::OsStr;
 use std::io;
 
 use belay_protocol::record::SyncRecord;
@@ -18,7 +20,7 @@ use crate::core::record::Order;
 use crate::failpoint::{Point, reached};
 use crate::stage::{STAGING_PREFIX, Staged};
 use crate::state::{ApplyJournal, ApplyPhase, ExchangeStep, StateDir};
-use crate::volume::{Mark, Volume, Volumes, inode};
+use crate::volume::{Mark, Volume, Volumes};
 
 /// How a commit failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +49,9 @@ pub(crate) fn plan(volumes: &Volumes, staged: &Staged) -> Result<Vec<ExchangeSte
             let volume = &volumes.all[step.unit.mount];
             let looked = (|| {
                 let staging = volume.private.open_dir(staged.directory.as_bytes())?;
-                let slot = inode(staging.stat(Name::new(step.slot.as_bytes())?)?);
+                let slot = staging.identity_of(Name::new(step.slot.as_bytes())?)?;
                 let replaced = match volume.place(&step.unit.below)? {
-                    Some((parent, name)) => inode(parent.stat(name)?),
+                    Some((parent, name)) => parent.identity_of(name)?,
                     None => None,
                 };
                 Ok((slot.ok_or(io::ErrorKind::NotFound)?, replaced))
@@ -69,12 +71,14 @@ pub(crate) fn plan(volumes: &Volumes, staged: &Staged) -> Result<Vec<ExchangeSte
         .collect()
 }
 
-/// Commits a staged tree. The container is stopped.
+/// Commits a staged tree. The container is stopped. `earlier` is an apply that came to no certain
+/// end and still stands in the journal.
 pub(crate) fn commit(
     volumes: &Volumes,
     state: &StateDir,
     record: &SyncRecord,
     staged: &Staged,
+    earlier: Option<ApplyJournal>,
     now: Timestamp,
 ) -> Result<ApplyJournal, CommitError> {
     let mut journal = ApplyJournal {
@@ -83,10 +87,11 @@ pub(crate) fn commit(
         steps: plan(volumes, staged)?,
         untouched: staged.untouched.clone(),
         phase: ApplyPhase::Applying,
+        earlier: earlier.map(Box::new),
     };
     state.set_apply(&journal).map_err(|source| {
         // The write may have reached the disk all the same; without it nothing has begun.
-        let _ = state.clear_apply();
+        let _ = forget(state, &journal);
         CommitError::Unchanged { what: "the apply could not be journalled".to_owned(), source }
     })?;
     reached(Point::ApplyJournalled);
@@ -94,6 +99,7 @@ pub(crate) fn commit(
         return Err(back(volumes, state, &journal, source));
     }
     journal.phase = ApplyPhase::Committed { at: now };
+    journal.earlier = None;
     finish(state, &journal);
     Ok(journal)
 }
@@ -109,6 +115,7 @@ pub(crate) fn resume(
         reason: format!("an apply that had begun cannot be finished: {source}"),
     })?;
     journal.phase = ApplyPhase::Committed { at: now };
+    journal.earlier = None;
     finish(state, &journal);
     Ok(journal)
 }
@@ -183,9 +190,16 @@ fn back(
             volume.remove_mark()?;
             volume.private.sync_file_system()?;
         }
-        state.clear_apply()
+        forget(state, journal)
     })();
     match undone {
+        // What stood before was not the old state either.
+        Ok(()) if journal.earlier.is_some() => CommitError::Uncertain {
+            reason: format!(
+                "an apply before it came to no certain end, and the new state could not take its \
+                 place: {source}"
+            ),
+        },
         Ok(()) => CommitError::Unchanged {
             what: "the new state could not take its place; the old one was put back".to_owned(),
             source,
@@ -196,6 +210,14 @@ fn back(
                  back ({second})"
             ),
         },
+    }
+}
+
+/// Ends a journal whose apply did not happen; the one before it stands again.
+fn forget(state: &StateDir, journal: &ApplyJournal) -> io::Result<()> {
+    match &journal.earlier {
+        Some(earlier) => state.set_apply(earlier),
+        None => state.clear_apply(),
     }
 }
 
@@ -219,12 +241,12 @@ fn touched<'v>(volumes: &'v Volumes, journal: &ApplyJournal) -> io::Result<Vec<&
 
 fn standing(volume: &Volume, journal: &ApplyJournal, step: &ExchangeStep) -> io::Result<Progress> {
     let slot = match volume.private.open_dir(journal.directory.as_bytes()) {
-        Ok(staging) => inode(staging.stat(Name::new(step.slot.as_bytes())?)?),
+        Ok(staging) => staging.identity_of(Name::new(step.slot.as_bytes())?)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
     let target = match volume.place(&step.below)? {
-        Some((parent, name)) => inode(parent.stat(name)?),
+        Some((parent, name)) => parent.identity_of(name)?,
         None => None,
     };
     Ok(progress(step.staged, step.replaced, slot, target))
@@ -268,16 +290,34 @@ fn make_parents(volume: &Volume, below: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes every staging directory, but for the one of this name.
-pub(crate) fn sweep(volumes: &Volumes, but: Option<&str>) -> io::Result<()> {
+/// Staging directories removed between two listings.
+const PAGE: usize = 1_000;
+
+/// Removes every staging directory, but for those of these names.
+pub(crate) fn sweep(volumes: &Volumes, but: &[String]) -> io::Result<()> {
+    let leftover = |name: &OsStr| {
+        let ours = name.as_bytes().starts_with(STAGING_PREFIX.as_bytes())
+            || name.as_bytes().starts_with(b".removing-");
+        ours && !but.iter().any(|kept| name == kept.as_str())
+    };
     for volume in &volumes.all {
-        for name in volume.private.names(100_000)? {
-            let leftover = name.as_bytes().starts_with(STAGING_PREFIX.as_bytes())
-                || name.as_bytes().starts_with(b".removing-");
-            if leftover && but.is_none_or(|kept| name != kept) {
+        loop {
+            let page = volume.private.some_names(PAGE, leftover)?;
+            if page.is_empty() {
+                break;
+            }
+            for name in page {
                 remove_tree(&volume.private, Name::new(name.as_bytes())?)?;
             }
         }
     }
     Ok(())
+}
+
+/// What an apply that came to no certain end needs: the directories that a sweep must leave.
+pub(crate) fn kept(state: &StateDir) -> io::Result<Vec<String>> {
+    Ok(match state.apply()? {
+        Some(journal) if journal.phase == ApplyPhase::Applying => journal.directories(),
+        _ => Vec::new(),
+    })
 }

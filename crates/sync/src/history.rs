@@ -71,7 +71,8 @@ pub(crate) struct ReceivedEntry {
 }
 
 impl History {
-    pub(crate) fn new(state_dir: &Path) -> Self {
+    /// The history of the workload whose own directory this is. Nothing is made before an entry is.
+    pub fn new(state_dir: &Path) -> Self {
         Self { root: state_dir.join("sync_history") }
     }
 
@@ -143,7 +144,7 @@ impl History {
     }
 
     /// Entries of both directions, newest first.
-    pub(crate) fn list(&self, limit: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
+    pub fn list(&self, limit: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         let mut entries = Vec::new();
         for path in files(&self.root.join("sent")).map_err(HistoryError::Read)? {
             if let Ok(Some(entry)) = durable::read_json::<SentEntry>(&path) {

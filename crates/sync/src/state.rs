@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::core::apply::Identity;
 use crate::core::record::Order;
 use crate::durable;
 
@@ -183,6 +184,17 @@ pub(crate) struct ApplyJournal {
     /// Volumes that the record's paths reach but of which its tree says nothing.
     pub(crate) untouched: Vec<VolumeName>,
     pub(crate) phase: ApplyPhase,
+    /// An apply before this one that came to no certain end. What it needs is kept until this one
+    /// is committed, and it stands again if this one is undone.
+    pub(crate) earlier: Option<Box<ApplyJournal>>,
+}
+
+impl ApplyJournal {
+    /// The staging directories that hold what this apply, or one before it, needs.
+    pub(crate) fn directories(&self) -> Vec<String> {
+        let earlier = self.earlier.iter().flat_map(|earlier| earlier.directories());
+        std::iter::once(self.directory.clone()).chain(earlier).collect()
+    }
 }
 
 /// How far an apply is.
@@ -204,10 +216,10 @@ pub(crate) struct ExchangeStep {
     pub(crate) below: String,
     /// Name of the new entry in the staging directory.
     pub(crate) slot: String,
-    /// Its inode.
-    pub(crate) staged: u64,
-    /// Inode of the entry it replaces, if there is one.
-    pub(crate) replaced: Option<u64>,
+    /// What it is.
+    pub(crate) staged: Identity,
+    /// What it replaces, if there is something.
+    pub(crate) replaced: Option<Identity>,
 }
 
 /// Why a workload must not start.

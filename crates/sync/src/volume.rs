@@ -6,10 +6,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use belay_protocol::{Cid, SyncKey, VolumeName};
-use rustix::fs::{AtFlags, Stat, StatxFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::beneath::{Dir, Name};
+use crate::core::apply::Identity;
 use crate::core::path::{ContainerPath, Mounts, PathFault};
 use crate::core::record::Order;
 use crate::durable;
@@ -111,15 +111,6 @@ pub(crate) struct Mark {
     pub(crate) data: Identity,
 }
 
-/// Tells a directory from another that later got its inode number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Identity {
-    pub(crate) inode: u64,
-    /// Seconds and nanoseconds, where the file system keeps them.
-    pub(crate) born: Option<(i64, u32)>,
-}
-
 impl Volume {
     /// The directory the container sees. Opened anew, since an exchange puts another in its place.
     pub(crate) fn data(&self) -> io::Result<Dir> {
@@ -151,7 +142,7 @@ impl Volume {
     }
 
     pub(crate) fn identity(&self) -> io::Result<Identity> {
-        identity(&self.data()?)
+        self.data()?.identity()
     }
 
     /// The mark, if there is one that can be read and that is of the directory now in place.
@@ -191,17 +182,4 @@ pub(crate) struct Room {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
     pub(crate) block: u64,
-}
-
-pub(crate) fn identity(dir: &Dir) -> io::Result<Identity> {
-    let flags = StatxFlags::INO | StatxFlags::BTIME;
-    let found = rustix::fs::statx(dir.descriptor(), "", AtFlags::EMPTY_PATH, flags)?;
-    let born = StatxFlags::from_bits_retain(found.stx_mask)
-        .contains(StatxFlags::BTIME)
-        .then_some((found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
-    Ok(Identity { inode: found.stx_ino, born })
-}
-
-pub(crate) fn inode(stat: Option<Stat>) -> Option<u64> {
-    stat.map(|stat| stat.st_ino)
 }

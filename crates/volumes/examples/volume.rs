@@ -20,8 +20,21 @@ fn main() -> Result<ExitCode, Failure> {
         return Ok(thaw_watchdog());
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(operate(&arguments))?;
-    Ok(ExitCode::SUCCESS)
+    match runtime.block_on(operate(&arguments)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // As an operator reads it, causes included.
+        Err(failure) => Err(explain(&*failure).into()),
+    }
+}
+
+fn explain(failure: &dyn std::error::Error) -> String {
+    let mut text = failure.to_string();
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 async fn operate(arguments: &[String]) -> Result<(), Failure> {

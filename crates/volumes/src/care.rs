@@ -12,7 +12,7 @@ use crate::core::spec::{Allocation, FileSystem, SYSTEM_VOLUME, VolumeId, VolumeR
 use crate::core::superblock::Superblock;
 use crate::error::{CareError, IoFault};
 use crate::image::LockedImage;
-use crate::tool::{self, Ended, Tool};
+use crate::tool::{self, Ended, Subject, Tool};
 use crate::volumes::Inner;
 use crate::{image, ioctl, observe};
 
@@ -98,7 +98,7 @@ pub(crate) fn check(
     };
     let path = inner.layout.image(id);
     let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-    let subject = Some((path.as_path(), &*volume.file));
+    let subject = Subject::Image(&path, &volume.file);
     let tool_failed = |source| CareError::Tool { id: id.clone(), source: Box::new(source) };
     let limit = inner.config.check_limit;
     let ended = tool::run(&inner.runtime, tool, &flags, subject, limit).map_err(tool_failed)?;

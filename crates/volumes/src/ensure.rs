@@ -22,8 +22,8 @@ use crate::core::superblock::{FileSystemId, Superblock};
 use crate::error::{EnsureError, IoFault, ToolError};
 use crate::failpoint::{self, Moment};
 use crate::image::{self, LockedImage};
-use crate::loop_device::{self, AttachError, AttachedDevice};
-use crate::tool::{self, Tool};
+use crate::loop_device::{self, AttachError, AttachedDevice, DiscardLimits};
+use crate::tool::{self, Subject, Tool};
 use crate::volumes::Inner;
 use crate::{generation, observe, root};
 
@@ -48,8 +48,34 @@ impl From<ToolError> for Fault {
     }
 }
 
+/// What is left to do for a volume that is ready for use.
+pub(crate) struct Settling {
+    spec: VolumeSpec,
+    size: ByteSize,
+    limits: DiscardLimits,
+}
+
+/// Makes the device of a new mount refuse discards, and allocates again what one may have punched
+/// out meanwhile.
+pub(crate) fn settle(inner: &Inner, settling: Settling) {
+    let id = &settling.spec.id;
+    let path = inner.layout.image(id);
+    let settled = settling.limits.refuse().and_then(|()| {
+        let file = image::open_unlocked(&path)?;
+        image::reserve(&path, &file, settling.size)
+    });
+    if let Err(error) = settled {
+        // The next call on this volume does it again and fails where it fails; until then status
+        // shows what is allocated.
+        warn!(volume = %id, %error, "the reservation is not settled");
+    }
+}
+
 /// Provides the volume.
-pub(crate) fn ensure(inner: &Inner, spec: &VolumeSpec) -> Result<MountedVolume, EnsureError> {
+pub(crate) fn ensure(
+    inner: &Inner,
+    spec: &VolumeSpec,
+) -> Result<(MountedVolume, Option<Settling>), EnsureError> {
     let id = &spec.id;
     let io = |source| EnsureError::Io { id: id.clone(), source };
     let path = inner.layout.image(id);
@@ -80,7 +106,10 @@ pub(crate) fn ensure(inner: &Inner, spec: &VolumeSpec) -> Result<MountedVolume, 
     let origin =
         if plan.steps.contains(&EnsureStep::Publish) { Origin::Created } else { Origin::Existing };
     match work.carry_out(&plan) {
-        Ok(()) => Ok(work.done(origin)),
+        Ok(()) => {
+            let settling = work.settling();
+            Ok((work.done(origin), settling))
+        }
         Err(fault) => {
             work.take_back();
             Err(work.explain(fault))
@@ -146,7 +175,7 @@ impl Work<'_> {
     fn prepare_building(&mut self) -> Result<(), Fault> {
         image::make_directory(&self.inner.layout.workload(&self.spec.id), 0o700)?;
         image::delete_directory(&self.building())?;
-        image::make_directory(&self.building(), 0o700)?;
+        image::make_image_directory(&self.building())?;
         self.image_path = Layout::image_in(&self.building());
         Ok(())
     }
@@ -263,7 +292,7 @@ impl Work<'_> {
         // The limit outlives the attachment, so it is set on devices of our own only: those are
         // removed afterwards.
         match self.device.filter(|minor| self.inner.minors.contains(*minor)) {
-            Some(minor) => Ok(loop_device::refuse_discard(minor)?),
+            Some(minor) => Ok(DiscardLimits::open(minor)?.refuse()?),
             None => Ok(()),
         }
     }
@@ -278,8 +307,8 @@ impl Work<'_> {
     /// that something is left to repair (e2fsck(8)).
     fn run_check(&self, arguments: &[String]) -> Result<CheckOutcome, Fault> {
         let limit = self.inner.config.check_limit;
-        let file = Some((self.image_path.as_path(), &**self.image()?));
-        let ended = tool::run(&self.inner.runtime, tool::E2FSCK, arguments, file, limit)?;
+        let image = Subject::Image(&self.image_path, self.image()?);
+        let ended = tool::run(&self.inner.runtime, tool::E2FSCK, arguments, image, limit)?;
         match ended.status.code() {
             Some(0) => Ok(CheckOutcome::Clean),
             Some(1..=3) => Ok(CheckOutcome::Repaired),
@@ -370,7 +399,7 @@ impl Work<'_> {
                 (tool::BTRFS, words.to_vec(), &self.mount)
             }
         };
-        self.run_on(tool, &arguments, subject, limit)?;
+        self.run_on(tool, &arguments, Subject::Live(subject, self.image()?), limit)?;
         // New metadata blocks are zeroed by discarding, where the kernel does not let us forbid it.
         if self.spec.allocation == Allocation::Full {
             self.keep_reserved(self.size)?;
@@ -386,19 +415,21 @@ impl Work<'_> {
     }
 
     fn run(&self, tool: Tool, arguments: &[String], limit: Duration) -> Result<(), Fault> {
-        self.run_on(tool, arguments, &self.image_path, limit)
+        self.run_on(tool, arguments, Subject::Image(&self.image_path, self.image()?), limit)
     }
 
     fn run_on(
         &self,
         tool: Tool,
         arguments: &[String],
-        subject: &Path,
+        subject: Subject<'_>,
         limit: Duration,
     ) -> Result<(), Fault> {
-        let file = Some((subject, &**self.image()?));
-        let ended = tool::run(&self.inner.runtime, tool, arguments, file, limit)?;
-        if ended.status.success() { Ok(()) } else { Err(tool.failed(subject, &ended).into()) }
+        let ended = tool::run(&self.inner.runtime, tool, arguments, subject, limit)?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        Err(tool.failed(&self.image_path, &ended).into())
     }
 
     fn image(&self) -> Result<&LockedImage, IoFault> {
@@ -420,7 +451,7 @@ impl Work<'_> {
         {
             warn!(volume = %self.spec.id, %error, "cannot take the mount back; the next call adopts it");
         }
-        if let Some(AttachedDevice { minor, device }) = self.attached.take() {
+        if let Some(AttachedDevice { minor, device, .. }) = self.attached.take() {
             drop(device);
             loop_device::remove_minor(&self.inner.minors, minor);
         }
@@ -428,6 +459,11 @@ impl Work<'_> {
         if let Err(error) = image::delete_directory(&self.building()) {
             warn!(volume = %self.spec.id, %error, "cannot delete what was built; the next call does");
         }
+    }
+
+    fn settling(&mut self) -> Option<Settling> {
+        let limits = self.attached.as_mut()?.limits.take()?;
+        Some(Settling { spec: self.spec.clone(), size: self.size, limits })
     }
 
     fn explain(&self, fault: Fault) -> EnsureError {

@@ -410,8 +410,9 @@ pub enum GenerationError {
         /// Which volume.
         id: VolumeId,
     },
-    /// What is mounted in the volume's place is not on its device.
-    #[error("volume {id} is mounted elsewhere and was not frozen")]
+    /// What is mounted in the volume's place does not show that it is on the volume's device: btrfs
+    /// never does.
+    #[error("volume {id} cannot be seen to be on its own device and was not frozen; release it")]
     NotMountedHere {
         /// Which volume.
         id: VolumeId,

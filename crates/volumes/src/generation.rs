@@ -11,6 +11,7 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sys_mount::{Mount, MountFlags, PropagationType, UnmountFlags};
 use tracing::info;
 
+use crate::core::file_system::Discard;
 use crate::core::generation::{self, GenerationName, Holding};
 use crate::core::layout::{DATA, Place};
 use crate::core::metadata::Metadata;
@@ -242,7 +243,8 @@ pub(crate) fn mount(
         return Err(GenerationError::Refused { id: id.clone(), refusal: Refusal::Unrecognised });
     };
     image::make_directory(&paths.mount, 0o700).map_err(io)?;
-    let discard = crate::core::file_system::Discard::Refused;
+    // A file system that is mounted read-only discards nothing.
+    let discard = Discard::Passed;
     let attached =
         loop_device::attach(&inner.minors, &file, &paths.generation, discard).map_err(|error| {
             match error {
@@ -266,7 +268,7 @@ pub(crate) fn mount(
         .data(data)
         .mount(loop_device::device_path(attached.minor), &paths.mount)
         .and_then(|mut mounted| mounted.set_propagation_type(PropagationType::PRIVATE));
-    let AttachedDevice { minor, device } = attached;
+    let AttachedDevice { minor, device, .. } = attached;
     drop(device);
     if let Err(error) = mounted {
         loop_device::remove_minor(&inner.minors, minor);

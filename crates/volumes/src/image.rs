@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, FallocateFlags, RenameFlags, fallocate, renameat2};
 use nix::libc;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use crate::core::layout::Layout;
@@ -20,6 +21,7 @@ use crate::core::size::ByteSize;
 use crate::core::spec::Allocation;
 use crate::core::superblock::{self, FileSystemId};
 use crate::error::IoFault;
+use crate::ioctl;
 
 /// How long to wait for a tool of an earlier daemon to let go of an image.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +29,18 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// Makes a directory for root alone, and those above it. Present ones are left as they are.
 pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<(), IoFault> {
     DirBuilder::new().recursive(true).mode(mode).create(path).map_err(IoFault::on("create", path))
+}
+
+/// Makes a directory for an image. On btrfs, blocks of an image are promised only when they are
+/// overwritten in place; files take that over from their directory.
+pub(crate) fn make_image_directory(path: &Path) -> Result<(), IoFault> {
+    make_directory(path, 0o700)?;
+    let kind = statfs(path).map_err(IoFault::on("query", path))?.filesystem_type();
+    if kind != BTRFS_SUPER_MAGIC {
+        return Ok(());
+    }
+    let directory = File::open(path).map_err(IoFault::on("open", path))?;
+    ioctl::overwrite_in_place(&directory).map_err(IoFault::on("set the flags of", path))
 }
 
 /// Deletes a directory with everything in it. An absent one is fine.

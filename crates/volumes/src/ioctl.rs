@@ -163,3 +163,31 @@ pub(crate) fn clone_file(to: &impl AsFd, from: &impl AsFd) -> io::Result<()> {
     unsafe { freeze::ficlone(to.as_fd().as_raw_fd(), source) }?;
     Ok(())
 }
+
+mod inode_flags {
+    use nix::libc::{c_int, c_long};
+
+    // The numbers are made with a long, the kernel reads and writes an int.
+    nix::ioctl_read_bad!(getflags, nix::request_code_read!(b'f', 1, size_of::<c_long>()), c_int);
+    nix::ioctl_write_ptr_bad!(
+        setflags,
+        nix::request_code_write!(b'f', 2, size_of::<c_long>()),
+        c_int
+    );
+}
+
+/// `FS_NOCOW_FL`.
+const NO_COPY_ON_WRITE: i32 = 0x0080_0000;
+
+/// Makes new files of a directory be overwritten in place where the file system would otherwise
+/// write every block anew.
+pub(crate) fn overwrite_in_place(directory: &impl AsFd) -> io::Result<()> {
+    let mut flags = 0;
+    let fd = directory.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, and the kernel writes one int.
+    unsafe { inode_flags::getflags(fd, &raw mut flags) }?;
+    let flags = flags | NO_COPY_ON_WRITE;
+    // SAFETY: the descriptor is open, and the kernel reads one int.
+    unsafe { inode_flags::setflags(fd, &raw const flags) }?;
+    Ok(())
+}

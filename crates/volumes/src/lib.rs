@@ -23,6 +23,8 @@ mod release;
 mod reserve;
 mod root;
 mod status;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tool;
 mod volumes;
 
@@ -50,13 +52,3 @@ pub use generation::{Cloning, Generation, MountedGeneration};
 pub use holders::{Hold, Holder};
 pub use reserve::place;
 pub use volumes::{Recovered, Volumes, VolumesConfig};
-
-/// What tests of this and other packages need and the daemon does not.
-#[cfg(feature = "failpoints")]
-pub mod testing {
-    /// Removes a loop device that holds nothing.
-    pub fn remove_loop_device(minor: u32) -> std::io::Result<()> {
-        let control = crate::loop_device::open_control().map_err(|fault| fault.source)?;
-        crate::ioctl::loop_remove(&control, minor)
-    }
-}

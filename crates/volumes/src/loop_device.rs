@@ -1,7 +1,7 @@
 //! Loop devices: attaching an image to a device of our own range, and finding who holds an image.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -60,6 +60,8 @@ impl Minors {
 pub(crate) struct AttachedDevice {
     pub(crate) minor: u32,
     pub(crate) device: LoopDevice,
+    /// What is still to be refused when discards are.
+    pub(crate) limits: Option<DiscardLimits>,
 }
 
 /// Why an image was not attached.
@@ -108,17 +110,19 @@ pub(crate) fn attach(
             Err(error) => return Err(IoFault::new("add", device_path(minor), error).into()),
         };
         match configure(&device, image, path) {
-            Ok(()) => {
-                let attached = AttachedDevice { minor, device };
-                if discard == Discard::Refused
-                    && let Err(fault) = refuse_discard(minor)
-                {
-                    drop(attached);
-                    remove_minor(minors, minor);
-                    return Err(fault.into());
-                }
-                return Ok(attached);
-            }
+            Ok(()) => match discard {
+                Discard::Passed => return Ok(AttachedDevice { minor, device, limits: None }),
+                Discard::Refused => match DiscardLimits::open(minor) {
+                    Ok(limits) => {
+                        return Ok(AttachedDevice { minor, device, limits: Some(limits) });
+                    }
+                    Err(fault) => {
+                        drop(device);
+                        remove_minor(minors, minor);
+                        return Err(fault.into());
+                    }
+                },
+            },
             // `losetup -f` may take a free device of any number.
             Err(error) if is(&error, &[Errno::EBUSY]) => {}
             Err(error) => {
@@ -149,24 +153,42 @@ fn configure(device: &LoopDevice, image: &File, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a device refuse discards, so that neither a trim nor the file system empties the image.
-pub(crate) fn refuse_discard(minor: u32) -> Result<(), IoFault> {
-    let queue = sysfs(minor).join("queue");
-    // The second is how kernels from 6.17 on let zeroing be kept from punching holes.
-    for name in ["discard_max_bytes", "write_zeroes_unmap_max_bytes"] {
-        let limit = queue.join(name);
-        match fs::write(&limit, "0") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // A device that cannot discard refuses any limit and needs none.
-            Err(error) if is(&error, &[Errno::EINVAL]) && is_zero(&limit) => {}
-            done => done.map_err(IoFault::on("set", limit))?,
-        }
-    }
-    Ok(())
-}
+/// The limits that let a device pass discards, and zeroing by punching holes, on to its image. The
+/// second exists from Linux 6.17 on.
+const DISCARD_LIMITS: [&str; 2] = ["discard_max_bytes", "write_zeroes_unmap_max_bytes"];
 
-fn is_zero(limit: &Path) -> bool {
-    fs::read_to_string(limit).is_ok_and(|text| text.trim() == "0")
+/// A device's limits of discarding, open for being set to nothing. Setting one halts the device for
+/// an RCU grace period, about 15 ms, so it is done when nobody waits; opening them shows in time
+/// that it can be done.
+#[derive(Debug)]
+pub(crate) struct DiscardLimits(Vec<(PathBuf, File)>);
+
+impl DiscardLimits {
+    /// Those limits of a device that are not zero yet.
+    pub(crate) fn open(minor: u32) -> Result<Self, IoFault> {
+        let mut limits = Vec::new();
+        for path in DISCARD_LIMITS.map(|name| sysfs(minor).join("queue").join(name)) {
+            match fs::read_to_string(&path) {
+                Ok(text) if text.trim() == "0" => {}
+                Ok(_) => {
+                    let limit = OpenOptions::new().write(true).open(&path);
+                    limits.push((path.clone(), limit.map_err(IoFault::on("open", path))?));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(IoFault::new("read", path, error)),
+            }
+        }
+        Ok(Self(limits))
+    }
+
+    /// Makes the device refuse discards, so that neither a trim nor the file system empties the
+    /// image.
+    pub(crate) fn refuse(self) -> Result<(), IoFault> {
+        for (path, mut limit) in self.0 {
+            limit.write_all(b"0").map_err(IoFault::on("set", path))?;
+        }
+        Ok(())
+    }
 }
 
 /// Tells the device that its image has grown.

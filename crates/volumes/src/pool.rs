@@ -18,7 +18,7 @@ use crate::core::spec::{Allocation, FileSystem};
 use crate::error::{IoFault, OpenError};
 use crate::failpoint::{self, Moment};
 use crate::loop_device::{self, AttachError, Minors};
-use crate::tool::{self, Tool};
+use crate::tool::{self, Subject, Tool};
 use crate::volumes::VolumesConfig;
 use crate::{image, observe};
 
@@ -82,7 +82,8 @@ impl Provider<'_> {
         let no_reserve = Reserve { percent: 0, uid: 0 };
         let unused = Ext4Tools::AssumesZeroes;
         let arguments = mkfs_arguments(FileSystem::Xfs, size, id, no_reserve, unused);
-        self.run(tool::mkfs(FileSystem::Xfs), &arguments, &building, &file)?;
+        let image = Subject::Image(&building, &file);
+        self.run(tool::mkfs(FileSystem::Xfs), &arguments, image)?;
         image::reserve(&building, &file, size)?;
         file.sync_all().map_err(IoFault::on("sync", &building))?;
         reach(&PoolStep::Publish, Moment::Before)?;
@@ -123,10 +124,13 @@ impl Provider<'_> {
             .mount(loop_device::device_path(device), mount)
             .and_then(|mut mounted| mounted.set_propagation_type(PropagationType::PRIVATE));
         reach(&PoolStep::Mount, Moment::After)?;
-        drop(attached);
+        let limits = attached.and_then(|attached| attached.limits);
         if let Err(error) = mounted {
             loop_device::remove_minor(self.minors, device);
             return Err(IoFault::new("mount", mount, error).into());
+        }
+        if let Some(limits) = limits {
+            limits.refuse()?;
         }
         Ok(device)
     }
@@ -145,21 +149,19 @@ impl Provider<'_> {
             self.require_space(path.parent().unwrap_or(Path::new("/")), more)?;
             image::extend(path, &file, size, Allocation::Full)?;
             loop_device::update_capacity(device)?;
-            self.run(tool::XFS_GROWFS, &["-d".to_owned()], mount, &file)?;
+            let live = Subject::Live(mount, &file);
+            self.run(tool::XFS_GROWFS, &["-d".to_owned()], live)?;
         }
         Ok(image::reserve(path, &file, ByteSize::bytes(length.max(size.as_u64())))?)
     }
 
-    fn run(
-        &self,
-        tool: Tool,
-        arguments: &[String],
-        subject: &Path,
-        file: &fs::File,
-    ) -> Result<(), OpenError> {
+    fn run(&self, tool: Tool, arguments: &[String], subject: Subject<'_>) -> Result<(), OpenError> {
         let limit = self.config.make_limit;
-        let ended = tool::run(self.runtime, tool, arguments, Some((subject, file)), limit)?;
-        if ended.status.success() { Ok(()) } else { Err(tool.failed(subject, &ended).into()) }
+        let ended = tool::run(self.runtime, tool, arguments, subject, limit)?;
+        if ended.status.success() {
+            return Ok(());
+        }
+        Err(tool.failed(&self.layout.pool_image(), &ended).into())
     }
 }
 

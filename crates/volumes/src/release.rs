@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::sync::PoisonError;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,12 +23,14 @@ use crate::{generation, holders, image, loop_device, observe};
 /// program: such a hold is over in a moment and is nobody's.
 const BUSY_PATIENCE: Duration = Duration::from_millis(250);
 
-/// Unmounts the volume and confirms that the kernel has let go of the image.
-pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<(), ReleaseError> {
+/// Unmounts the volume and confirms that the kernel has let go of the image. Returns the numbers of
+/// the devices that are free now.
+pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<Vec<u32>, ReleaseError> {
     let io = |source| ReleaseError::Io { id: id.clone(), source };
     let sight = observe::volume(&inner.layout, id).map_err(io)?;
     let steps = plan_release(&sight.observed)
         .map_err(|refusal| ReleaseError::Refused { id: id.clone(), refusal })?;
+    let mut idle = Vec::new();
     for step in &steps {
         failpoint::reach("release", step, Moment::Before).map_err(io)?;
         match step {
@@ -35,8 +38,8 @@ pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<(), ReleaseError> 
             ReleaseStep::Detach(minor) => {
                 loop_device::detach(*minor, sight.image.as_ref()).map_err(io)?;
             }
-            ReleaseStep::ConfirmGone => confirm_gone(id, &sight)?,
-            ReleaseStep::RemoveMinor(minor) => loop_device::remove_minor(&inner.minors, *minor),
+            ReleaseStep::ConfirmGone => confirm_gone(inner, id, &sight)?,
+            ReleaseStep::RemoveMinor(minor) => idle.push(*minor),
         }
         failpoint::reach("release", step, Moment::After).map_err(io)?;
     }
@@ -44,7 +47,18 @@ pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<(), ReleaseError> 
     if !sight.observed.target.is_empty() {
         info!(volume = %id, "volume released");
     }
-    Ok(())
+    Ok(idle)
+}
+
+/// Removes the numbers of devices that hold nothing any more: 40 ms each that nobody waits for.
+pub(crate) fn settle(inner: &Inner, mut idle: Vec<u32>) {
+    {
+        let mut lingering = inner.lingering.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extend(lingering.extract_if(.., |minor| loop_device::backing_file(*minor).is_none()));
+    }
+    for minor in idle {
+        loop_device::remove_minor(&inner.minors, minor);
+    }
 }
 
 fn unmount(inner: &Inner, id: &VolumeId, sight: &Sight) -> Result<(), ReleaseError> {
@@ -71,11 +85,13 @@ fn unmount(inner: &Inner, id: &VolumeId, sight: &Sight) -> Result<(), ReleaseErr
     }
 }
 
-fn confirm_gone(id: &VolumeId, sight: &Sight) -> Result<(), ReleaseError> {
+fn confirm_gone(inner: &Inner, id: &VolumeId, sight: &Sight) -> Result<(), ReleaseError> {
     for device in &sight.observed.devices {
         let minor = device.minor;
         if !loop_device::wait_until_detached(minor, sight.image.as_ref()) {
             let holders = holders::find(&[DeviceNumber::of_loop(minor)], None);
+            // It detaches by itself with its last holder; its number is removed by a later release.
+            inner.lingering.lock().unwrap_or_else(PoisonError::into_inner).insert(minor);
             return Err(ReleaseError::StillAttached { id: id.clone(), minor, holders });
         }
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use nix::errno::Errno;
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{Statvfs, statvfs};
 
 use crate::core::layout::{self, Place};
 use crate::core::metadata::FoundMetadata;
@@ -61,10 +61,10 @@ fn one(
         (Some(_), FoundMetadata::Present(_)) => None,
     };
     let metadata = metadata.present();
-    let mounted = mount_table::mounted_at(mounts, &inner.layout.mount(&id))
-        .last()
-        .map(|entry| mount_status(entry))
-        .transpose()?;
+    let mounted = match mount_table::mounted_at(mounts, &inner.layout.mount(&id)).last() {
+        Some(entry) => mount_status(entry)?,
+        None => None,
+    };
     Ok(VolumeStatus {
         configured,
         role: metadata.map(|found| found.role),
@@ -79,24 +79,38 @@ fn one(
     })
 }
 
-fn mount_status(entry: &MountEntry) -> Result<MountStatus, IoFault> {
-    let found = statvfs(&entry.target).map_err(IoFault::on("query", &entry.target))?;
-    let unit = found.fragment_size();
+/// `None` when the volume was unmounted since the table was read: what is there now is the host's.
+fn mount_status(entry: &MountEntry) -> Result<Option<MountStatus>, IoFault> {
+    let found = match statvfs(&entry.target) {
+        Ok(found) => Some(found),
+        Err(Errno::ENOENT) => return Ok(None),
+        // A file system that shut itself down may answer nothing at all.
+        Err(Errno::EIO) => None,
+        Err(errno) => return Err(IoFault::new("query", &entry.target, errno)),
+    };
+    let still = mount_table::mounted_at(&observe::mounts()?, &entry.target)
+        .last()
+        .is_some_and(|now| now.device == entry.device);
+    if !still {
+        return Ok(None);
+    }
+    let unit = found.map_or(0, |found| found.fragment_size());
+    let count = |field: fn(&Statvfs) -> u64| found.as_ref().map_or(0, field);
     let bytes = |blocks: u64| ByteSize::bytes(blocks.saturating_mul(unit));
-    let direct_io = entry.loop_minor().is_some_and(loop_device::uses_direct_io);
-    Ok(MountStatus {
+    let blocks = count(Statvfs::blocks);
+    Ok(Some(MountStatus {
         target: entry.target.clone(),
         device: PathBuf::from(&entry.source),
         read_only: entry.read_only,
-        direct_io,
-        total: bytes(found.blocks()),
-        used: bytes(found.blocks().saturating_sub(found.blocks_free())),
-        available: bytes(found.blocks_available()),
-        inodes: found.files(),
-        inodes_available: found.files_available(),
+        direct_io: entry.loop_minor().is_some_and(loop_device::uses_direct_io),
+        total: bytes(blocks),
+        used: bytes(blocks.saturating_sub(count(Statvfs::blocks_free))),
+        available: bytes(count(Statvfs::blocks_available)),
+        inodes: count(Statvfs::files),
+        inodes_available: count(Statvfs::files_available),
         errors: entry.loop_minor().map_or(0, counted_errors),
-        failed: answers_with_an_error(&entry.target),
-    })
+        failed: found.is_none() || answers_with_an_error(&entry.target),
+    }))
 }
 
 /// Ext4 counts the errors that it met; the others do not.

@@ -6,10 +6,11 @@ use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
+use tokio::task::JoinError;
 
 use crate::care::{CheckMode, CheckReport};
 use crate::core::file_system::{Ext4Tools, Reserve, ext4_tools};
@@ -26,7 +27,11 @@ use crate::freeze::Watchdog;
 use crate::generation::{Cloning, Generation, MountedGeneration};
 use crate::loop_device::{self, Minors};
 use crate::pool::Provider;
+use crate::tool::Subject;
 use crate::{care, ensure, generation, image, observe, pool, release, status, tool};
+
+/// How long an owner that is on its way out may take.
+const OWNER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where volumes live and what they may take.
 #[derive(Debug, Clone)]
@@ -103,6 +108,8 @@ pub(crate) struct Inner {
     pub(crate) runtime: Handle,
     pub(crate) ext4_tools: Ext4Tools,
     pub(crate) configured: Mutex<BTreeSet<VolumeId>>,
+    /// Numbers of devices that could not be removed when their volume was released.
+    pub(crate) lingering: Mutex<BTreeSet<u32>>,
     recovered: Recovered,
     locks: Mutex<HashMap<VolumeId, Arc<AsyncMutex<()>>>>,
     permits: Arc<Semaphore>,
@@ -136,8 +143,13 @@ impl Volumes {
         for tool in [tool::MKFS_EXT4, tool::E2FSCK, tool::RESIZE2FS] {
             tool.require()?;
         }
-        let version =
-            tool::run(&runtime, tool::MKFS_EXT4, &["-V".to_owned()], None, config.make_limit)?;
+        let version = tool::run(
+            &runtime,
+            tool::MKFS_EXT4,
+            &["-V".to_owned()],
+            Subject::None,
+            config.make_limit,
+        )?;
         image::make_directory(&config.root, 0o711)?;
         let root = config.root.canonicalize().map_err(IoFault::on("resolve", &config.root))?;
         let layout = match config.pool {
@@ -162,6 +174,7 @@ impl Volumes {
                 runtime,
                 ext4_tools: ext4_tools(&version.output),
                 configured: Mutex::default(),
+                lingering: Mutex::default(),
                 recovered,
                 locks: Mutex::default(),
                 permits: Arc::new(Semaphore::new(config.parallel.max(1))),
@@ -184,15 +197,31 @@ impl Volumes {
     /// Brings the volume into being and mounts it, or finds that it is. An unclean file system is
     /// checked before it is mounted, and a larger size grows it.
     pub async fn ensure(&self, spec: &VolumeSpec) -> Result<MountedVolume, EnsureError> {
-        let spec = spec.clone();
-        self.exclusively(spec.id.clone(), move |inner| ensure::ensure(inner, &spec)).await
+        let (id, spec) = (spec.id.clone(), spec.clone());
+        let work = move |inner: &Inner| match ensure::ensure(inner, &spec) {
+            Ok((mounted, settling)) => (Ok(mounted), settling),
+            Err(error) => (Err(error), None),
+        };
+        self.exclusively_then(id, work, |inner, settling| {
+            if let Some(settling) = settling {
+                ensure::settle(inner, settling);
+            }
+        })
+        .await
     }
 
     /// Unmounts the volume and confirms that the kernel no longer holds its image. The caller
     /// guarantees that no container uses it. Releasing a released volume succeeds.
     pub async fn release(&self, id: &VolumeId) -> Result<(), ReleaseError> {
         let id = id.clone();
-        self.exclusively(id.clone(), move |inner| release::release(inner, &id)).await
+        let work = {
+            let id = id.clone();
+            move |inner: &Inner| match release::release(inner, &id) {
+                Ok(idle) => (Ok(()), idle),
+                Err(error) => (Err(error), Vec::new()),
+            }
+        };
+        self.exclusively_then(id, work, release::settle).await
     }
 
     /// Deletes the volume with its data. Refused while anything holds it; a volume that does not
@@ -305,11 +334,36 @@ impl Volumes {
         blocking(move || pool::release(&inner.layout, &inner.minors)).await.map_err(ListError)
     }
 
+    /// Waits until no operation is under way, answered ones that are settling included.
+    ///
+    /// # Panics
+    /// Never: the semaphore that it waits for is not closed.
+    pub async fn idle(&self) {
+        let all = u32::try_from(self.inner.config.parallel.max(1)).unwrap_or(u32::MAX);
+        let _all = self
+            .inner
+            .permits
+            .acquire_many(all)
+            .await
+            .expect("the semaphore lives as long as the handle and is never closed");
+    }
+
     /// Runs one operation on a volume to its end, also when the caller does not wait for it.
     async fn exclusively<T: Send + 'static>(
         &self,
         id: VolumeId,
         work: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> T {
+        self.exclusively_then(id, |inner| (work(inner), ()), |_, ()| {}).await
+    }
+
+    /// The same, with work that comes after the answer. The next operation on the volume waits for
+    /// that, too.
+    async fn exclusively_then<T: Send + 'static, S: 'static>(
+        &self,
+        id: VolumeId,
+        work: impl FnOnce(&Inner) -> (T, S) + Send + 'static,
+        after: impl FnOnce(&Inner, S) + Send + 'static,
     ) -> T {
         let lock = {
             let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -322,11 +376,29 @@ impl Volumes {
             .await
             .expect("the semaphore lives as long as the handle and is never closed");
         let inner = Arc::clone(&self.inner);
-        blocking(move || {
-            let _held_to_the_end = (turn, permit);
-            work(&inner)
-        })
-        .await
+        let (answer, answered) = oneshot::channel();
+        let running = tokio::task::spawn_blocking(move || {
+            // Given back in this order: who finds the volume free also finds the directory free.
+            let held = (inner, turn, permit);
+            let (done, rest) = work(&held.0);
+            // A caller that is gone has no use for the answer; the work counts.
+            let _unheard = answer.send(done);
+            after(&held.0, rest);
+        });
+        match answered.await {
+            Ok(done) => done,
+            Err(_) => pass_on(running.await),
+        }
+    }
+}
+
+/// Passes on the panic of work that gave no answer.
+fn pass_on<T>(ended: Result<(), JoinError>) -> T {
+    match ended.map_err(JoinError::try_into_panic) {
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Ok(()) | Err(Err(_)) => {
+            unreachable!("work is cancelled only with the runtime, and then nobody waits")
+        }
     }
 }
 
@@ -353,9 +425,17 @@ fn take(layout: &Layout) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(IoFault::on("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
-        Err(TryLockError::Error(error)) => Err(OpenError::Io(IoFault::new("lock", path, error))),
+    let deadline = Instant::now() + OWNER_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { path }),
+            Err(TryLockError::Error(error)) => {
+                return Err(OpenError::Io(IoFault::new("lock", path, error)));
+            }
+        }
     }
 }

@@ -293,3 +293,103 @@ async fn workloads_d_declares_and_undeclares() {
     assert_eq!(kept, ["data", "system"]);
     node.end().await;
 }
+
+#[tokio::test]
+async fn a_start_of_what_runs_already_does_not_hide_its_next_end() {
+    let node = Node::start(NodeOptions::default()).await;
+    let spec = "name = \"job\"\nimage = \"file:busybox.tar\"\nrestart = \"never\"\ncommand = [\"/bin/sh\", \"-c\", \"echo ran >> /data/runs; while [ ! -e /data/end ]; do sleep 0.1; done\"]\n[volumes.data]\nsize = \"16M\"\nmount = \"/data\"\n[ready]\ninterval = \"100ms\"\n";
+    node.client().deploy(spec, node.directory()).await.expect("deploys");
+    node.client().act("start", "job").await.expect("is running already");
+    node.client().deploy(spec, node.directory()).await.expect("is in force already");
+    let data = node.volume("job", "data").await;
+    std::fs::write(data.join("end"), "").expect("tells it to end");
+    node.client().wait_for("job", WorkloadPhase::Completed, SOON).await;
+    let runs = std::fs::read_to_string(data.join("runs")).expect("it wrote");
+    assert_eq!(runs.lines().count(), 1, "it is done once");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_one_shot_that_replaces_another_version_settles() {
+    let node = Node::start(NodeOptions::default()).await;
+    let spec = |script: &str| {
+        format!(
+            "name = \"job\"\nimage = \"file:busybox.tar\"\nrestart = \"never\"\nstop_grace = \"0s\"\ncommand = [\"/bin/sh\", \"-c\", \"{script}\"]\n[ready]\ninterval = \"100ms\"\n"
+        )
+    };
+    node.client().deploy(&spec("exec sleep 100000"), node.directory()).await.expect("deploys");
+    let done = node.client().deploy(&spec("exit 0"), node.directory()).await;
+    assert!(done.expect("runs to its end").summary.contains("ran to its end"));
+    let found = node.client().workload("job").await.expect("is there");
+    assert_eq!((found.phase, found.generation), (WorkloadPhase::Completed, 2));
+
+    node.client().deploy(&spec("exec sleep 100000"), node.directory()).await.expect("deploys");
+    let failed = node.client().deploy(&spec("exit 4"), node.directory()).await;
+    let problem = failed.expect_err("fails").problem();
+    assert!(problem.detail.contains("generation 3 was restored"), "{problem:?}");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_file_that_went_away_while_belayd_was_down_ends_its_workload() {
+    let mut node = Node::start(NodeOptions::default()).await;
+    let port = free_port();
+    let file = node.directory().join("workloads.d/web.toml");
+    let spec = web(port, "declared").replace("file:busybox.tar", "file:../busybox.tar");
+    std::fs::write(&file, &spec).expect("writes");
+    node.reload();
+    node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
+
+    // What an operator stopped stays so, also when its file is edited.
+    node.client().act("stop", "web").await.expect("stops");
+    std::fs::write(&file, spec.replace("declared", "edited")).expect("edits");
+    node.reload();
+    node.client().wait_for("web", WorkloadPhase::Stopped, SOON).await;
+    assert!(fetch(port).await.is_err());
+    node.client().act("start", "web").await.expect("starts");
+    until("the edited spec to serve", SOON, || async {
+        match fetch(port).await {
+            Ok(text) if text == "edited" => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+
+    node.kill();
+    std::fs::remove_file(&file).expect("removes");
+    node.launch().await;
+    until("the workload to be gone", SOON, || async {
+        node.client().workload("web").await.map_or(Ok(()), |found| Err(format!("{found:?}")))
+    })
+    .await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_lost_ledger_does_not_replace_what_a_file_declares() {
+    let mut node = Node::start(NodeOptions::default()).await;
+    let port = free_port();
+    let file = node.directory().join("workloads.d/web.toml");
+    let spec = web(port, "one").replace("file:busybox.tar", "file:../busybox.tar");
+    std::fs::write(&file, &spec).expect("writes");
+    node.reload();
+    node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
+    std::fs::write(&file, spec.replace("one", "two")).expect("edits");
+    node.reload();
+    until("generation 2", SOON, || async {
+        let found = node.client().workload("web").await?;
+        let settled = found.generation == 2 && found.phase == WorkloadPhase::Ready;
+        if settled { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+    let before = node.client().workload("web").await.expect("is there");
+    node.kill();
+    for file in ["belay.db", "belay.db-wal", "belay.db-shm"] {
+        let _ = std::fs::remove_file(node.directory().join("state").join(file));
+    }
+    node.launch().await;
+    let after = node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
+    assert_eq!((after.container, after.generation), (before.container, 2));
+    assert!(after.source.ends_with("web.toml"), "it is the file's again: {}", after.source);
+    node.end().await;
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use belay_protocol::{
-    DeployRequest, NodeStatus, OperationEvent, OperationOutcome, Problem, VolumeFate,
+    DeployRequest, NodeStatus, OperationEvent, OperationOutcome, Problem, VolumeFate, VolumeStatus,
     WorkloadPhase, WorkloadStatus,
 };
 use serde_json::json;
@@ -120,6 +120,23 @@ impl Client {
     pub async fn publish(&self, name: &str, paths: &[&str]) -> Result<OperationOutcome, Refusal> {
         let address = format!("http://belay/v1/workloads/{name}/sync/publish");
         self.operate(self.http.post(address).json(&json!({ "archive_paths": paths }))).await
+    }
+
+    /// One volume's status.
+    pub async fn volume(&self, workload: &str, volume: &str) -> Result<VolumeStatus, String> {
+        let status = self.status().await?;
+        let found = status
+            .volumes
+            .into_iter()
+            .find(|v| v.workload.as_str() == workload && v.name.as_str() == volume);
+        found.ok_or_else(|| format!("no volume {workload}/{volume}"))
+    }
+
+    /// The page for Prometheus.
+    pub async fn metrics(&self) -> Result<String, String> {
+        let answer = self.http.get("http://belay/metrics").timeout(Duration::from_secs(5));
+        let answer = answer.send().await.map_err(|error| format!("{error:?}"))?;
+        answer.text().await.map_err(|error| format!("{error:?}"))
     }
 
     async fn operate(&self, request: reqwest::RequestBuilder) -> Result<OperationOutcome, Refusal> {

@@ -227,11 +227,29 @@ impl Node {
         .await
     }
 
+    /// Takes every file out of `workloads.d` and waits until what they declared is gone.
+    async fn undeclare(&self) {
+        let files = std::fs::read_dir(self.directory().join("workloads.d")).expect("can be listed");
+        for file in files {
+            std::fs::remove_file(file.expect("an entry").path()).expect("can be removed");
+        }
+        self.reload();
+        until("the declared workloads to be gone", READY, || async {
+            let status = self.client.status().await?;
+            match status.workloads.iter().find(|workload| workload.source != "api") {
+                Some(found) => Err(format!("{found:?}")),
+                None => Ok(()),
+            }
+        })
+        .await;
+    }
+
     /// Removes every workload with its volumes, ends belayd, and shows that nothing is left.
     ///
     /// # Panics
     /// When something is left.
     pub async fn end(mut self) {
+        self.undeclare().await;
         let status = self.client.status().await.expect("belayd answers");
         for workload in status.workloads {
             let name = workload.name.as_str();

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use belay_protocol::{
-    NodeId, NodeStatus, Problem, ProblemCode, SyncStatus, WorkloadName, WorkloadStatus,
+    NodeId, NodeStatus, Problem, ProblemCode, SyncStatus, VolumeName, VolumeStatus, WorkloadName,
+    WorkloadStatus,
 };
 use serde::Serialize;
 
@@ -44,6 +45,29 @@ pub(crate) fn workload<'a>(
             ProblemCode::NoSuchWorkload,
             format!("node {} has no workload {name}; {known}", status.node),
             "belay ps",
+        ))
+    })
+}
+
+/// `GET /v1/volumes/{workload}/{volume}`.
+pub(crate) fn volume<'a>(
+    status: &'a NodeStatus,
+    workload: &WorkloadName,
+    volume: &VolumeName,
+) -> Result<&'a VolumeStatus, Box<Problem>> {
+    let found = status.volumes.iter().find(|v| v.workload == *workload && v.name == *volume);
+    found.ok_or_else(|| {
+        let known = status.volumes.iter().take(20).map(|v| format!("{}/{}", v.workload, v.name));
+        let known: Vec<String> = known.collect();
+        let known = if known.is_empty() {
+            "it has none".to_owned()
+        } else {
+            format!("it has {}", known.join(", "))
+        };
+        Box::new(Problem::new(
+            ProblemCode::NoSuchVolume,
+            format!("node {} has no volume {workload}/{volume}; {known}", status.node),
+            "belay volume ls",
         ))
     })
 }

@@ -8,9 +8,9 @@ use belay_protocol::{NodeReadiness, Problem, ProblemCode};
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
-use super::extract::{Named, Pairs};
+use super::extract::{Named, NamedVolume, Pairs};
 use crate::answer::{self, Refusal};
-use crate::core::{page, query};
+use crate::core::{metrics, page, query};
 use crate::state::{ApiState, Command, shutting_down};
 
 /// Longest wait for belayd's reply; it has its own, shorter deadlines towards the engine and disk.
@@ -48,6 +48,17 @@ pub(crate) async fn workload(
 
 pub(crate) async fn volumes(State(state): State<ApiState>) -> Response {
     answer::json(&state.status().volumes)
+}
+
+pub(crate) async fn volume(
+    State(state): State<ApiState>,
+    NamedVolume { workload, volume }: NamedVolume,
+) -> Result<Response, Refusal> {
+    Ok(answer::json(page::volume(&state.status(), &workload, &volume)?))
+}
+
+pub(crate) async fn metrics(State(state): State<ApiState>) -> Response {
+    answer::metrics(metrics::page(&state.status()))
 }
 
 pub(crate) async fn sync(State(state): State<ApiState>) -> Response {

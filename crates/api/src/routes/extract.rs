@@ -6,7 +6,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use belay_protocol::{ProblemCode, WorkloadName};
+use belay_protocol::{ProblemCode, VolumeName, WorkloadName};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
@@ -29,6 +29,29 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
         match name.parse() {
             Ok(name) => Ok(Self(name)),
             Err(error) => Err(invalid(error.to_string(), "name the workload as belay ps shows it")),
+        }
+    }
+}
+
+/// The volume that the path names.
+pub(crate) struct NamedVolume {
+    pub(crate) workload: WorkloadName,
+    pub(crate) volume: VolumeName,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedVolume {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        const NEXT: &str = "name the workload and its volume as belay volume ls shows them";
+        let path = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let Path((workload, volume)) =
+            path.map_err(|error: PathRejection| invalid(error.body_text(), NEXT))?;
+        let workload = workload.parse();
+        let volume = volume.parse();
+        match (workload, volume) {
+            (Ok(workload), Ok(volume)) => Ok(Self { workload, volume }),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(invalid(error.to_string(), NEXT)),
         }
     }
 }

@@ -3,9 +3,11 @@
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
-use belay_protocol::{DeployRequest, Operation, PublishRequest};
+use belay_protocol::{
+    CheckRequest, DeployRequest, GrowRequest, Operation, PublishRequest, RollbackRequest, VolumeAct,
+};
 
-use super::extract::{Document, Named, Pairs};
+use super::extract::{Document, Named, NamedVolume, Pairs};
 use crate::answer::Refusal;
 use crate::core::query;
 use crate::operation::carry_out;
@@ -60,4 +62,72 @@ pub(crate) async fn publish(
     Document(request): Document<PublishRequest>,
 ) -> Response {
     carry_out(&state, caller, Operation::Publish { workload, request }).await
+}
+
+pub(crate) async fn grow(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    volume: NamedVolume,
+    Document(request): Document<GrowRequest>,
+) -> Response {
+    act(&state, caller, volume, VolumeAct::Grow(request)).await
+}
+
+pub(crate) async fn check(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    volume: NamedVolume,
+    Document(request): Document<CheckRequest>,
+) -> Response {
+    act(&state, caller, volume, VolumeAct::Check(request)).await
+}
+
+pub(crate) async fn reset(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    volume: NamedVolume,
+) -> Response {
+    act(&state, caller, volume, VolumeAct::Reset).await
+}
+
+pub(crate) async fn rollback(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    volume: NamedVolume,
+    Document(request): Document<RollbackRequest>,
+) -> Response {
+    act(&state, caller, volume, VolumeAct::Rollback(request)).await
+}
+
+pub(crate) async fn adopt(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    volume: NamedVolume,
+) -> Response {
+    act(&state, caller, volume, VolumeAct::Adopt).await
+}
+
+pub(crate) async fn trim(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    volume: NamedVolume,
+) -> Response {
+    act(&state, caller, volume, VolumeAct::Trim).await
+}
+
+pub(crate) async fn remove_volume(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    volume: NamedVolume,
+) -> Response {
+    act(&state, caller, volume, VolumeAct::Remove).await
+}
+
+async fn act(
+    state: &ApiState,
+    caller: Caller,
+    NamedVolume { workload, volume }: NamedVolume,
+    act: VolumeAct,
+) -> Response {
+    carry_out(state, caller, Operation::Volume { workload, volume, act }).await
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use belay_api::{BindError, Command, bind_tcp, bind_unix};
 use belay_protocol::{
-    DeployRequest, HistoryEntry, LogLine, LogQuery, LogStream, NodeReadiness, NodeStatus,
-    Operation, OperationEvent, OperationOutcome, OperationProgress, PROBLEM_MEDIA_TYPE, Problem,
-    ProblemCode, PublishRequest, SyncStatus, VolumeFate, VolumeStatus, WorkloadStatus,
+    CheckMode, CheckRequest, DeployRequest, GrowRequest, HistoryEntry, LogLine, LogQuery,
+    LogStream, NodeReadiness, NodeStatus, Operation, OperationEvent, OperationOutcome,
+    OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode, PublishRequest, RollbackRequest,
+    SyncStatus, VolumeAct, VolumeFate, VolumeStatus, WorkloadStatus,
 };
 use futures_util::StreamExt;
 use node::{TestNode, quick_limits, status};
@@ -172,6 +173,101 @@ async fn each_event_is_sent_before_the_next_one_exists() {
     let last = body.next().await.expect("a line").expect("the stream holds");
     assert_eq!(serde_json::from_slice::<OperationEvent>(&last).expect("an event"), done());
     assert!(body.next().await.is_none(), "the answer ends with the operation");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn every_act_on_a_volume_reaches_belayd_as_it_was_asked_for() {
+    let mut node = TestNode::start().await;
+    let rollback = |generation: Option<&str>| {
+        VolumeAct::Rollback(RollbackRequest { generation: generation.map(str::to_owned) })
+    };
+    for (method, page, body, act) in [
+        (
+            Method::POST,
+            "/grow",
+            r#"{"size":"64M"}"#,
+            VolumeAct::Grow(GrowRequest { size: "64M".to_owned() }),
+        ),
+        (
+            Method::POST,
+            "/check",
+            r#"{"mode":"repair"}"#,
+            VolumeAct::Check(CheckRequest { mode: CheckMode::Repair }),
+        ),
+        (Method::POST, "/reset", "", VolumeAct::Reset),
+        (Method::POST, "/rollback", "{}", rollback(None)),
+        (Method::POST, "/rollback", r#"{"generation":"before"}"#, rollback(Some("before"))),
+        (Method::POST, "/adopt", "", VolumeAct::Adopt),
+        (Method::POST, "/trim", "", VolumeAct::Trim),
+        (Method::DELETE, "", "", VolumeAct::Remove),
+    ] {
+        let client = node.unix();
+        let path = format!("/v1/volumes/web/data{page}");
+        let body = body.as_bytes().to_vec();
+        let asked = tokio::spawn(async move { client.send_body(method, &path, body).await });
+        let Command::Operate { operation, events } = node.command().await else {
+            panic!("an operation")
+        };
+        let (workload, volume) = ("web".parse().expect("a name"), "data".parse().expect("a name"));
+        assert_eq!(operation, Operation::Volume { workload, volume, act });
+        events.send(done()).await.expect("the API reads");
+        assert_eq!(asked.await.expect("no panic").status(), StatusCode::OK);
+    }
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_volume_that_is_named_wrongly_or_not_there_is_a_problem() {
+    let mut node = TestNode::start().await;
+    let unix = node.unix();
+    let found: VolumeStatus =
+        unix.get("/v1/volumes/web/data").await.json().await.expect("a volume");
+    assert_eq!(found, status().volumes[0]);
+    let absent = problem(unix.get("/v1/volumes/web/dat").await, ProblemCode::NoSuchVolume).await;
+    assert!(absent.detail.contains("it has web/data"), "{}", absent.detail);
+    let long = "x".repeat(300);
+    for (name, words) in [
+        ("..%2f..%2fetc", "is not a volume name"),
+        ("a.b", "is not a volume name"),
+        ("Data", "is not a volume name"),
+        ("%20", "is not a volume name"),
+        (long.as_str(), "at most 63 characters, this one has 300"),
+    ] {
+        for (method, page) in [(Method::POST, "/reset"), (Method::DELETE, "")] {
+            let path = format!("/v1/volumes/web/{name}{page}");
+            let refused =
+                problem(unix.send(method, &path).await, ProblemCode::InvalidRequest).await;
+            assert!(refused.detail.contains(words), "{}", refused.detail);
+        }
+    }
+    for (page, body) in [
+        ("grow", ""),
+        ("grow", r#"{"size":5}"#),
+        ("grow", r#"{"size":"5M","force":true}"#),
+        ("check", r#"{"mode":"guess"}"#),
+        ("rollback", r#"{"generaton":"x"}"#),
+    ] {
+        let path = format!("/v1/volumes/web/data/{page}");
+        let refused = unix.send_body(Method::POST, &path, body.as_bytes().to_vec()).await;
+        problem(refused, ProblemCode::InvalidRequest).await;
+    }
+    assert!(node.no_command(), "nothing of it reached belayd");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn both_listeners_show_the_metrics() {
+    let node = TestNode::start().await;
+    for base in [node.unix(), node.tcp()] {
+        let answer = base.get("/metrics").await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        let kind = answer.headers()["content-type"].to_str().expect("ASCII").to_owned();
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+        let page = answer.text().await.expect("a page");
+        let line = r#"belay_volume_size_bytes{workload="web",volume="data"} 1024"#;
+        assert!(page.lines().any(|found| found == line), "{page}");
+    }
     node.end().await;
 }
 
@@ -345,6 +441,13 @@ async fn the_tcp_port_changes_nothing_and_shows_no_logs() {
         (Method::POST, "/v1/workloads/web/sync/publish"),
         (Method::GET, "/v1/workloads/web/sync/history"),
         (Method::GET, "/v1/workloads/web/logs"),
+        (Method::POST, "/v1/volumes/web/data/grow"),
+        (Method::POST, "/v1/volumes/web/data/check"),
+        (Method::POST, "/v1/volumes/web/data/reset"),
+        (Method::POST, "/v1/volumes/web/data/rollback"),
+        (Method::POST, "/v1/volumes/web/data/adopt"),
+        (Method::POST, "/v1/volumes/web/data/trim"),
+        (Method::DELETE, "/v1/volumes/web/data"),
         (Method::POST, "/v1/nothing"),
         (Method::PUT, "/v1/status"),
     ] {

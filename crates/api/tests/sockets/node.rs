@@ -42,7 +42,7 @@ pub(crate) fn status() -> NodeStatus {
              "since": "2026-01-01T00:00:00Z", "reason": "three good probes", "source": "api",
              "image": "file:/x.tar", "spec_hash": "0123456789ab", "generation": 1,
              "container": null, "restarts": 0, "back_off": null, "last_fault": null, "ports": [],
-             "volumes": ["data"], "transitions": [],
+             "volumes": ["data"], "mounts": {"data": "/data"}, "transitions": [],
              "sync": {"role": "provider", "key": "page", "stage": "idle", "last_publish": null,
                       "last_apply": null, "head": null, "last_failure": null, "quarantine": {},
                       "halted": null}},
@@ -50,7 +50,7 @@ pub(crate) fn status() -> NodeStatus {
              "since": "2026-01-01T00:00:00Z", "reason": "asked for", "source": "api",
              "image": "file:/x.tar", "spec_hash": "0123456789ab", "generation": 1,
              "container": null, "restarts": 0, "back_off": null, "last_fault": null, "ports": [],
-             "volumes": [], "transitions": [], "sync": null},
+             "volumes": [], "mounts": {}, "transitions": [], "sync": null},
         ],
         "volumes": [
             {"workload": "web", "name": "data", "size_bytes": 1024, "allocated_bytes": 512,

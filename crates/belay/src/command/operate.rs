@@ -17,10 +17,7 @@ const LONGEST_SPEC: u64 = 512 * 1024;
 
 pub(crate) async fn deploy(client: &Client, file: &Path, output: &Output) -> Result<(), Ending> {
     let request = deploy_request(file)?;
-    finish(
-        carry_out(client, Method::POST, "/v1/workloads", Document::of(&request), output).await?,
-        output,
-    )
+    act(client, Method::POST, "/v1/workloads", Document::of(&request), output).await
 }
 
 pub(crate) async fn start(
@@ -28,7 +25,8 @@ pub(crate) async fn start(
     name: &WorkloadName,
     output: &Output,
 ) -> Result<(), Ending> {
-    act(client, Method::POST, &format!("/v1/workloads/{name}/start"), output).await
+    act(client, Method::POST, &format!("/v1/workloads/{name}/start"), Document::none(), output)
+        .await
 }
 
 pub(crate) async fn stop(
@@ -36,7 +34,7 @@ pub(crate) async fn stop(
     name: &WorkloadName,
     output: &Output,
 ) -> Result<(), Ending> {
-    act(client, Method::POST, &format!("/v1/workloads/{name}/stop"), output).await
+    act(client, Method::POST, &format!("/v1/workloads/{name}/stop"), Document::none(), output).await
 }
 
 pub(crate) async fn restart(
@@ -44,7 +42,8 @@ pub(crate) async fn restart(
     name: &WorkloadName,
     output: &Output,
 ) -> Result<(), Ending> {
-    act(client, Method::POST, &format!("/v1/workloads/{name}/restart"), output).await
+    act(client, Method::POST, &format!("/v1/workloads/{name}/restart"), Document::none(), output)
+        .await
 }
 
 pub(crate) async fn remove(
@@ -54,7 +53,7 @@ pub(crate) async fn remove(
     output: &Output,
 ) -> Result<(), Ending> {
     let path = format!("/v1/workloads/{name}?volumes={volumes}");
-    act(client, Method::DELETE, &path, output).await
+    act(client, Method::DELETE, &path, Document::none(), output).await
 }
 
 pub(crate) async fn publish(
@@ -66,12 +65,18 @@ pub(crate) async fn publish(
 ) -> Result<(), Ending> {
     let request = PublishRequest { archive_paths, metadata: metadata.into_iter().collect() };
     let path = format!("/v1/workloads/{name}/sync/publish");
-    let outcome = carry_out(client, Method::POST, &path, Document::of(&request), output).await?;
-    finish(outcome, output)
+    act(client, Method::POST, &path, Document::of(&request), output).await
 }
 
-async fn act(client: &Client, method: Method, path: &str, output: &Output) -> Result<(), Ending> {
-    let outcome = carry_out(client, method, path, Document::none(), output).await?;
+/// Asks for an operation, shows its progress and what came of it.
+pub(crate) async fn act(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: Document,
+    output: &Output,
+) -> Result<(), Ending> {
+    let outcome = carry_out(client, method, path, body, output).await?;
     finish(outcome, output)
 }
 

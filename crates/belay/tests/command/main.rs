@@ -30,6 +30,35 @@ fn verbs_ask_for_what_they_say() {
         (&["rm", "web"], "DELETE /v1/workloads/web?volumes=keep", ""),
         (&["rm", "--volumes", "web"], "DELETE /v1/workloads/web?volumes=delete", ""),
         (
+            &["volume", "grow", "web/data", "64M"],
+            "POST /v1/volumes/web/data/grow",
+            r#"{"size":"64M"}"#,
+        ),
+        (
+            &["volume", "check", "web/data"],
+            "POST /v1/volumes/web/data/check",
+            r#"{"mode":"report"}"#,
+        ),
+        (
+            &["volume", "check", "--repair", "web/data"],
+            "POST /v1/volumes/web/data/check",
+            r#"{"mode":"repair"}"#,
+        ),
+        (&["volume", "reset", "web/data"], "POST /v1/volumes/web/data/reset", ""),
+        (
+            &["volume", "rollback", "web/data"],
+            "POST /v1/volumes/web/data/rollback",
+            r#"{"generation":null}"#,
+        ),
+        (
+            &["volume", "rollback", "web/data", "before"],
+            "POST /v1/volumes/web/data/rollback",
+            r#"{"generation":"before"}"#,
+        ),
+        (&["volume", "adopt", "web/data"], "POST /v1/volumes/web/data/adopt", ""),
+        (&["volume", "trim", "web/data"], "POST /v1/volumes/web/data/trim", ""),
+        (&["volume", "rm", "web/data"], "DELETE /v1/volumes/web/data", ""),
+        (
             &[
                 "sync",
                 "publish",
@@ -219,6 +248,9 @@ fn usage_and_help_have_their_exit_codes() {
         (&[], 64),
         (&["deploy"], 64),
         (&["start", "Not_A_Name"], 64),
+        (&["volume", "show", "web"], 64),
+        (&["volume", "reset", "web/../other"], 64),
+        (&["volume", "grow", "web/data"], 64),
         (&["nothing"], 64),
     ] {
         let output = belay().args(arguments).output().expect("it runs");

@@ -45,6 +45,7 @@ pub fn container_spec(
     declaration: &Declaration,
     generation: u64,
     node: &NodeId,
+    instance: &str,
     image: &str,
     binds: &[Bind],
 ) -> ContainerSpec {
@@ -55,7 +56,7 @@ pub fn container_spec(
     container.command.clone_from(&spec.command);
     container.entrypoint.clone_from(&spec.entrypoint);
     container.env = environment(spec, node);
-    container.labels = container_labels(spec, declaration, generation, node);
+    container.labels = container_labels(spec, declaration, generation, node, instance);
     container.mounts = binds
         .into_iter()
         .map(|bind| BindMount {
@@ -109,9 +110,11 @@ fn container_labels(
     declaration: &Declaration,
     generation: u64,
     node: &NodeId,
+    instance: &str,
 ) -> BTreeMap<String, String> {
     [
         (labels::NODE, node.to_string()),
+        (labels::INSTANCE, instance.to_owned()),
         (labels::WORKLOAD, spec.name.to_string()),
         (labels::SPEC, declaration.hash()),
         (labels::GENERATION, generation.to_string()),
@@ -167,7 +170,7 @@ mod tests {
         let node = "n1".parse().expect("a node name");
         let bind = |target: &str| Bind { source: "/v".into(), target: target.into() };
         let binds = [bind("/data/in"), bind("/belay"), bind("/data")];
-        let container = container_spec(&spec, &declaration, 7, &node, "sha256:1", &binds);
+        let container = container_spec(&spec, &declaration, 7, &node, "i1", "sha256:1", &binds);
         assert_eq!(container.name, "belay-n1-web-7");
         let targets: Vec<_> = container.mounts.iter().map(|m| m.target.as_str()).collect();
         assert_eq!(targets, ["/belay", "/data", "/data/in"]);

@@ -365,9 +365,11 @@ impl<'d> Keys<'d> {
 
 /// The name most like `word`, if any is near.
 pub fn nearest<'n>(word: &str, names: impl Iterator<Item = &'n str>) -> Option<String> {
+    // Two letters swapped in a short word are near by edits and far by likeness.
+    let edits = |name: &str| strsim::damerau_levenshtein(word, name);
     names
         .map(|name| (strsim::jaro_winkler(word, name), name))
-        .filter(|(likeness, _)| *likeness >= NEAR)
+        .filter(|(likeness, name)| *likeness >= NEAR || edits(name) <= 1)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, name)| name.to_owned())
 }

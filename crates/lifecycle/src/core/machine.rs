@@ -192,7 +192,7 @@ pub fn next_step(desired: &Desired, facts: &Facts) -> Step {
     }
     match desired.goal {
         Goal::Running => towards_running(desired, facts, members),
-        Goal::Halted => stop_any(members).unwrap_or(Step::Wait),
+        Goal::Halted => stop_any(members).unwrap_or_else(|| towards_mounted(facts)),
         Goal::Stopped => towards_nothing(members, facts).unwrap_or(Step::Wait),
         Goal::Removed(_) => towards_nothing(members, facts).unwrap_or(Step::Forget),
     }
@@ -201,6 +201,15 @@ pub fn next_step(desired: &Desired, facts: &Facts) -> Step {
 fn stop_any(members: &[Member]) -> Option<Step> {
     let running = members.iter().find(|member| member.state == MemberState::Running)?;
     Some(Step::Stop { id: running.id.clone() })
+}
+
+/// What a halted workload still gets: its volumes, so that a later apply can mend them.
+fn towards_mounted(facts: &Facts) -> Step {
+    match facts.volumes {
+        VolumesFact::Released | VolumesFact::Partial => backed_off(facts, Step::ProvideVolumes),
+        VolumesFact::Mounted => backed_off(facts, Step::RecoverVolumes),
+        VolumesFact::Whole => Step::Wait,
+    }
 }
 
 fn towards_nothing(members: &[Member], facts: &Facts) -> Option<Step> {
@@ -256,6 +265,10 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
             GateFact::Settled if desired.previous.is_some() => Step::SettleDeploy,
             GateFact::Waiting | GateFact::Settled => Step::Wait,
         };
+    }
+    if facts.start == StartFact::Completed && desired.previous.is_some() {
+        // A one-shot that ran to its end is as good as one that is ready.
+        return Step::SettleDeploy;
     }
     // The previous version gives way only now, when all that the target needs is at hand.
     let start = backed_off(facts, Step::Start { id });

@@ -1,6 +1,8 @@
 //! What the ledger keeps of a workload.
 
-use belay_protocol::{DesiredState, VolumeFate};
+use std::collections::BTreeMap;
+
+use belay_protocol::{DesiredState, VolumeFate, VolumeName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,17 @@ pub struct WorkloadRecord {
     pub interruption: Interruption,
     /// The last end of a container that was counted or found to be none, so that it is judged once.
     pub judged_exit: Option<String>,
+    /// Boot of the host in which its container was started last: what was running then did not end
+    /// by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_in_boot: Option<String>,
+    /// Hash of the declaration whose deploy was given up last: a file that stays as it is is not
+    /// deployed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
+    /// Bytes of the volumes that an operator grew beyond their spec.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub grown: BTreeMap<VolumeName, u64>,
 }
 
 /// A spec as it was given.
@@ -106,6 +119,9 @@ impl WorkloadRecord {
             next_try_at: None,
             interruption: Interruption::None,
             judged_exit: None,
+            started_in_boot: None,
+            given_up: None,
+            grown: BTreeMap::new(),
         }
     }
 
@@ -124,6 +140,7 @@ impl WorkloadRecord {
                     run: self.run,
                 })
             }),
+            grown: self.grown.clone(),
             ..Self::first(declaration)
         }
     }
@@ -140,6 +157,7 @@ impl WorkloadRecord {
             failures: 0,
             next_try_at: None,
             interruption: Interruption::Planned,
+            given_up: Some(self.declaration.hash()),
             ..self.clone()
         }
     }
@@ -178,6 +196,17 @@ mod tests {
             text,
             r#"{"declaration":{"spec":"x","file":"web.toml","directory":"/etc","source":"api"},"generation":1,"newest_generation":1,"run":"running","previous":null,"removing":null,"halted":null,"failures":0,"next_try_at":null,"interruption":"none","judged_exit":null}"#
         );
+    }
+
+    #[test]
+    fn what_was_grown_outlives_every_deploy_and_is_read_back() {
+        let mut one = WorkloadRecord::first(declaration("one"));
+        one.grown.insert("data".parse().expect("a name"), 64 << 20);
+        let two = one.replaced_by(declaration("two"));
+        assert_eq!((&two.grown, &two.rolled_back().grown), (&one.grown, &one.grown));
+        let text = serde_json::to_string(&two).expect("encodes");
+        assert!(text.ends_with(r#""grown":{"data":67108864}}"#), "{text}");
+        assert_eq!(serde_json::from_str::<WorkloadRecord>(&text).expect("reads"), two);
     }
 
     #[test]

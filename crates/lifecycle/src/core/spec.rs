@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use belay_protocol::{SpecFault, SyncKey, SyncRole, VolumeName, WorkloadName};
-use belay_volumes::{Allocation, ByteSize, Execution, FileSystem, Owner, SYSTEM_VOLUME};
+use belay_volumes::{
+    Allocation, ByteSize, Execution, FileSystem, MountPointFault, Owner, SYSTEM_VOLUME, VolumeId,
+    VolumeRole, VolumeSpec,
+};
 
 use super::environment;
 use super::keys::{self, Faults, Keys};
@@ -176,6 +179,21 @@ pub struct VolumeDeclaration {
     pub execution: Execution,
 }
 
+impl VolumeDeclaration {
+    /// The volume that is asked for.
+    pub fn of(&self, workload: &WorkloadName, volume: &VolumeName) -> VolumeSpec {
+        VolumeSpec {
+            id: VolumeId { workload: workload.clone(), volume: volume.clone() },
+            size: self.size,
+            file_system: self.file_system,
+            allocation: self.allocation,
+            owner: self.owner,
+            role: VolumeRole::Data,
+            execution: self.execution,
+        }
+    }
+}
+
 /// What makes a workload ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadySpec {
@@ -232,7 +250,7 @@ pub fn parse(text: &str, file: &str, directory: &Path) -> Result<WorkloadSpec, V
 }
 
 fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
-    let name = required(&mut keys, "name", "a workload name");
+    let name: Option<WorkloadName> = required(&mut keys, "name", "a workload name");
     let image = read_image(&mut keys, directory);
     let pull = keys.choice(
         "pull",
@@ -275,7 +293,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let ports = read_ports(&mut keys, network);
     let limits = read_limits(&mut keys);
     let system_mount = read_system_mount(&mut keys);
-    let volumes = read_volumes(&mut keys, &system_mount);
+    let volumes = read_volumes(&mut keys, &system_mount, name.as_ref());
     let ready = read_ready(&mut keys, &ports, network);
     let sync = read_sync(&mut keys);
     keys.finish();
@@ -467,7 +485,11 @@ fn read_system_mount(keys: &mut Keys<'_>) -> String {
 fn read_volumes(
     keys: &mut Keys<'_>,
     system_mount: &str,
+    workload: Option<&WorkloadName>,
 ) -> BTreeMap<VolumeName, VolumeDeclaration> {
+    // A spec without a usable name is refused anyway; its sizes are checked all the same.
+    let unnamed: WorkloadName = "unnamed".parse().expect("it is a workload name");
+    let workload = workload.unwrap_or(&unnamed);
     let mut volumes = BTreeMap::new();
     let mut mounts = BTreeSet::from([system_mount.to_owned()]);
     for (name, mut table) in keys.named_tables("volumes") {
@@ -513,11 +535,32 @@ fn read_volumes(
         if let (Ok(name), Some(size), Some(mount)) = (parsed, size, mount) {
             let declaration =
                 VolumeDeclaration { size, mount, file_system, owner, allocation, execution };
+            if let Err(fault) = belay_volumes::check_spec(&declaration.of(workload, &name)) {
+                table.fault("size", &size.to_string(), &format!("another size ({fault})"));
+            }
             volumes.insert(name, declaration);
         }
         table.finish();
     }
+    report_nested(keys, &volumes, system_mount);
     volumes
+}
+
+/// A volume inside another would hide what lies there, and could be published or replaced with it.
+fn report_nested(
+    keys: &Keys<'_>,
+    volumes: &BTreeMap<VolumeName, VolumeDeclaration>,
+    system_mount: &str,
+) {
+    let mounts: Vec<_> =
+        volumes.iter().map(|(name, volume)| (name.clone(), volume.mount.clone())).collect();
+    for fault in belay_volumes::check_mount_points(&mounts, Some(system_mount)) {
+        if let MountPointFault::Nested { inner, inner_path, outer, outer_path } = &fault {
+            let path = format!("volumes.{inner}.mount");
+            let found = format!("{inner_path:?}, inside {outer_path:?} of volume {outer}");
+            keys.fault_at("volumes", &path, &found, "a path outside every other volume");
+        }
+    }
 }
 
 fn read_owner(keys: &mut Keys<'_>) -> Option<Owner> {

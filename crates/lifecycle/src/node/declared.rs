@@ -91,22 +91,24 @@ impl NodeTask {
     /// Takes what `workloads.d` holds now.
     ///
     /// A file that is refused changes nothing about its workload; a file that is gone ends it.
-    pub(super) async fn declare(&mut self, files: Vec<SpecFile>) {
-        let declared = read(&files);
+    pub(super) fn declare(&mut self, files: &[SpecFile]) {
+        let declared = read(files);
         for refused in &declared.refused {
             for fault in &refused.faults {
                 tracing::error!("{fault}");
             }
         }
         let refused: BTreeSet<_> = declared.refused.iter().map(|spec| spec.file.clone()).collect();
-        for handle in self.handles.values() {
-            let status = handle.status.borrow().clone();
-            let Some(status) = status else { continue };
-            let gone = status.source != "api"
-                && !refused.contains(&status.source)
-                && !declared.specs.contains_key(&handle.name);
-            if gone {
-                let _ = handle.commands.send(WorkloadCommand::Undeclare).await;
+        let gone: Vec<_> = self
+            .declared
+            .iter()
+            .filter(|(name, file)| !refused.contains(*file) && !declared.specs.contains_key(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.declared.remove(&name);
+            if let Some(handle) = self.handles.get(&name) {
+                super::deliver(handle, WorkloadCommand::Undeclare);
             }
         }
         self.context.board.show_refused(declared.refused);
@@ -114,31 +116,27 @@ impl NodeTask {
             if !self.handles.contains_key(&name) {
                 self.begin(name.clone(), Beginning::New);
             }
+            self.declared.insert(name.clone(), declaration.file.clone());
             if let Some(handle) = self.handles.get(&name) {
                 let spec = Box::new(spec);
-                let _ = handle.commands.send(WorkloadCommand::Declare { declaration, spec }).await;
+                super::deliver(handle, WorkloadCommand::Declare { declaration, spec });
             }
         }
     }
 
     /// The problem of removing a workload that a file declares: it would come back.
     pub(super) fn is_declared(&self, workload: &WorkloadName) -> Option<Problem> {
-        let status = self.handles.get(workload)?.status.borrow().clone()?;
-        (status.source != "api").then(|| {
-            Problem::new(
-                ProblemCode::OwnedByFile,
-                format!("{workload} is declared by {}", status.source),
-                format!(
-                    "delete {} and reload belayd, or stop it: belay stop {workload}",
-                    status.source
-                ),
-            )
-        })
+        let file = self.declared.get(workload)?;
+        Some(Problem::new(
+            ProblemCode::OwnedByFile,
+            format!("{workload} is declared by {file}"),
+            format!("delete {file} and reload belayd, or stop it: belay stop {workload}"),
+        ))
     }
 
     /// Takes over containers of this node whose record is lost. Their labels say what they are.
     pub(super) async fn adopt_unknown(&mut self) {
-        let filter = format!("{}={}", labels::NODE, self.context.node);
+        let filter = format!("{}={}", labels::INSTANCE, self.context.instance);
         let Ok(containers) = self.context.engine.list(&[filter]).await else { return };
         self.adopted = true;
         let mut newest: BTreeMap<WorkloadName, (u64, Declaration)> = BTreeMap::new();

@@ -43,7 +43,7 @@ impl EngineEventsTask {
         let (nudges, receiver) = mpsc::channel(QUEUE);
         let task = Self {
             engine: context.engine.clone(),
-            label: format!("{}={}", labels::NODE, context.node),
+            label: format!("{}={}", labels::INSTANCE, context.instance),
             nudges,
             shutdown: context.shutdown.clone(),
         };

@@ -1,11 +1,14 @@
 //! What can be asked of a workload.
 
-use belay_protocol::{HistoryEntry, LogLine, LogQuery, Problem, PublishRequest, VolumeFate};
+use belay_protocol::{
+    HistoryEntry, LogLine, LogQuery, Problem, PublishRequest, VolumeAct, VolumeFate, VolumeName,
+};
 use belay_sync::{Window, WindowPurpose, WindowRefused};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::record::Declaration;
 use crate::core::spec::WorkloadSpec;
+use crate::node::VolumesLook;
 use crate::reporter::Reporter;
 
 /// A message to a workload's task.
@@ -58,6 +61,17 @@ pub enum WorkloadCommand {
         /// Whom to tell.
         reporter: Reporter,
     },
+    /// Act on one of its volumes.
+    Volume {
+        /// Which.
+        volume: VolumeName,
+        /// What to do.
+        act: VolumeAct,
+        /// Shows what came of it before it is answered.
+        look: VolumesLook,
+        /// Whom to tell.
+        reporter: Reporter,
+    },
     /// Read its log.
     Logs {
         /// Which lines.
@@ -90,7 +104,8 @@ impl WorkloadCommand {
             | Self::Stop { reporter }
             | Self::Restart { reporter }
             | Self::Remove { reporter, .. }
-            | Self::Publish { reporter, .. } => reporter.finish(Err(problem)),
+            | Self::Publish { reporter, .. }
+            | Self::Volume { reporter, .. } => reporter.finish(Err(problem)),
             Self::Logs { reply, .. } => {
                 let _ = reply.send(Err(problem));
             }

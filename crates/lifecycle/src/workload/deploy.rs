@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use belay_engine::Image;
-use belay_protocol::{DesiredState, Problem, ProblemCode};
+use belay_protocol::{DesiredState, Problem, ProblemCode, VolumeName};
+use belay_volumes::{Allocation, ByteSize, VolumeStatus};
 use tokio::time::Instant;
 
 use super::pending::PendingKind;
@@ -33,6 +34,11 @@ impl State {
             }
             if known.record.removing.is_some() {
                 reporter.finish(Err(self.busy(PendingKind::Remove)));
+                return;
+            }
+            if let Some(reason) = &known.record.halted {
+                let problem = self.halted(reason);
+                reporter.finish(Err(problem));
                 return;
             }
         }
@@ -71,13 +77,15 @@ impl State {
             pending.kind = PendingKind::Start;
             pending.reporter.progress("deploy", "this spec is in force already");
         }
+        let running = self.running_incarnation().is_some();
         let written = self
             .change(|record| {
                 record.run = DesiredState::Running;
-                record.halted = None;
                 record.failures = 0;
                 record.next_try_at = None;
-                record.interruption = Interruption::Planned;
+                if !running {
+                    record.interruption = Interruption::Planned;
+                }
                 // The label on its container still carries the old text; the spec is the same.
                 record.declaration = declaration;
             })
@@ -111,9 +119,10 @@ impl State {
         }
         match self.context.volumes.list().await {
             Ok(existing) => {
+                against.extend(self.want_of_space(spec, &existing));
                 for found in existing.iter().filter(|found| found.id.workload == self.name) {
                     let Some(wanted) = spec.volumes.get(&found.id.volume) else { continue };
-                    if wanted.size < found.size {
+                    if self.promised(&found.id.volume, wanted.size) < found.size {
                         against.push(format!(
                             "volume {} has {} and the spec wants {}: a volume never shrinks",
                             found.id, found.size, wanted.size
@@ -128,6 +137,27 @@ impl State {
         }
         let detail = format!("{}: {}", self.name, against.join("; "));
         Some(Problem::new(code, detail, "correct the spec; nothing was changed"))
+    }
+
+    /// Why the volumes that a spec adds do not fit on this host, if they do not.
+    fn want_of_space(&self, spec: &WorkloadSpec, existing: &[VolumeStatus]) -> Option<String> {
+        let is_new = |name: &VolumeName| {
+            !existing.iter().any(|v| v.id.workload == self.name && v.id.volume == *name)
+        };
+        let needed = spec
+            .volumes
+            .iter()
+            .filter(|(name, volume)| volume.allocation == Allocation::Full && is_new(name))
+            .fold(ByteSize::ZERO, |sum, (_, volume)| sum.saturating_add(volume.size));
+        let directory = &self.context.workloads_dir;
+        match host::free_space(directory) {
+            Ok(free) if needed > free => Some(format!(
+                "its volumes need {needed} on the host, {} has {free} free",
+                directory.display()
+            )),
+            Ok(_) => None,
+            Err(error) => Some(format!("cannot measure {}: {error}", directory.display())),
+        }
     }
 
     fn prepare(&mut self, declaration: Declaration, spec: Box<WorkloadSpec>) {
@@ -171,7 +201,13 @@ impl State {
         image: Image,
     ) {
         let record = match &self.known {
-            None => WorkloadRecord::first(declaration),
+            None => {
+                let mut record = WorkloadRecord::first(declaration);
+                // Containers of a record that does not parse any more must not pass for this one's.
+                record.generation = self.unreadable_generation + 1;
+                record.newest_generation = record.generation;
+                record
+            }
             Some(known) => {
                 let mut record = known.record.replaced_by(declaration);
                 // One that was not running has nothing to go back to.
@@ -181,10 +217,16 @@ impl State {
                 record
             }
         };
-        if self.known.is_none() {
+        let first = self.known.is_none();
+        if first {
             self.known = Some(Known { record: record.clone(), spec: (*spec).clone() });
         }
         if let Err(problem) = self.write(record).await {
+            if first {
+                // Nothing is in force that is not written down.
+                self.known = None;
+                self.forgotten = self.wish.is_none();
+            }
             self.note(Err(problem.clone()));
             self.fail_pending(problem);
             return;
@@ -241,18 +283,27 @@ impl State {
         match &self.known {
             None => {
                 // Nothing can be lost by it, so it is in force at once and tried until it works.
-                let record = WorkloadRecord::first(declaration);
-                self.known = Some(Known { record: record.clone(), spec: *spec });
-                let written = self.write(record).await;
-                self.note(written);
+                let mut record = WorkloadRecord::first(declaration.clone());
+                record.generation = self.unreadable_generation + 1;
+                record.newest_generation = record.generation;
+                self.known = Some(Known { record: record.clone(), spec: (*spec).clone() });
+                if let Err(problem) = self.write(record).await {
+                    self.known = None;
+                    self.wish = Some(Wish { declaration, spec, due: Instant::now() + WISH_RETRY });
+                    self.note(Err(problem));
+                }
                 self.stale();
+            }
+            Some(known) if known.record.removing.is_some() => {
+                // Its file is back before its removal ended: it begins anew after it.
+                self.wish = Some(Wish { declaration, spec, due: Instant::now() });
             }
             Some(known) if known.spec == *spec => {
                 self.wish = None;
                 let written = self.change(|record| record.declaration = declaration).await;
                 self.note(written);
             }
-            Some(_) if self.given_up.as_deref() == Some(&declaration.hash()) => {
+            Some(known) if known.record.given_up.as_deref() == Some(&declaration.hash()) => {
                 tracing::warn!(workload = %self.name, "its file still has the spec that was given up");
             }
             Some(_) => {
@@ -265,8 +316,14 @@ impl State {
     /// way.
     pub(crate) async fn grant_wish(&mut self) {
         let idle = self.pending.is_none() && self.fetch.is_none();
+        // What an operator stopped stays so, whatever its file says now.
+        let held = self.known.as_ref().is_some_and(|known| {
+            known.record.run == DesiredState::Stopped
+                || known.record.halted.is_some()
+                || known.record.removing.is_some()
+        });
         let Some(wish) = &mut self.wish else { return };
-        if !idle || wish.due > Instant::now() || self.context.shutdown.is_cancelled() {
+        if !idle || held || wish.due > Instant::now() || self.context.shutdown.is_cancelled() {
             return;
         }
         wish.due = Instant::now() + WISH_RETRY;

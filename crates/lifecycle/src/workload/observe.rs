@@ -1,13 +1,14 @@
 //! Looking at the engine, and judging what ended.
 
 use belay_engine::{Container, ContainerState, labels};
-use belay_protocol::{Problem, ProblemCode, WorkloadPhase};
+use belay_protocol::{DesiredState, Problem, ProblemCode, WorkloadPhase};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::state::{State, incarnation_of};
 use crate::core::back_off;
 use crate::core::exit::{self, ExitMeaning};
+use crate::core::machine::Renewal;
 use crate::core::record::Interruption;
 
 impl State {
@@ -17,7 +18,7 @@ impl State {
             return;
         }
         let filter = [
-            format!("{}={}", labels::NODE, self.context.node),
+            format!("{}={}", labels::INSTANCE, self.context.instance),
             format!("{}={}", labels::WORKLOAD, self.name),
         ];
         match self.context.engine.list(&filter).await {
@@ -40,9 +41,9 @@ impl State {
         let recovered = known.record.failures > 0
             && self.healthy_since.is_some_and(|since| since.elapsed() >= healthy);
         if recovered {
-            let forgot = self.change(|record| record.failures = 0).await;
-            self.note(forgot);
+            self.keep(|record| record.failures = 0).await;
         }
+        self.forget_interruption().await;
         let Some(known) = &self.known else { return };
         let Some(container) = self.target() else { return };
         let ContainerState::Exited { exit_code, oom_killed, error, .. } = &container.state else {
@@ -52,7 +53,7 @@ impl State {
         if known.record.judged_exit.as_deref() == Some(&key) {
             return;
         }
-        let meaning = exit::judge(*exit_code, known.record.interruption, known.spec.restart);
+        let meaning = exit::judge(*exit_code, self.interruption(&key), known.spec.restart);
         let mut what = format!("{} exited with {exit_code}", self.name);
         if *oom_killed {
             what.push_str(", ended by the kernel for want of memory");
@@ -65,16 +66,18 @@ impl State {
         match meaning {
             ExitMeaning::Planned => {}
             ExitMeaning::Completed => {
-                let judged = self.change(|record| record.judged_exit = Some(key)).await;
-                self.note(judged);
+                self.keep(|record| record.judged_exit = Some(key)).await;
             }
             ExitMeaning::GivenUp => {
-                let judged = self.change(|record| record.judged_exit = Some(key)).await;
-                self.note(judged);
+                self.keep(|record| record.judged_exit = Some(key)).await;
                 let next = format!("its restart policy is never; belay start {}", self.name);
                 let problem = Problem::new(ProblemCode::StartFailed, what, next);
-                self.set_fault(&problem);
-                self.fail_pending(problem);
+                if self.known.as_ref().is_some_and(|known| known.record.previous.is_some()) {
+                    self.roll_back(problem).await;
+                } else {
+                    self.set_fault(&problem);
+                    self.fail_pending(problem);
+                }
             }
             ExitMeaning::Failed => {
                 let next = format!("see what it wrote: belay logs {}", self.name);
@@ -97,17 +100,16 @@ impl State {
         let delay = back_off::delay(failures, chance());
         let due = Timestamp::now()
             .checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_secs(60)));
-        let written = self
-            .change(|record| {
-                record.failures = failures;
-                record.next_try_at = due.ok();
+        self.keep(|record| {
+            record.failures = failures;
+            record.next_try_at = due.ok();
+            // A start that failed says nothing about the end before it.
+            if judged.is_some() {
                 record.interruption = Interruption::None;
-                if judged.is_some() {
-                    record.judged_exit = judged;
-                }
-            })
-            .await;
-        self.note(written);
+                record.judged_exit = judged;
+            }
+        })
+        .await;
         let reason = format!(
             "failure {failures} in a row, next start in {:.1} s: {}",
             delay.as_secs_f64(),
@@ -115,6 +117,36 @@ impl State {
         );
         self.enter_phase(WorkloadPhase::BackOff, reason);
         self.fail_pending(problem);
+    }
+
+    /// Who caused the end of the target's container that `key` names.
+    ///
+    /// One that the host took down with itself, by a reboot or a power cut, was not the container's
+    /// own, unless it had been judged before.
+    pub(crate) fn interruption(&self, key: &str) -> Interruption {
+        let Some(known) = &self.known else { return Interruption::None };
+        let judged = known.record.judged_exit.as_deref() == Some(key);
+        let booted_since = known
+            .record
+            .started_in_boot
+            .as_deref()
+            .is_some_and(|boot| boot != self.context.boot_id);
+        if booted_since && !judged { Interruption::Planned } else { known.record.interruption }
+    }
+
+    /// Forgets a planned stop that did not come: the next end is the container's own.
+    async fn forget_interruption(&mut self) {
+        let planned = self.known.as_ref().is_some_and(|known| {
+            known.record.interruption == Interruption::Planned
+                && known.record.run == DesiredState::Running
+                && known.record.removing.is_none()
+        });
+        let wanted = self.window.is_some()
+            || self.window_request.is_some()
+            || self.renewal == Renewal::Wanted;
+        if planned && !wanted && self.running_incarnation().is_some() {
+            self.keep(|record| record.interruption = Interruption::None).await;
+        }
     }
 
     /// A write that failed leaves the workload as it is; the step is tried again.
@@ -132,7 +164,7 @@ impl State {
 }
 
 /// Names one end of a container.
-fn exit_key(container: &Container) -> String {
+pub(crate) fn exit_key(container: &Container) -> String {
     let at = match &container.state {
         ContainerState::Exited { finished_at, .. } => finished_at.map(|at| at.to_string()),
         _ => None,

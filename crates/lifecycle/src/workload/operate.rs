@@ -41,6 +41,9 @@ impl State {
                 self.ask_remove(volumes, reporter).await;
             }
             WorkloadCommand::Publish { request, reporter } => self.ask_publish(request, reporter),
+            WorkloadCommand::Volume { volume, act, look, reporter } => {
+                self.act_on_volume(volume, act, &look, reporter).await;
+            }
             WorkloadCommand::Logs { query, reply } => {
                 let lines = self.logs(&query);
                 let _ = reply.send(lines);
@@ -51,7 +54,7 @@ impl State {
         }
     }
 
-    fn unknown(&self) -> Problem {
+    pub(crate) fn unknown(&self) -> Problem {
         Problem::new(
             ProblemCode::NoSuchWorkload,
             format!("there is no workload {}", self.name),
@@ -93,14 +96,18 @@ impl State {
         if !self.begin(PendingKind::Start, reporter) {
             return;
         }
+        let running = self.running_incarnation().is_some();
         let written = self
             .change(|record| {
                 record.run = DesiredState::Running;
                 record.halted = None;
                 record.failures = 0;
                 record.next_try_at = None;
-                // A one-shot that is complete, or one that gave up, is meant to run once more.
-                record.interruption = Interruption::Planned;
+                // A one-shot that is complete, or one that gave up, is meant to run once more. One
+                // that runs is left alone, and its end would be its own.
+                if !running {
+                    record.interruption = Interruption::Planned;
+                }
             })
             .await;
         self.restarts = 0;
@@ -155,7 +162,8 @@ impl State {
             })
             .await;
         self.restarts = 0;
-        if written.is_ok() && self.running_incarnation().is_some() {
+        // While the engine cannot say, it may be running: the start that follows clears this.
+        if written.is_ok() && (self.seen.is_none() || self.running_incarnation().is_some()) {
             self.renewal = Renewal::Wanted;
         }
         self.settle_write(written);
@@ -247,7 +255,9 @@ impl State {
         if self.known.is_none() {
             return Err(self.unknown());
         }
-        let container = self.target().map(|container| container.id.clone());
+        // During a deploy the version before is still the one that speaks.
+        let any = || self.seen.as_ref().and_then(|seen| seen.last());
+        let container = self.target().or_else(any).map(|container| container.id.clone());
         let Some(container) = container else {
             return Err(Problem::new(
                 ProblemCode::NotRunning,
@@ -293,22 +303,24 @@ impl State {
         &mut self,
         reply: tokio::sync::oneshot::Sender<Result<Vec<belay_protocol::HistoryEntry>, Problem>>,
     ) {
-        let Some(sync) = &self.sync else {
-            let problem = if self.known.is_none() {
-                self.unknown()
-            } else {
-                Problem::new(
-                    ProblemCode::NoSync,
-                    format!("{} has no volume-sync", self.name),
-                    "add a [sync] table to its spec and deploy it",
-                )
-            };
+        let refused = match &self.known {
+            None => Some(self.unknown()),
+            Some(known) if known.spec.sync.is_none() => Some(Problem::new(
+                ProblemCode::NoSync,
+                format!("{} has no volume-sync", self.name),
+                "add a [sync] table to its spec and deploy it",
+            )),
+            Some(_) => None,
+        };
+        if let Some(problem) = refused {
             let _ = reply.send(Err(problem));
             return;
-        };
-        let handle = sync.handle.clone();
+        }
+        // Read from the directory: a workload that is stopped has its history too.
+        let history = belay_sync::History::new(&self.context.state_dir(&self.name));
         self.answers.spawn(async move {
-            let entries = handle.history(HISTORY).await;
+            let read = tokio::task::spawn_blocking(move || history.list(HISTORY)).await;
+            let Ok(entries) = read else { return };
             let _ = reply.send(entries.map_err(|error| {
                 Problem::new(
                     ProblemCode::Internal,

@@ -88,8 +88,16 @@ impl State {
     pub(crate) fn fail_pending(&mut self, problem: Problem) {
         self.answer_window_return(Ready::NotReady { reason: problem.detail.clone() });
         if let Some(pending) = self.pending.take() {
-            let problem = pending.failure.unwrap_or(problem);
-            pending.reporter.finish(Err(problem));
+            pending.reporter.finish(Err(match pending.failure {
+                Some(first) => {
+                    let detail = format!(
+                        "{}; the version before failed too: {}",
+                        first.detail, problem.detail
+                    );
+                    Problem { detail, ..first }
+                }
+                None => problem,
+            }));
         }
     }
 

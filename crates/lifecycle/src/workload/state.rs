@@ -45,6 +45,8 @@ pub(crate) struct State {
 
     /// What the ledger holds, with its spec parsed; `None` until the first deploy.
     pub(crate) known: Option<Known>,
+    /// Newest generation of a record whose spec does not parse any more, else 0.
+    pub(crate) unreadable_generation: u64,
     /// Containers as last listed; `None` when the engine could not say.
     pub(crate) seen: Option<Vec<Container>>,
     pub(crate) looked_at: Option<Instant>,
@@ -65,8 +67,12 @@ pub(crate) struct State {
     pub(crate) pending: Option<Pending>,
     /// A spec from `workloads.d` that is to replace the one in force.
     pub(crate) wish: Option<Wish>,
-    /// Hash of the declaration whose deploy was given up last.
-    pub(crate) given_up: Option<String>,
+    /// Whether the record in memory is ahead of the ledger, which refused it.
+    pub(crate) unwritten: bool,
+    /// A step that failed is not tried again before this time.
+    pub(crate) retry_at: Option<Instant>,
+    /// When the sync task is started again after it ended by itself.
+    pub(crate) sync_due: Option<Instant>,
     /// Answers that go on beside the task: logs, publishes.
     pub(crate) answers: JoinSet<()>,
     pub(crate) forgotten: bool,
@@ -237,6 +243,7 @@ impl State {
             http: probe::client(),
             born: Instant::now(),
             known: None,
+            unreadable_generation: 0,
             seen: None,
             looked_at: None,
             engine_fault: None,
@@ -252,7 +259,9 @@ impl State {
             sync: None,
             pending: None,
             wish: None,
-            given_up: None,
+            unwritten: false,
+            retry_at: None,
+            sync_due: None,
             answers: JoinSet::new(),
             forgotten: false,
             phase: WorkloadPhase::Pending,
@@ -277,6 +286,7 @@ impl State {
         match spec::parse(&declaration.spec, &declaration.file, directory) {
             Ok(spec) => self.known = Some(Known { record, spec }),
             Err(faults) => {
+                self.unreadable_generation = record.newest_generation;
                 let list: Vec<_> = faults.iter().map(ToString::to_string).collect();
                 let problem = Problem::new(
                     belay_protocol::ProblemCode::InvalidSpec,
@@ -343,8 +353,10 @@ impl State {
             ContainerState::Exited { exit_code, .. } => Some(*exit_code),
             _ => None,
         });
-        let meaning =
-            ended.map(|code| exit::judge(code, known.record.interruption, known.spec.restart));
+        let interruption = self.target().map_or(known.record.interruption, |container| {
+            self.interruption(&super::observe::exit_key(container))
+        });
+        let meaning = ended.map(|code| exit::judge(code, interruption, known.spec.restart));
         match meaning {
             Some(ExitMeaning::Completed | ExitMeaning::GivenUp) => StartFact::Completed,
             Some(ExitMeaning::Planned | ExitMeaning::Failed) | None => StartFact::Allowed,
@@ -405,6 +417,7 @@ impl State {
         {
             wake = wake.min(wish.due);
         }
+        wake = self.sync_due.map_or(wake, |due| wake.min(due));
         // A time that has just passed must not spin the task.
         wake.max(now + Duration::from_millis(5))
     }
@@ -440,6 +453,26 @@ impl State {
         let mut record = known.record.clone();
         change(&mut record);
         if record == known.record { Ok(()) } else { self.write(record).await }
+    }
+
+    /// Changes the record in memory in any case, and durably if the ledger takes it; if not, it is
+    /// written as soon as it does. For what must hold even on a full disk: a halt, a back-off.
+    pub(crate) async fn keep(&mut self, change: impl FnOnce(&mut WorkloadRecord)) {
+        let Some(known) = &mut self.known else { return };
+        let before = known.record.clone();
+        change(&mut known.record);
+        if known.record != before || self.unwritten {
+            self.write_again().await;
+        }
+    }
+
+    /// Writes what the ledger refused before.
+    pub(crate) async fn write_again(&mut self) {
+        let Some(known) = &self.known else { return };
+        let record = known.record.clone();
+        let written = self.write(record).await;
+        self.unwritten = written.is_err();
+        self.note(written);
     }
 
     /// Notes durably that belayd itself is about to end the container.

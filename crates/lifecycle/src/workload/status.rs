@@ -92,6 +92,10 @@ impl State {
             StartFact::Allowed if self.fetch.is_some() => {
                 some(P::FetchingImage, "its image is being fetched")
             }
+            StartFact::BackingOff if self.phase != P::BackOff => {
+                let failures = record.failures;
+                Some((P::BackOff, format!("{failures} failures in a row before belayd looked")))
+            }
             StartFact::Allowed | StartFact::BackingOff => None,
         }
     }

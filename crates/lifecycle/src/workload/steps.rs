@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use belay_engine::{EngineError, Liveness, Removal};
+use belay_engine::{EngineError, Liveness, LogOptions, Removal};
 use belay_protocol::{DesiredState, Problem, ProblemCode, VolumeFate, WorkloadPhase};
-use belay_volumes::{Origin, Owner, VolumeId, VolumeRole, VolumeSpec};
+use belay_volumes::{Origin, Owner, VolumeSpec};
+use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::state::{Fetch, FetchPurpose, GateOutcome, GateRun, State};
@@ -17,6 +18,12 @@ use crate::problems;
 
 /// Pause between two looks at a workload that is up and not ready, after its wait has ended.
 const UNREADY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Lines of a given-up version's log that are passed on.
+const LAST_LINES: u32 = 20;
+
+/// How long reading them may take.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(3);
 
 /// Pause before a step that the engine or the kernel refused is tried again, where no ladder counts.
 const RETRY: Duration = Duration::from_secs(2);
@@ -48,7 +55,7 @@ impl State {
         // Durable before the first signal, so that the end is never taken for a crash.
         if let Err(problem) = self.note_interruption().await {
             self.set_fault(&problem);
-            self.pause(RETRY).await;
+            self.pause(RETRY);
             return;
         }
         let grace = self.known.as_ref().map_or(Duration::from_secs(10), |k| k.spec.stop_grace);
@@ -77,7 +84,7 @@ impl State {
                 self.set_fault(&problem);
                 self.refuse_window(&problem.detail);
                 self.fail_pending(problem);
-                self.pause(RETRY).await;
+                self.pause(RETRY);
             }
         }
     }
@@ -96,8 +103,10 @@ impl State {
         self.stale();
         if let Err(error) = removed {
             let problem = problems::stop(&self.name, &error);
+            tracing::warn!(workload = %self.name, "{}", problem.detail);
+            self.progress("remove", problem.detail.clone());
             self.set_fault(&problem);
-            self.pause(RETRY).await;
+            self.pause(RETRY);
         }
     }
 
@@ -117,7 +126,7 @@ impl State {
     }
 
     /// The volumes of the spec in force, the system volume last.
-    fn volume_specs(&self) -> Vec<VolumeSpec> {
+    pub(crate) fn volume_specs(&self) -> Vec<VolumeSpec> {
         let Some(known) = &self.known else { return Vec::new() };
         let image_owner =
             self.image.as_ref().and_then(|image| numeric_owner(image.user.as_deref()));
@@ -127,17 +136,16 @@ impl State {
             .spec
             .volumes
             .iter()
-            .map(|(volume, declared)| VolumeSpec {
-                id: VolumeId { workload: self.name.clone(), volume: volume.clone() },
-                size: declared.size,
-                file_system: declared.file_system,
-                allocation: declared.allocation,
-                owner: declared.owner.or(image_owner),
-                role: VolumeRole::Data,
-                execution: declared.execution,
+            .map(|(volume, declared)| {
+                let mut spec = declared.of(&self.name, volume);
+                spec.owner = spec.owner.or(image_owner);
+                spec
             })
             .collect();
         specs.push(VolumeSpec::system(self.name.clone()));
+        for spec in &mut specs {
+            spec.size = self.promised(&spec.id.volume, spec.size);
+        }
         specs
     }
 
@@ -150,7 +158,7 @@ impl State {
             self.image = Some(image);
         }
         let mut mounted = Vec::new();
-        for spec in self.volume_specs() {
+        for spec in self.volume_specs_as_found().await {
             match self.context.volumes.ensure(&spec).await {
                 Ok(volume) => {
                     if volume.origin == Origin::Created {
@@ -169,9 +177,11 @@ impl State {
         self.volumes = VolumesFact::Mounted;
         // A container that runs shows that no apply was cut short behind it: an apply ends with a
         // start, and a start comes only after the recovery. Nothing under it is touched.
-        if self.target().is_some_and(|c| c.state.liveness() == Liveness::Running)
-            && !self.apply_was_cut_short().await
-        {
+        let running = self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| seen.iter().any(|c| c.state.liveness() == Liveness::Running));
+        if running && !self.apply_was_cut_short().await {
             self.volumes = VolumesFact::Whole;
             self.run_sync();
         }
@@ -198,6 +208,7 @@ impl State {
             &record.declaration,
             record.generation,
             &self.context.node,
+            &self.context.instance,
             &image.id,
             &binds,
         );
@@ -209,7 +220,7 @@ impl State {
             Err(EngineError::Absent { .. }) => {
                 // Somebody removed the image since it was looked up: fetch it again.
                 self.image = None;
-                self.pause(RETRY).await;
+                self.pause(RETRY);
             }
             Err(error) => self.failed(problems::start(&self.name, &error), None).await,
         }
@@ -221,8 +232,8 @@ impl State {
         let Ok(Some(found)) = self.context.engine.inspect(name).await else { return false };
         let ours = found
             .labels
-            .get(belay_engine::labels::NODE)
-            .is_some_and(|node| node == self.context.node.as_str());
+            .get(belay_engine::labels::INSTANCE)
+            .is_some_and(|instance| *instance == self.context.instance);
         ours && found.state.liveness() == Liveness::Stopped
             && self.context.engine.remove(&found.id, Removal::Stopped).await.is_ok()
     }
@@ -241,17 +252,17 @@ impl State {
                 if self.known.as_ref().is_some_and(|known| known.record.failures > 0) {
                     self.restarts = self.restarts.saturating_add(1);
                 }
-                let written = self
-                    .change(|record| {
-                        record.interruption = Interruption::None;
-                        record.next_try_at = None;
-                    })
-                    .await;
-                self.note(written);
+                self.renewal = Renewal::None;
+                let boot = self.context.boot_id.clone();
+                self.keep(|record| {
+                    record.interruption = Interruption::None;
+                    record.next_try_at = None;
+                    record.started_in_boot = Some(boot);
+                })
+                .await;
             }
             Err(error) => {
                 let mut problem = problems::start(&self.name, &error);
-                // The ladder must not be cut short by the note that belayd stopped it before.
                 if problem.code == ProblemCode::StartFailed && self.port_is_taken() {
                     problem.code = ProblemCode::PortTaken;
                 }
@@ -345,10 +356,10 @@ impl State {
             // Tried once; a file that stays as it is is not deployed again and again.
             self.wish = None;
         }
-        self.given_up = Some(given_up);
+        self.show_last_lines().await;
         if let Err(problem) = self.put_in_force(record).await {
             self.note(Err(problem));
-            self.pause(RETRY).await;
+            self.pause(RETRY);
             return;
         }
         if was_running && let Some(pending) = &mut self.pending {
@@ -363,7 +374,7 @@ impl State {
         let settled = self.change(|record| record.previous = None).await;
         if let Err(problem) = settled {
             self.note(Err(problem));
-            self.pause(RETRY).await;
+            self.pause(RETRY);
             return;
         }
         self.release_surplus().await;
@@ -390,7 +401,7 @@ impl State {
             Ok(listed) => listed,
             Err(error) => {
                 tracing::warn!(workload = %self.name, "{}", problems::with_causes(&error));
-                self.pause(RETRY).await;
+                self.pause(RETRY);
                 return;
             }
         };
@@ -401,7 +412,7 @@ impl State {
                 if self.phase == WorkloadPhase::Stopping || self.phase == WorkloadPhase::Removing {
                     self.progress("release volumes", problem.detail.clone());
                 }
-                self.pause(RETRY).await;
+                self.pause(RETRY);
                 return;
             }
         }
@@ -412,21 +423,23 @@ impl State {
     async fn forget(&mut self) {
         let Some(known) = &self.known else { return };
         let fate = known.record.removing.unwrap_or(VolumeFate::Keep);
+        let newest_generation = known.record.newest_generation;
         self.end_sync().await;
         if let Err(problem) = self.delete_leavings(fate).await {
             self.set_fault(&problem);
             tracing::warn!(workload = %self.name, "{}", problem.detail);
             self.fail_pending(problem);
-            self.pause(RETRY).await;
+            self.pause(RETRY);
             return;
         }
         if let Err(error) = self.context.ledger.remove(TABLE, self.name.as_str()).await {
             self.note(Err(problems::ledger(&error)));
-            self.pause(RETRY).await;
+            self.pause(RETRY);
             return;
         }
         self.known = None;
-        self.forgotten = true;
+        self.forgotten = self.wish.is_none();
+        self.unreadable_generation = newest_generation;
         self.publish_status();
         if let Some(pending) = self.pending.take() {
             let volumes = match fate {
@@ -434,6 +447,9 @@ impl State {
                 VolumeFate::Delete => "its volumes are deleted",
             };
             pending.reporter.done(format!("{} is removed; {volumes}", self.name));
+        }
+        if let Some(wish) = self.wish.take() {
+            self.declare(wish.declaration, wish.spec).await;
         }
     }
 
@@ -464,13 +480,22 @@ impl State {
         }
     }
 
-    /// Waits before a step is tried again. Commands are taken after it at the latest.
-    async fn pause(&mut self, pause: Duration) {
+    /// Has a step that failed tried again after a while, or once something is asked of the workload.
+    fn pause(&mut self, pause: Duration) {
         self.stale();
-        let shutdown = self.context.shutdown.clone();
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.cancelled() => {}
+        self.retry_at = Some(Instant::now() + pause);
+    }
+
+    /// Passes the last lines of a version that is given up on to whoever deployed it: with its
+    /// container they go.
+    async fn show_last_lines(&self) {
+        let Some(container) = self.target() else { return };
+        let options = LogOptions { follow: false, tail: Some(LAST_LINES), since: None };
+        let lines = self.context.engine.logs(&container.id, &options);
+        let lines = lines.filter_map(|line| async move { line.ok() }).collect::<Vec<_>>();
+        let read = tokio::time::timeout(LAST_LINES_WITHIN, lines).await;
+        for line in read.unwrap_or_default() {
+            self.progress("its log", line.text().into_owned());
         }
     }
 }

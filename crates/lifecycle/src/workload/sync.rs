@@ -1,5 +1,7 @@
 //! Volume-sync of a workload: its task, its windows, its recovery.
 
+use std::time::Duration;
+
 use belay_engine::Liveness;
 use belay_protocol::{DesiredState, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
@@ -15,6 +17,9 @@ use super::command::WorkloadCommand;
 use super::state::{Closing, OpenWindow, RunningSync, State, WindowRequest, WindowReturn};
 use crate::core::machine::VolumesFact;
 use crate::problems;
+
+/// Pause before a sync task that ended by itself is started again.
+const SYNC_RETRY: Duration = Duration::from_secs(10);
 
 /// The way from a workload's sync task back to the workload.
 ///
@@ -79,10 +84,16 @@ impl State {
                 if let Some(cid) = recovery.finished {
                     tracing::info!(workload = %self.name, %cid, "an apply that was cut short is finished");
                 }
-                self.volumes = VolumesFact::Whole;
-                if let Some(reason) = recovery.halt {
-                    self.halt(reason).await;
+                match recovery.halt {
+                    Some(reason) => {
+                        let known = self.known.as_ref().and_then(|k| k.record.halted.as_ref());
+                        if known != Some(&reason) {
+                            self.halt(reason).await;
+                        }
+                    }
+                    None => self.keep(|record| record.halted = None).await,
                 }
+                self.volumes = VolumesFact::Whole;
                 self.run_sync();
             }
             Err(error) => {
@@ -105,8 +116,8 @@ impl State {
     /// Holds the workload until an operator or a verified apply clears it.
     pub(crate) async fn halt(&mut self, reason: String) {
         tracing::error!(workload = %self.name, "halted: {reason}");
-        let written = self.change(|record| record.halted = Some(reason.clone())).await;
-        self.note(written);
+        // Held in memory even where the ledger cannot take it: a start would write on ruins.
+        self.keep(|record| record.halted = Some(reason.clone())).await;
         let problem = self.halted(&reason);
         self.set_fault(&problem);
         self.fail_pending(problem);
@@ -139,7 +150,7 @@ impl State {
             Ok(spawned) => spawned,
             Err(error) => {
                 let error = problems::with_causes(&error);
-                tracing::error!(workload = %self.name, "volume-sync did not begin: {error}");
+                self.sync_is_down(&format!("did not begin: {error}"));
                 return;
             }
         };
@@ -177,11 +188,34 @@ impl State {
     pub(crate) fn sync_changed(&mut self, alive: bool) {
         if !alive {
             // It ended by itself, which only its cancellation should do; it is not left so.
-            tracing::warn!(workload = %self.name, "its sync task has ended");
-            self.sync = None;
-            if !self.context.shutdown.is_cancelled() && self.volumes == VolumesFact::Whole {
-                self.run_sync();
+            let ended = self.sync.take().map(|sync| sync.task);
+            if self.context.shutdown.is_cancelled() {
+                return;
             }
+            self.sync_is_down(match ended {
+                Some(task) if task.is_finished() => "ended by itself",
+                Some(_) | None => "does not answer",
+            });
+        }
+    }
+
+    fn sync_is_down(&mut self, what: &str) {
+        let problem = Problem::new(
+            ProblemCode::Internal,
+            format!("volume-sync of {} {what}", self.name),
+            "see belayd's log; it is started again by itself",
+        );
+        tracing::error!(workload = %self.name, "{}", problem.detail);
+        self.set_fault(&problem);
+        self.sync_due = Some(Instant::now() + SYNC_RETRY);
+    }
+
+    /// Starts a sync task that ended by itself, when it is time.
+    pub(crate) fn run_sync_if_due(&mut self) {
+        if self.volumes == VolumesFact::Whole
+            && self.sync_due.take_if(|due| *due <= Instant::now()).is_some()
+        {
+            self.run_sync();
         }
     }
 
@@ -293,8 +327,7 @@ impl State {
             WindowOutcome::Unchanged => {}
             WindowOutcome::Applied { cid } => {
                 tracing::info!(workload = %self.name, %cid, "applied");
-                let cleared = self.change(|record| record.halted = None).await;
-                self.note(cleared);
+                self.keep(|record| record.halted = None).await;
             }
             WindowOutcome::Uncertain { reason } => self.halt(reason).await,
         }

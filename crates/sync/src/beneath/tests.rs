@@ -62,9 +62,10 @@ fn listings_are_bounded_and_in_order() {
     for file in ["b", "a", "c"] {
         fs::write(root.join(file), "").expect("writes");
     }
-    assert_eq!(dir.names(3).expect("lists"), ["a", "b", "c"]);
-    assert!(dir.names(2).is_err());
-    assert_eq!(dir.names(3).expect("lists again from the start").len(), 3);
+    assert_eq!(dir.names(3, 1_000).expect("lists"), ["a", "b", "c"]);
+    assert!(dir.names(2, 1_000).is_err());
+    assert!(dir.names(3, 60).is_err(), "bytes are bounded too");
+    assert_eq!(dir.names(3, 1_000).expect("lists again from the start").len(), 3);
 }
 
 #[test]

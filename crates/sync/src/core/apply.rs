@@ -1,7 +1,19 @@
 //! Where each entry of a tree goes on this workload, and what a journalled exchange has become.
 
+use serde::{Deserialize, Serialize};
+
 use super::path::{ContainerPath, Mounts};
 use super::tree::is_below;
+
+/// Tells an entry from another that later got its inode number: file systems hand out the number
+/// of a removed file again at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Identity {
+    pub(crate) inode: u64,
+    /// Seconds and nanoseconds, where the file system keeps them.
+    pub(crate) born: Option<(i64, u32)>,
+}
 
 /// One exchange: a staged entry that takes a place in a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +59,7 @@ pub(crate) fn locate<'a>(units: &[Unit], member: &'a [u8]) -> Option<(usize, &'a
         .map(|(index, _, below)| (index, below))
 }
 
-/// What a journalled exchange has become, told by inode numbers recorded before it.
+/// What a journalled exchange has become, told by the identities recorded before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Progress {
     /// The new entry is in its place.
@@ -60,13 +72,13 @@ pub(crate) enum Progress {
 
 /// Compares what is found with what the journal recorded.
 ///
-/// `staged` is the inode of the new entry, `replaced` that of the entry it takes the place of, none
-/// if the place was free.
+/// `staged` is the new entry, `replaced` the entry it takes the place of, none if the place was
+/// free.
 pub(crate) fn progress(
-    staged: u64,
-    replaced: Option<u64>,
-    found_staged: Option<u64>,
-    found_target: Option<u64>,
+    staged: Identity,
+    replaced: Option<Identity>,
+    found_staged: Option<Identity>,
+    found_target: Option<Identity>,
 ) -> Progress {
     if found_target == Some(staged) && (found_staged == replaced || found_staged.is_none()) {
         // The replaced entry may already have been cleared away.
@@ -110,17 +122,27 @@ mod tests {
     }
 
     #[test]
-    fn progress_is_told_by_inodes() {
-        let (new, old) = (10, 20);
+    fn progress_is_told_by_identities() {
+        let entry = |inode| Identity { inode, born: Some((1_700_000_000, 0)) };
+        let (new, old, other) = (entry(10), entry(20), entry(30));
         assert_eq!(progress(new, Some(old), Some(new), Some(old)), Progress::Pending);
         assert_eq!(progress(new, Some(old), Some(old), Some(new)), Progress::Done);
         assert_eq!(progress(new, Some(old), None, Some(new)), Progress::Done);
         assert_eq!(progress(new, None, Some(new), None), Progress::Pending);
         assert_eq!(progress(new, None, None, Some(new)), Progress::Done);
         for (staged, target) in
-            [(None, None), (Some(new), Some(30)), (None, Some(old)), (Some(old), Some(30))]
+            [(None, None), (Some(new), Some(other)), (None, Some(old)), (Some(old), Some(other))]
         {
             assert_eq!(progress(new, Some(old), staged, target), Progress::Unknown);
         }
+    }
+
+    #[test]
+    fn an_entry_that_got_the_number_of_a_removed_one_is_another() {
+        let old = Identity { inode: 20, born: Some((1, 0)) };
+        let new = Identity { inode: 10, born: Some((2, 0)) };
+        let again = Identity { inode: 10, born: Some((3, 0)) };
+        assert_eq!(progress(new, Some(old), Some(again), Some(old)), Progress::Unknown);
+        assert_eq!(progress(new, Some(old), Some(old), Some(again)), Progress::Unknown);
     }
 }

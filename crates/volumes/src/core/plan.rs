@@ -105,7 +105,7 @@ pub(crate) enum RootState {
 pub(crate) struct EnsurePlan {
     pub(crate) steps: Vec<EnsureStep>,
     pub(crate) device: Option<u32>,
-    /// The size that the image has afterwards.
+    /// The size that is promised afterwards.
     pub(crate) size: ByteSize,
 }
 
@@ -223,19 +223,20 @@ pub(crate) fn plan_ensure(spec: &VolumeSpec, observed: &Observed) -> Result<Ensu
     };
     confirm_identity(spec, observed, superblock)?;
     let image = ByteSize::bytes(image_size);
-    let recorded = observed.metadata.present().map_or(superblock.size, |found| found.size);
-    let settled = ByteSize::bytes(recorded.max(superblock.size));
-    if image < settled {
-        return Err(Refusal::Truncated { image, expected: settled });
+    // What was promised is what is recorded. The file, and the file system, may be larger after a
+    // growth that was cut off; that is completed when it is wanted, and else does no harm.
+    let promised = observed.metadata.present().map_or(superblock.size, |found| found.size);
+    let least = ByteSize::bytes(promised.max(superblock.size));
+    if image < least {
+        return Err(Refusal::Truncated { image, expected: least });
     }
-    if wanted < settled {
-        return Err(Refusal::Shrink { from: settled, to: wanted });
+    let promised = ByteSize::bytes(promised);
+    if wanted < promised {
+        return Err(Refusal::Shrink { from: promised, to: wanted });
     }
     let device = the_device(&observed.devices)?;
     let mounted = mounted_here(observed)?;
-    // A file already longer than what is settled is a growth that was cut off: it is completed.
-    let size = wanted.max(image);
-    let growing = size > ByteSize::bytes(recorded);
+    let growing = wanted > promised;
     let grown_mounted =
         spec.file_system != FileSystem::Ext4 || observed.growth == MountedGrowth::Permitted;
     let live = mounted || device.is_some_and(|device| device.mounted_somewhere);
@@ -245,13 +246,13 @@ pub(crate) fn plan_ensure(spec: &VolumeSpec, observed: &Observed) -> Result<Ensu
         steps.push(EnsureStep::RepairMetadata);
     }
     if growing && live && !grown_mounted {
-        return Err(Refusal::GrowthNeedsRelease { from: settled, to: size });
+        return Err(Refusal::GrowthNeedsRelease { from: promised, to: wanted });
     }
-    if size > image {
-        steps.push(EnsureStep::Extend(size));
+    if wanted > image {
+        steps.push(EnsureStep::Extend(wanted));
     }
     if spec.allocation == Allocation::Full {
-        steps.push(EnsureStep::Reserve(size));
+        steps.push(EnsureStep::Reserve(wanted.max(image)));
     }
     if !live && superblock.left_as != LeftAs::Clean {
         steps.push(EnsureStep::Check);
@@ -275,7 +276,7 @@ pub(crate) fn plan_ensure(spec: &VolumeSpec, observed: &Observed) -> Result<Ensu
     }
     let root = if live { RootState::InUse } else { RootState::FreshlyMounted };
     steps.push(EnsureStep::PrepareRoot(root));
-    Ok(EnsurePlan { steps, device: device.map(|device| device.minor), size })
+    Ok(EnsurePlan { steps, device: device.map(|device| device.minor), size: wanted })
 }
 
 fn plan_creation(size: ByteSize, observed: &Observed) -> Result<EnsurePlan, Refusal> {

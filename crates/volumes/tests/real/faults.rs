@@ -190,3 +190,32 @@ async fn what_was_never_finished_is_cleared_at_start() {
     assert_eq!(volumes.recovered().discarded, [scratch.root().join("images/web/.store.new")]);
     assert_eq!(files_in(&scratch), Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_moment_of_creation_and_release_converges() {
+    let rounds: u32 =
+        std::env::var("BELAY_VOLUMES_KILLS").map_or(24, |text| text.parse().expect("a number"));
+    let scratch = Scratch::new();
+    for round in 0..rounds {
+        // Delays sweep the whole length of an operation, tools at work included.
+        let delay = std::time::Duration::from_micros(u64::from(round % 24) * 800);
+        let words: &[&str] =
+            if round % 4 == 3 { &["release", "web/store"] } else { &["ensure", "web/store", "8M"] };
+        let mut running = Command::new(program())
+            .arg(scratch.root())
+            .arg(scratch.minors.start.to_string())
+            .args(words)
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the example runs");
+        // The moment of the kill is what is tested, not a wait for something.
+        std::thread::sleep(delay);
+        running.kill().expect("killed, or over");
+        running.wait().expect("reaped");
+        if round % 3 == 0 {
+            let mounted = converges(&scratch, &small(), &format!("{delay:?} of {words:?}")).await;
+            let volumes = scratch.open().await;
+            volumes.remove(&mounted.id).await.expect("removed");
+        }
+    }
+}

@@ -22,9 +22,13 @@ fn name(text: &str) -> GenerationName {
 
 /// An xfs that plays the host's disk under the volumes.
 fn cloning_host(scratch: &Scratch, mib: u64) {
+    host(scratch, mib, "mkfs.xfs");
+}
+
+fn host(scratch: &Scratch, mib: u64, mkfs: &str) {
     let image = scratch.directory.join("host.img");
     File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
-    let made = Command::new("mkfs.xfs").args(["-q", "-K"]).arg(&image).status().expect("mkfs");
+    let made = Command::new(mkfs).args(["-q", "-K"]).arg(&image).status().expect("mkfs");
     assert!(made.success());
     fs::create_dir(scratch.root()).expect("the mount point");
     let device = scratch.attach_foreign(&image);
@@ -46,9 +50,14 @@ fn read(directory: &Path) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generation_holds_the_state_of_its_moment_and_takes_its_place_and_back() {
-    for (file_system, mib) in [(FileSystem::Ext4, 64), (FileSystem::Xfs, 300)] {
+    for (file_system, mib, mkfs) in [
+        (FileSystem::Ext4, 64, "mkfs.xfs"),
+        (FileSystem::Xfs, 300, "mkfs.xfs"),
+        (FileSystem::Ext4, 64, "mkfs.btrfs"),
+        (FileSystem::Xfs, 300, "mkfs.btrfs"),
+    ] {
         let scratch = Scratch::new();
-        cloning_host(&scratch, 1024);
+        host(&scratch, 1280, mkfs);
         let volumes = open(&scratch).await;
         assert_eq!(volumes.cloning().await.expect("probed"), Cloning::ByReference);
         let wanted = VolumeSpec { file_system, ..spec("web/store", ByteSize::mib(mib)) };

@@ -45,7 +45,7 @@ async fn a_pool_is_fully_allocated_clones_and_is_found_again() {
     drop(volumes);
 
     let volumes = open(&scratch, 512).await;
-    assert_eq!(volumes.recovered().mounted, [wanted.id.clone()]);
+    assert_eq!(volumes.recovered().mounted, std::slice::from_ref(&wanted.id));
     assert_eq!(scratch.mounts().len(), 2, "the pool and the volume, once each");
     held.sync_all().expect("the writer never noticed");
     drop(held);

@@ -50,6 +50,7 @@ async fn the_promise_is_allocated_after_mkfs_use_trim_and_a_discard_remount() {
             assert!(found >= size.as_u64(), "{file_system} {when}: {found} of {size}");
         };
         holds("after mkfs");
+        volumes.idle().await;
         fs::write(mounted.data.join("big"), vec![1; 20 << 20]).expect("a file");
         File::open(&mounted.mount).and_then(|root| root.sync_all()).expect("synced");
         fs::remove_file(mounted.data.join("big")).expect("deleted");
@@ -137,9 +138,13 @@ async fn a_thin_volume_takes_what_it_holds_and_a_trim_gives_it_back() {
 
 /// A small file system that plays the host: mounted in the scratch directory, gone with it.
 fn small_host(scratch: &Scratch, mib: u64) {
+    host(scratch, mib, "mkfs.ext4", &["-q", "-F", "-b", "4096", "-m", "0"]);
+}
+
+fn host(scratch: &Scratch, mib: u64, mkfs: &str, arguments: &[&str]) {
     let image = scratch.directory.join("host.img");
     File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
-    succeeds("mkfs.ext4", &["-q", "-F", "-b", "4096", "-m", "0"], &image);
+    succeeds(mkfs, arguments, &image);
     fs::create_dir(scratch.root()).expect("the mount point");
     let device = scratch.attach_foreign(&image);
     let mounted = Command::new("mount").args([&device, &scratch.root()]).status().expect("mount");
@@ -179,6 +184,32 @@ async fn on_a_filled_host_the_volume_ends_at_its_own_limit_without_an_error() {
         if file_system == FileSystem::Ext4 {
             succeeds("e2fsck", &["-f", "-n"], &scratch.image("web/store"));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filled_xfs_or_btrfs_host_keeps_its_promise_too() {
+    let hosts = [("mkfs.xfs", vec!["-q", "-K"]), ("mkfs.btrfs", vec!["-q", "-K", "-m", "single"])];
+    for (mkfs, arguments) in hosts {
+        let scratch = Scratch::new();
+        host(&scratch, 1024, mkfs, &arguments);
+        let volumes = scratch.open().await;
+        let mounted = volume(&volumes, FileSystem::Ext4, ByteSize::mib(128)).await;
+        volumes.idle().await;
+        fill(&scratch.root().join("filler"));
+        let before = volumes.list().await.expect("a list")[0].mounted.clone().expect("mounted");
+        // Twice: the second time every block is an overwritten one.
+        for round in 0..2 {
+            let written = fill(&mounted.data.join("everything"));
+            let promised = before.available.as_u64();
+            assert!(written >= promised * 98 / 100, "{mkfs} {round}: {written} of {promised}");
+            fs::remove_file(mounted.data.join("everything")).expect("deleted");
+            succeeds("sync", &["-f"], &mounted.mount);
+        }
+        let now = volumes.list().await.expect("a list")[0].mounted.clone().expect("mounted");
+        assert!(!now.read_only && now.errors == 0, "{mkfs}");
+        volumes.release(&mounted.id).await.expect("released");
+        succeeds("e2fsck", &["-f", "-n"], &scratch.image("web/store"));
     }
 }
 

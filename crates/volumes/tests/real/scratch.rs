@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, Once};
+use std::time::{Duration, Instant};
 
 use belay_volumes::{ByteSize, VolumeSpec, Volumes, VolumesConfig};
 
@@ -82,12 +83,20 @@ impl Scratch {
     pub(crate) fn assert_nothing_held(&self) {
         assert_eq!(self.mounts(), Vec::<PathBuf>::new(), "mounts are left");
         assert_eq!(self.devices(), Vec::<String>::new(), "loop devices hold an image");
-        let left: Vec<u32> = self
-            .minors
-            .clone()
-            .filter(|minor| Path::new(&format!("/sys/block/loop{minor}")).exists())
-            .collect();
-        assert_eq!(left, Vec::<u32>::new(), "loop device numbers are left");
+        // Numbers are removed after the answer.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let left: Vec<u32> = self
+                .minors
+                .clone()
+                .filter(|minor| Path::new(&format!("/sys/block/loop{minor}")).exists())
+                .collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "loop device numbers are left: {left:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub(crate) fn image(&self, id: &str) -> PathBuf {
@@ -141,8 +150,10 @@ fn loops_under(directory: &Path) -> Vec<(String, u32)> {
 }
 
 fn clear(directory: &Path) {
-    // Volumes may lie on an image that itself lies here: the innermost goes first.
-    for _ in 0..4 {
+    // Volumes may lie on an image that itself lies here: the innermost goes first. What is still
+    // settling keeps its disk busy for a moment.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
         for mount in mounts_under(directory).iter().rev() {
             run("umount", &[mount.as_os_str()]);
         }
@@ -152,6 +163,11 @@ fn clear(directory: &Path) {
                 remove_minor(minor);
             }
         }
+        let clear = mounts_under(directory).is_empty() && loops_under(directory).is_empty();
+        if clear || Instant::now() > deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
     let _reported_by_the_next_sweep = fs::remove_dir_all(directory);
 }

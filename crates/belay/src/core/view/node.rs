@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use belay_protocol::{DesiredState, NodeReadiness, NodeStatus, WorkloadStatus};
+use belay_protocol::{CaptureMethod, DesiredState, NodeReadiness, NodeStatus, WorkloadStatus};
 use jiff::Timestamp;
 
 use super::{Facts, tone, workloads};
@@ -40,6 +40,21 @@ pub(crate) fn page(status: &NodeStatus, now: Timestamp, style: Style) -> String 
             human::size(on_disk)
         ),
     );
+    if let Some(space) = &status.space {
+        let free = human::size(space.available_bytes);
+        let missing = human::size(space.missing_bytes);
+        if space.overcommitted {
+            let disk = format!("{free} free, but {missing} are promised and not allocated");
+            facts.add_toned("host", &disk, Tone::Bad, style);
+        } else {
+            facts.add("host", format!("{free} free"));
+        }
+        match space.capture {
+            Some(CaptureMethod::Clone) => facts.add("capture", "clones the image"),
+            Some(CaptureMethod::Copy) => facts.add("capture", "copies"),
+            None => {}
+        }
+    }
     let mut text = facts.render();
     text.push('\n');
     text += &workloads::table(&status.workloads, now, style);
@@ -144,7 +159,9 @@ mod tests {
              \x20 belayd: 0.1.0, up 3h20m\n\
              \x20 engine: podman 4.3.1 at /run/belay/podman.sock\n\
              snapshot: freeze\n\
-             \x20volumes: 2, 128 MiB promised, 131 MiB held on disk"
+             \x20volumes: 2, 128 MiB promised, 131 MiB held on disk\n\
+             \x20   host: 1 GiB free\n\
+             \x20capture: clones the image"
         );
         assert!(workloads.contains("back-off"));
         assert!(page.ends_with(

@@ -120,13 +120,13 @@ fn reserved_and_duplicate_volumes_are_refused() {
         r#"name = "web"
 image = "x"
 [volumes.system]
-size = "1M"
+size = "16M"
 mount = "/a"
 [volumes.one]
-size = "1M"
+size = "16M"
 mount = "/belay"
 [volumes.Two]
-size = "1M"
+size = "16M"
 mount = "/a/../b"
 "#,
     );
@@ -194,4 +194,58 @@ proptest::proptest! {
     ) {
         let _ = read(&format!("{key} = {value}"));
     }
+}
+
+#[test]
+fn the_examples_are_good_specs() {
+    for (file, text) in [
+        ("web.toml", include_str!("../../../../../config/examples/web.toml")),
+        ("replica.toml", include_str!("../../../../../config/examples/replica.toml")),
+    ] {
+        parse(text, file, Path::new("/etc/belay/workloads.d")).expect(file);
+    }
+}
+
+#[test]
+fn the_example_of_the_readme_is_a_good_spec() {
+    let readme = include_str!("../../../../../README.md");
+    let from = readme.find("```toml\n").expect("the README shows a spec") + "```toml\n".len();
+    let length = readme[from..].find("```").expect("it ends");
+    parse(&readme[from..from + length], "README.md", Path::new("/")).expect("it is good");
+}
+
+#[test]
+fn volumes_that_cannot_be_are_refused_before_anything_is_made() {
+    let found = faults(
+        r#"name = "web"
+image = "x"
+[volumes.huge]
+size = "900T"
+mount = "/a"
+[volumes.tiny]
+size = "1K"
+mount = "/b"
+[volumes.inner]
+size = "16M"
+mount = "/a/in"
+[volumes.xfs]
+size = "64M"
+mount = "/c"
+file_system = "xfs"
+"#,
+    );
+    assert_eq!(found.len(), 4, "{found:#?}");
+    assert!(found.iter().any(|f| f.contains("volumes.huge.size: found 900Ti")), "{found:#?}");
+    assert!(found.iter().any(|f| f.contains("volumes.tiny.size: found 1Ki")), "{found:#?}");
+    assert!(
+        found.iter().any(|f| f.contains("volumes.xfs.size") && f.contains("300Mi")),
+        "{found:#?}"
+    );
+    assert!(
+        found
+            .iter()
+            .any(|f| f
+                .contains("volumes.inner.mount: found \"/a/in\", inside \"/a\" of volume huge")),
+        "{found:#?}"
+    );
 }

@@ -185,19 +185,23 @@ fn without_the_capability_ext4_grows_only_while_released() {
 }
 
 #[test]
-fn a_growth_that_was_cut_off_is_completed() {
+fn a_growth_that_was_cut_off_is_completed_when_it_is_still_wanted() {
     let mut cut = released(16);
     cut.image = ObservedImage::Present { size: 32 * MIB, superblock: Some(superblock(16)) };
-    for wanted in [16, 32] {
-        let plan = plan_ensure(&spec(wanted), &cut).expect("a plan");
-        assert_eq!(plan.size, ByteSize::mib(32));
-        assert!(plan.steps.contains(&EnsureStep::GrowMounted));
-        assert!(plan.steps.contains(&EnsureStep::Record));
-    }
+    let plan = plan_ensure(&spec(32), &cut).expect("a plan");
+    assert!(plan.steps.contains(&EnsureStep::GrowMounted));
+    assert!(plan.steps.contains(&EnsureStep::Record));
     // Grown, but not recorded yet.
     let mut unrecorded = released(32);
     unrecorded.metadata = metadata(16);
     assert!(steps(&spec(32), &unrecorded).contains(&EnsureStep::Record));
+    // Taken back by whoever wanted it: what was promised before is still there.
+    for observed in [cut, unrecorded] {
+        let plan = plan_ensure(&spec(16), &observed).expect("a plan");
+        assert_eq!(plan.size, ByteSize::mib(16));
+        assert!(plan.steps.contains(&EnsureStep::Reserve(ByteSize::mib(32))));
+        assert!(!plan.steps.contains(&EnsureStep::Record));
+    }
 }
 
 #[test]
@@ -371,6 +375,61 @@ fn a_pool_is_made_mounted_or_adopted_and_nothing_else_is_taken_for_one() {
     assert!(small.to_string().contains("300Mi"), "{small}");
 }
 
+/// What a step does to the world, as far as a plan looks at it.
+fn carry_out(world: &mut Observed, step: EnsureStep, size: ByteSize) {
+    let bytes = size.as_u64();
+    match step {
+        EnsureStep::Publish => {
+            let new = Superblock { size: bytes, ..superblock(1) };
+            world.image = ObservedImage::Present { size: bytes, superblock: Some(new) };
+            let FoundMetadata::Present(metadata) = metadata(1) else { unreachable!("it is given") };
+            world.metadata = FoundMetadata::Present(Metadata { size: bytes, ..metadata });
+        }
+        EnsureStep::RepairMetadata => {
+            let ObservedImage::Present { superblock: Some(found), .. } = &world.image else {
+                unreachable!("only what bears our mark is repaired")
+            };
+            let FoundMetadata::Present(fresh) = metadata(1) else { unreachable!("it is given") };
+            let (size, file_system_id) = (found.size, found.id);
+            world.metadata = FoundMetadata::Present(Metadata { file_system_id, size, ..fresh });
+        }
+        EnsureStep::Record => {
+            if let FoundMetadata::Present(metadata) = &mut world.metadata {
+                metadata.size = bytes;
+            }
+        }
+        EnsureStep::Extend(to) => {
+            if let ObservedImage::Present { size, .. } = &mut world.image {
+                *size = to.as_u64();
+            }
+        }
+        EnsureStep::GrowMounted | EnsureStep::GrowUnmounted => {
+            if let ObservedImage::Present { superblock: Some(found), size } = &mut world.image {
+                found.size = *size;
+            }
+        }
+        EnsureStep::Check => {
+            if let ObservedImage::Present { superblock: Some(found), .. } = &mut world.image {
+                found.left_as = LeftAs::Clean;
+            }
+        }
+        EnsureStep::Attach => world.devices.push(device(9, false)),
+        EnsureStep::Mount => {
+            let device = &mut world.devices[0];
+            device.mounted_somewhere = true;
+            let minor = device.minor;
+            world.target.push(mount(minor));
+        }
+        EnsureStep::PrepareBuilding
+        | EnsureStep::AllocateImage(_)
+        | EnsureStep::Format
+        | EnsureStep::Mark
+        | EnsureStep::Reserve(_)
+        | EnsureStep::UpdateCapacity
+        | EnsureStep::PrepareRoot(_) => {}
+    }
+}
+
 fn any_observed() -> impl Strategy<Value = Observed> {
     let image = prop_oneof![
         Just(ObservedImage::Absent),
@@ -433,14 +492,52 @@ proptest! {
         let live = observed.devices.iter().any(|device| device.mounted_somewhere);
         prop_assert!(!(live && (has(EnsureStep::Check) || has(EnsureStep::GrowUnmounted))));
         // Never smaller, and as large as asked for.
-        if let ObservedImage::Present { size, .. } = observed.image {
-            prop_assert!(plan.size.as_u64() >= size);
-        }
         prop_assert!(plan.size >= wanted.size);
+        for step in &plan.steps {
+            if let (EnsureStep::Extend(to), ObservedImage::Present { size, .. }) =
+                (step, &observed.image)
+            {
+                prop_assert!(to.as_u64() > *size);
+            }
+        }
         // It ends ready for use.
         prop_assert!(matches!(plan.steps.last(), Some(EnsureStep::PrepareRoot(_))));
         let full = allocation == Allocation::Full;
-        prop_assert!(absent || has(EnsureStep::Reserve(plan.size)) == full);
+        let reserved = plan.steps.iter().any(|step| {
+            matches!(step, EnsureStep::Reserve(size) if *size >= plan.size)
+        });
+        prop_assert!(absent || reserved == full);
+    }
+
+    #[test]
+    fn a_plan_carried_out_leaves_nothing_to_do(
+        observed in any_observed(),
+        mib in 1_u64..64,
+        cut in 0_usize..12,
+    ) {
+        let wanted = spec(mib);
+        // A plan that is cut off anywhere is taken up again by the next one.
+        let mut world = observed;
+        for limit in [cut, usize::MAX] {
+            let Ok(plan) = plan_ensure(&wanted, &world) else { return Ok(()) };
+            for step in plan.steps.iter().take(limit) {
+                carry_out(&mut world, *step, plan.size);
+            }
+            if limit == cut {
+                // A killed process takes a device with it that is not mounted.
+                world.devices.retain(|device| device.mounted_somewhere);
+            }
+        }
+        let rest = plan_ensure(&wanted, &world);
+        // A growth of a live ext4 that may not be done is the one way to end otherwise.
+        if matches!(rest, Err(Refusal::GrowthNeedsRelease { .. })) {
+            return Ok(());
+        }
+        let rest = rest.expect("what was provided can be provided").steps;
+        prop_assert!(
+            matches!(rest[..], [EnsureStep::Reserve(_), EnsureStep::PrepareRoot(RootState::InUse)]),
+            "{rest:?}"
+        );
     }
 
     #[test]
