@@ -7,6 +7,7 @@ use std::time::Duration;
 use belay_engine::EngineChoice;
 use belay_lifecycle::core::keys::{self, Faults, Keys};
 use belay_protocol::{NodeId, SpecFault};
+use belay_volumes::ByteSize;
 
 /// Where the configuration is unless the command line says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/belay/belayd.toml";
@@ -34,6 +35,8 @@ pub(crate) struct Config {
     pub api_group: Option<String>,
     /// Directory of the local store.
     pub store: PathBuf,
+    /// Size of the one image that all volumes are kept in, if they are.
+    pub pool: Option<ByteSize>,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Which lines are logged, as a `tracing` filter.
@@ -77,6 +80,7 @@ struct Said {
     api_listen: Option<Vec<SocketAddr>>,
     api_group: Option<String>,
     store: Option<PathBuf>,
+    pool: Option<ByteSize>,
     log_format: Option<LogFormat>,
     log_level: Option<String>,
     shutdown_deadline: Option<Duration>,
@@ -84,7 +88,7 @@ struct Said {
 
 /// Section and key of everything that can be set, for the environment's sake: the variable is
 /// `BELAYD_`, the section, `_`, the key, in capitals.
-pub(crate) const KEYS: [(&str, &str); 14] = [
+pub(crate) const KEYS: [(&str, &str); 15] = [
     ("node", "name"),
     ("node", "state_dir"),
     ("node", "runtime_dir"),
@@ -96,6 +100,7 @@ pub(crate) const KEYS: [(&str, &str); 14] = [
     ("api", "group"),
     ("store", "kind"),
     ("store", "path"),
+    ("pool", "size"),
     ("log", "format"),
     ("log", "level"),
     ("shutdown", "deadline"),
@@ -182,6 +187,7 @@ impl Said {
             api_listen: later.api_listen.or(self.api_listen),
             api_group: later.api_group.or(self.api_group),
             store: later.store.or(self.store),
+            pool: later.pool.or(self.pool),
             log_format: later.log_format.or(self.log_format),
             log_level: later.log_level.or(self.log_level),
             shutdown_deadline: later.shutdown_deadline.or(self.shutdown_deadline),
@@ -200,6 +206,7 @@ impl Said {
             api_listen: self.api_listen.unwrap_or_default(),
             api_group: self.api_group,
             store: self.store.unwrap_or_else(|| state_dir.join("store")),
+            pool: self.pool,
             log_format: self.log_format.unwrap_or(LogFormat::Auto),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             shutdown_deadline: self.shutdown_deadline.unwrap_or(Duration::from_secs(20)),
@@ -240,6 +247,10 @@ fn read_piece(mut keys: Keys<'_>) -> Said {
         store.choice("kind", &[("local", ())]);
         said.store = directory(&mut store, "path");
         store.finish();
+    }
+    if let Some(mut pool) = keys.table("pool") {
+        said.pool = pool.parsed("size", "a size such as \"20G\"");
+        pool.finish();
     }
     if let Some(mut log) = keys.table("log") {
         said.log_format = log.choice(

@@ -11,7 +11,7 @@ use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
 use belay_lifecycle::{Context, NodeCommand, NodeTask, StatusBoard};
 use belay_store::LocalStore;
-use belay_volumes::{Volumes, VolumesConfig};
+use belay_volumes::{Volumes, VolumesConfig, Watchdog};
 use nix::unistd::Group;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -158,9 +158,13 @@ async fn supervise(
     tracing::info!(workloads = records.records.len(), "the ledger is open");
     let store = LocalStore::open(&config.store)
         .with_context(|| format!("cannot open the store {}", config.store.display()))?;
-    let volumes = Volumes::open(VolumesConfig::new(config.state_dir.join("volumes")))
-        .await
-        .context("cannot open the volumes")?;
+    let mut places = VolumesConfig::new(config.state_dir.join("volumes"));
+    places.pool = config.pool;
+    places.watchdog = Some(Watchdog {
+        program: "/proc/self/exe".into(),
+        arguments: vec!["thaw-watchdog".into()],
+    });
+    let volumes = Volumes::open(places).await.context("cannot open the volumes")?;
     let recovered = volumes.recovered();
     tracing::info!(
         mounted = recovered.mounted.len(),
@@ -185,6 +189,7 @@ async fn supervise(
     });
     let declared = sources::read_specs(&config.workloads_dir)
         .with_context(|| format!("cannot read {}", config.workloads_dir.display()))?;
+    let volumes = context.volumes.clone();
     let (handle, task) = NodeTask::spawn(context, records, declared);
     node.send_replace(Some(handle.commands));
     let mut turning = handle.turns;
@@ -195,6 +200,8 @@ async fn supervise(
     };
     let (ended, ()) = tokio::join!(task, show);
     ended.context("the node's task failed")?;
+    // What was begun behind an answer, such as letting go of a device's number, comes to its end.
+    volumes.idle().await;
     node.send_replace(None);
     if let Some(service) = service {
         service.shutdown(SERVICE_GRACE).await;

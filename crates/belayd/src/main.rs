@@ -37,6 +37,9 @@ struct Arguments {
 enum Command {
     /// Read the configuration, say every fault in it, and end.
     CheckConfig,
+    /// Thaw what its parent froze, should the parent be unable to. belayd starts this itself.
+    #[command(hide = true)]
+    ThawWatchdog,
     /// Look at every prerequisite of this host, change nothing, and end with 1 if one is missing.
     Doctor {
         /// Write the findings as a JSON array.
@@ -47,6 +50,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::ThawWatchdog) = arguments.command {
+        // Nothing that can fail or take time comes before it: a volume is frozen meanwhile.
+        return belay_volumes::thaw_watchdog();
+    }
     let config = match sources::read_config(arguments.config.as_deref()) {
         Ok(config) => config,
         Err(faults) => {
@@ -64,6 +71,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Some(Command::Doctor { json }) => run(doctor::report(config, json)),
+        Some(Command::ThawWatchdog) => ExitCode::SUCCESS,
         None => {
             if let Err(error) = logging::start(&config) {
                 let _ = writeln!(std::io::stderr(), "belayd: {error:#}");

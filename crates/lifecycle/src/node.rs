@@ -75,7 +75,7 @@ pub enum NodeCommand {
 pub struct NodeHandle {
     /// What is asked of it.
     pub commands: mpsc::Sender<NodeCommand>,
-    /// When its task last turned; at rest it turns every half minute.
+    /// When its task last turned; at rest it turns every 5 s.
     pub turns: watch::Receiver<Instant>,
 }
 
@@ -207,7 +207,7 @@ impl NodeTask {
             tokio::select! {
                 command = self.commands.recv() => {
                     if let Some(command) = command {
-                        self.take(command).await;
+                        self.take(command);
                     }
                 }
                 Some(()) = self.changes.1.recv() => {
@@ -262,10 +262,10 @@ impl NodeTask {
         }
     }
 
-    async fn take(&mut self, command: NodeCommand) {
+    fn take(&mut self, command: NodeCommand) {
         match command {
             NodeCommand::Operate { operation, events } => {
-                self.operate(operation, Reporter::new(events)).await;
+                self.operate(operation, Reporter::new(events));
             }
             NodeCommand::Logs { workload, query, reply } => match self.find(&workload) {
                 Ok(handle) => {
@@ -300,7 +300,7 @@ impl NodeTask {
         })
     }
 
-    async fn operate(&mut self, operation: Operation, reporter: Reporter) {
+    fn operate(&mut self, operation: Operation, reporter: Reporter) {
         let (workload, command) = match operation {
             Operation::Deploy(request) => {
                 self.deploy(&request, reporter);
@@ -320,7 +320,7 @@ impl NodeTask {
                 (workload, WorkloadCommand::Publish { request, reporter })
             }
             Operation::Volume { workload, volume, act } => {
-                self.act_on_volume(workload, volume, act, reporter).await;
+                self.act_on_volume(workload, volume, act, reporter);
                 return;
             }
         };

@@ -99,12 +99,20 @@ pub(crate) fn load(workload: &WorkloadName, error: &LoadError) -> Problem {
 
 /// The volumes could not be provided.
 pub(crate) fn provide(error: &EnsureError) -> Problem {
-    Problem::new(
-        ProblemCode::VolumeUnavailable,
-        with_causes(error),
-        "without its volumes it is not started; belay volume ls and belay doctor show the host's \
-         side, and it is tried again by itself",
-    )
+    let next = match error {
+        // A person decides what becomes of an image that is not as it should be.
+        EnsureError::Refused { id, .. } | EnsureError::Damaged { id, .. } => {
+            crate::volume_act::ensure(error, id).next
+        }
+        EnsureError::HostFull { .. }
+        | EnsureError::NoFreeDevice { .. }
+        | EnsureError::Tool { .. }
+        | EnsureError::Io { .. } => "without its volumes it is not started; belay volume ls and \
+                                     belay doctor show the host's side, and it is tried again by \
+                                     itself"
+            .to_owned(),
+    };
+    Problem::new(ProblemCode::VolumeUnavailable, with_causes(error), next)
 }
 
 /// A volume could not be released.

@@ -293,3 +293,42 @@ pub enum Verdict {
     /// Must be mended before belayd can do its work.
     Faulty,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn acts_on_volumes_have_the_form_written_down() {
+        let act = |act| Operation::Volume {
+            workload: "web".parse().expect("a name"),
+            volume: "data".parse().expect("a name"),
+            act,
+        };
+        let rollback = RollbackRequest { generation: None };
+        for (operation, golden) in [
+            (
+                VolumeAct::Grow(GrowRequest { size: "64M".to_owned() }),
+                json!({"act": "grow", "size": "64M"}),
+            ),
+            (
+                VolumeAct::Check(CheckRequest { mode: CheckMode::Repair }),
+                json!({"act": "check", "mode": "repair"}),
+            ),
+            (VolumeAct::Reset, json!({"act": "reset"})),
+            (VolumeAct::Rollback(rollback), json!({"act": "rollback", "generation": null})),
+            (VolumeAct::Adopt, json!({"act": "adopt"})),
+            (VolumeAct::Trim, json!({"act": "trim"})),
+            (VolumeAct::Remove, json!({"act": "remove"})),
+        ] {
+            let operation = act(operation);
+            let golden = json!({
+                "operation": "volume", "workload": "web", "volume": "data", "act": golden,
+            });
+            assert_eq!(serde_json::to_value(&operation).expect("serialises"), golden);
+            assert_eq!(serde_json::from_value::<Operation>(golden).expect("reads"), operation);
+        }
+    }
+}

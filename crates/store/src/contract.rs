@@ -116,6 +116,12 @@ pub async fn records<S: RecordStore>(store: &S) {
     let bytes: Vec<&[u8]> = history.iter().map(|record| &record.bytes[..]).collect();
     assert_eq!(bytes, [&b"second"[..], b"first"]);
 
+    let other = self::key("suite-records-b");
+    store.compare_and_set(&other, None, "other".into()).await.expect("create");
+    assert_eq!(store.keys(None, 10).await.expect("keys"), [key.clone(), other.clone()]);
+    assert_eq!(store.keys(None, 1).await.expect("keys"), std::slice::from_ref(&key));
+    assert_eq!(store.keys(Some(&key), 10).await.expect("keys"), [other]);
+
     let large = Bytes::from(vec![7; RECORD_MAX]);
     let third = store.compare_and_set(&key, Some(second), large.clone()).await.expect("largest");
     assert_eq!(store.head(&key).await.expect("get").expect("a head").bytes, large);

@@ -45,6 +45,13 @@ pub trait RecordStore: Send + Sync + 'static {
     fn watch(&self, key: &SyncKey)
     -> impl Future<Output = Result<RecordWatch, RecordError>> + Send;
 
+    /// At most `limit` keys that have a record and follow `after`, in their order.
+    fn keys(
+        &self,
+        after: Option<&SyncKey>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<SyncKey>, RecordError>> + Send;
+
     /// Records still held, newest first, at most `limit`.
     fn history(
         &self,

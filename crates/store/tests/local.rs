@@ -58,6 +58,35 @@ async fn a_truncated_blob_is_made_whole_by_the_next_put() {
     let put = store.put_if_absent(id, open(), 7).await.expect("puts again");
     assert_eq!(put, PutOutcome::Stored);
     assert_eq!(fs::read(&stored).expect("reads"), b"content");
+
+    // Of the right size and yet not what was stored.
+    fs::write(&stored, b"CONTENT").expect("damages");
+    let put = store.put_if_absent(id, open(), 7).await.expect("puts again");
+    assert_eq!(put, PutOutcome::Stored);
+    assert_eq!(fs::read(&stored).expect("reads"), b"content");
+    let put = store.put_if_absent(id, open(), 7).await.expect("puts again");
+    assert_eq!(put, PutOutcome::Present);
+}
+
+#[tokio::test]
+async fn a_put_that_nobody_waits_for_ends_and_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = LocalStore::open(&dir.path().join("store")).expect("opens");
+    let source = dir.path().join("source");
+    let file = fs::File::create_new(&source).expect("creates");
+    // Far more than could be copied before the deadline below.
+    file.set_len(1 << 42).expect("a sparse file");
+    let id = Cid::from_digest([7; 32]);
+    let file = fs::File::open(&source).expect("opens");
+    let put = store.put_if_absent(id, file, 1 << 42);
+    let gone = tokio::time::timeout(std::time::Duration::from_millis(50), put).await;
+    gone.expect_err("it was still at work");
+    let tmp = store.root().join("tmp");
+    let end = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+    while fs::read_dir(&tmp).expect("lists").count() > 0 {
+        assert!(tokio::time::Instant::now() < end, "the copy goes on");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,9 @@ use crate::core::member::{Body, Member};
 /// Zeros after the end mark are padding of other writers; more than this is not padding.
 const PADDING_MAX: usize = 1024 * 1024;
 const PIECE: usize = 128 * 1024;
+/// Extension headers of one archive. A million long paths take less; keys that are passed over could
+/// take any amount, and compress to nothing.
+pub(crate) const EXTENSIONS_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Writes members one after the other.
 pub(crate) struct ArchiveWriter<W: Write> {
@@ -80,12 +83,13 @@ pub(crate) struct ArchiveReader<R: Read> {
     inner: R,
     /// Content and padding of the last member that nobody has read yet.
     pending: u64,
+    extensions_left: u64,
     piece: Vec<u8>,
 }
 
 impl<R: Read> ArchiveReader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, pending: 0, piece: vec![0; PIECE] }
+        Self { inner, pending: 0, extensions_left: EXTENSIONS_MAX, piece: vec![0; PIECE] }
     }
 
     /// The next member, or none at the end mark. A file's content must have been read.
@@ -103,6 +107,10 @@ impl<R: Read> ArchiveReader<R> {
                     if extended {
                         return Err(ArchiveFault::Extension.into());
                     }
+                    self.extensions_left = self
+                        .extensions_left
+                        .checked_sub(size)
+                        .ok_or(ArchiveFault::TooManyExtensions)?;
                     let length = usize::try_from(size)
                         .map_err(|_| ArchiveFault::ExtensionTooLarge { size })?;
                     let mut bytes = vec![0; length];

@@ -1,5 +1,7 @@
 //! Looks over what is to be captured, and captures it into an archive.
 
+use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -8,16 +10,21 @@ use belay_protocol::Cid;
 use flate2::{Compression, GzBuilder};
 use rustix::fs::{FileType, Stat};
 
-use crate::archive::ArchiveWriter;
+use crate::archive::{ArchiveWriter, EXTENSIONS_MAX};
 use crate::beneath::file_type;
 use crate::core::member::{Body, MODE_MASK, Member, Mtime};
 use crate::core::path::ContainerPath;
-use crate::core::tree::{Limits, MEMBERS_MAX, TreeFault, TreeIndex, TreeSummary, XATTRS_MAX};
+use crate::core::tree::{
+    Limits, MEMBERS_MAX, TreeFault, TreeIndex, TreeSummary, XATTRS_MAX, is_tree_path,
+};
+use crate::spool::keep_reserve;
 use crate::volume::Volumes;
 use crate::walk::{At, Met, Vanished, WalkError, io_fault, shown, walk};
 
 /// Skipped entries that are named; more are counted.
 const NAMED_MAX: usize = 100;
+/// Bytes written between two looks at the room on the host's disk.
+const CHECK_EVERY: usize = 4 * 1024 * 1024;
 
 /// What a look found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +60,10 @@ pub(crate) enum CaptureError {
     Tree(#[from] TreeFault),
     #[error("the attributes of {path:?} take more than {XATTRS_MAX} bytes")]
     Attributes { path: String },
+    #[error("the first names of files with several names take more than {LINKS_MAX} bytes")]
+    Links,
+    #[error("paths and attributes take more than {EXTENSIONS_MAX} bytes")]
+    Headers,
     #[error("the archive could not be written")]
     Write(#[source] io::Error),
 }
@@ -63,24 +74,83 @@ fn limits(volumes: &Volumes) -> Limits {
     Limits { members: MEMBERS_MAX, content }
 }
 
-/// Counts what a capture would take while the app runs on. Nothing is opened but directories.
+/// Counts what a capture would take while the app runs on. Nothing is read but names,
+/// attributes and directories.
 pub(crate) fn survey(volumes: &Volumes, roots: &[ContainerPath]) -> Result<Survey, CaptureError> {
     let limits = limits(volumes);
     let mut survey = Survey { members: 0, content: 0 };
+    let mut links = Links::default();
+    let mut headers = 0_u64;
     walk(volumes, roots, Vanished::Skip, &mut |met: &Met<'_>| -> Result<(), CaptureError> {
         survey.members += 1;
         if survey.members > limits.members {
             return Err(TreeFault::TooManyMembers { limit: limits.members }.into());
         }
-        if file_type(&met.stat) == FileType::RegularFile {
+        if !is_tree_path(met.path) {
+            return Err(TreeFault::Path { path: shown(met.path) }.into());
+        }
+        let is_file = file_type(&met.stat) == FileType::RegularFile;
+        // A file is read once, however many names it has.
+        if is_file && links.first_name(met)?.is_none() {
             survey.content = survey.content.saturating_add(size(&met.stat));
             if survey.content > limits.content {
                 return Err(TreeFault::TooMuchContent { limit: limits.content }.into());
             }
         }
+        let attributes = match read_xattrs(met) {
+            // The app runs on, and what is looked at may be gone.
+            Err(CaptureError::Walk(_)) => 0,
+            read => read?.iter().map(|(name, value)| name.len() * 3 + value.len() + 32).sum(),
+        };
+        headers = headers.saturating_add((met.path.len() * 2 + attributes) as u64);
+        if headers > EXTENSIONS_MAX {
+            return Err(CaptureError::Headers);
+        }
         Ok(())
     })?;
     Ok(survey)
+}
+
+/// Memory for the first names of files that have several.
+const LINKS_MAX: usize = 64 * 1024 * 1024;
+
+/// The files with several names that were met.
+#[derive(Debug, Default)]
+struct Links {
+    /// By volume and inode: the first name, and how many more there may be.
+    met: HashMap<(usize, u64), (Vec<u8>, usize)>,
+    bytes: usize,
+}
+
+impl Links {
+    /// The first name of the file that was met, if this is another one.
+    fn first_name(&mut self, met: &Met<'_>) -> Result<Option<Cow<'_, [u8]>>, CaptureError> {
+        let names = usize::try_from(met.stat.st_nlink).unwrap_or(usize::MAX);
+        if names < 2 {
+            return Ok(None);
+        }
+        match self.met.entry((met.mount, met.stat.st_ino)) {
+            Entry::Vacant(entry) => {
+                self.bytes += met.path.len();
+                if self.bytes > LINKS_MAX {
+                    return Err(CaptureError::Links);
+                }
+                entry.insert((met.path.to_vec(), names - 1));
+                Ok(None)
+            }
+            Entry::Occupied(mut entry) => {
+                let (_, more) = entry.get_mut();
+                *more = more.saturating_sub(1);
+                if *more > 0 {
+                    return Ok(Some(Cow::Borrowed(&entry.into_mut().0)));
+                }
+                // No other name is left to meet.
+                let (first, _) = entry.remove();
+                self.bytes -= first.len();
+                Ok(Some(Cow::Owned(first)))
+            }
+        }
+    }
 }
 
 /// Reads the tree under `roots` into `target`. Nothing may be writing to it.
@@ -90,14 +160,14 @@ pub(crate) fn capture(
     target: &File,
 ) -> Result<Captured, CaptureError> {
     // The gzip header has no time and no system in it, so equal trees have equal archives.
-    let counted = Counted { inner: target, hasher: blake3::Hasher::new(), size: 0 };
+    let counted = Counted { inner: target, hasher: blake3::Hasher::new(), size: 0, unchecked: 0 };
     let compressed = GzBuilder::new()
         .mtime(0)
         .operating_system(255)
         .write(BufWriter::with_capacity(256 * 1024, counted), Compression::fast());
     let mut archive = ArchiveWriter::new(compressed);
     let mut index = TreeIndex::new(roots, limits(volumes));
-    let mut links: HashMap<(usize, u64), Vec<u8>> = HashMap::new();
+    let mut links = Links::default();
     let mut skipped = Skipped::default();
     walk(volumes, roots, Vanished::Fail, &mut |met: &Met<'_>| {
         take(met, &mut archive, &mut index, &mut links, &mut skipped)
@@ -117,7 +187,7 @@ fn take<W: Write>(
     met: &Met<'_>,
     archive: &mut ArchiveWriter<W>,
     index: &mut TreeIndex,
-    links: &mut HashMap<(usize, u64), Vec<u8>>,
+    links: &mut Links,
     skipped: &mut Skipped,
 ) -> Result<(), CaptureError> {
     let fault = |source| io_fault(met.path, source);
@@ -129,29 +199,20 @@ fn take<W: Write>(
         body: Body::Directory,
     };
     match (file_type(&met.stat), met.at) {
-        (FileType::Directory, at) => {
-            member.xattrs = match at {
-                At::Root { dir } => xattrs(dir.descriptor(), met.path)?,
-                At::Entry { dir, name } => {
-                    xattrs(dir.open_child(name).map_err(fault)?.descriptor(), met.path)?
-                }
-            };
+        (FileType::Directory, _) => {
+            member.xattrs = read_xattrs(met)?;
             index.admit(&member)?;
             archive.member(&member).map_err(CaptureError::Write)?;
             index.record(&member, &[0; 32]);
         }
         (FileType::RegularFile, At::Entry { dir, name }) => {
             let (file, stat) = dir.open_file(name).map_err(fault)?;
-            if stat.st_nlink > 1 {
-                let inode = (met.mount, stat.st_ino);
-                if let Some(to) = links.get(&inode) {
-                    member.body = Body::HardLink { to: to.clone() };
-                    index.admit(&member)?;
-                    archive.member(&member).map_err(CaptureError::Write)?;
-                    index.record(&member, &[0; 32]);
-                    return Ok(());
-                }
-                links.insert(inode, met.path.to_vec());
+            if let Some(to) = links.first_name(met)? {
+                member.body = Body::HardLink { to: to.to_vec() };
+                index.admit(&member)?;
+                archive.member(&member).map_err(CaptureError::Write)?;
+                index.record(&member, &[0; 32]);
+                return Ok(());
             }
             member.body = Body::File { size: size(&stat) };
             member.xattrs = xattrs(&file, met.path)?;
@@ -184,9 +245,23 @@ fn mtime(stat: &Stat) -> Mtime {
     Mtime { seconds: stat.st_mtime, nanos }
 }
 
+fn read_xattrs(met: &Met<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CaptureError> {
+    let fault = |source| io_fault(met.path, source);
+    match (file_type(&met.stat), met.at) {
+        (FileType::Directory, At::Root { dir }) => xattrs(dir.descriptor(), met.path),
+        (FileType::Directory, At::Entry { dir, name }) => {
+            xattrs(dir.open_child(name).map_err(fault)?.descriptor(), met.path)
+        }
+        (FileType::RegularFile, At::Entry { dir, name }) => {
+            xattrs(dir.open_file(name).map_err(fault)?.0, met.path)
+        }
+        _ => Ok(BTreeMap::new()),
+    }
+}
+
 /// The attributes of the `user` namespace. Others are of this host (security labels, capabilities,
 /// overlay marks) and do not travel.
-fn xattrs(
+pub(crate) fn xattrs(
     file: impl std::os::fd::AsFd,
     path: &[u8],
 ) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CaptureError> {
@@ -222,10 +297,16 @@ struct Counted<'f> {
     inner: &'f File,
     hasher: blake3::Hasher,
     size: u64,
+    unchecked: usize,
 }
 
 impl Write for Counted<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.unchecked += bytes.len();
+        if self.unchecked >= CHECK_EVERY {
+            keep_reserve(self.inner, self.unchecked)?;
+            self.unchecked = 0;
+        }
         let count = self.inner.write(bytes)?;
         self.hasher.update(&bytes[..count]);
         self.size += count as u64;

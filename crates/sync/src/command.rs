@@ -137,6 +137,9 @@ pub struct Recovery {
 /// Why recovery could not tell the state of the volumes. The workload must not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
+    /// The workload's sync task is committing an apply at this moment.
+    #[error("an apply is being committed")]
+    Busy,
     /// The journal or the halt could not be read or written.
     #[error("the state directory of sync could not be used")]
     State(#[source] std::io::Error),

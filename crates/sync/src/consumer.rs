@@ -20,7 +20,8 @@ use crate::control::ControlDir;
 use crate::core::record::{Order, Standing, judge, standing};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
-use crate::state::{ApplyJournal, ApplyPhase, Highest};
+use crate::stage::Staged;
+use crate::state::{ApplyJournal, ApplyPhase, Highest, StateDir};
 use crate::volume::mount_table;
 use crate::window::OfflineWindow;
 
@@ -33,6 +34,26 @@ pub(crate) struct Consumer<S, W> {
     context: Arc<Context<S, W>>,
     /// A refused record was told of; it is not told of again each time it is seen.
     told: Option<String>,
+    /// The store failed in the middle of a transfer, and is left alone for a while.
+    resting: Option<Rest>,
+    /// A tree that is ready for a workload that was busy.
+    waiting: Option<Waiting>,
+}
+
+/// Longest pause between two transfers from a store that fails.
+const REST_MAX: Duration = Duration::from_mins(5);
+
+/// A pause.
+struct Rest {
+    failures: u32,
+    until: Instant,
+}
+
+/// A staged and verified tree.
+struct Waiting {
+    layout: SyncLayout,
+    record: SyncRecord,
+    staged: Staged,
 }
 
 /// A failure with the content it quarantines.
@@ -45,6 +66,8 @@ struct ApplyFailure {
 /// How an apply ended that did not fail.
 enum Applied {
     Committed(Box<ApplyJournal>, Option<Duration>),
+    /// Not this one, but one before it that had come to no certain end.
+    Earlier(Box<ApplyJournal>, Option<Duration>),
     /// The volumes may hold neither state.
     Uncertain(String),
 }
@@ -55,23 +78,23 @@ where
     W: OfflineWindow,
 {
     pub(crate) fn new(context: Arc<Context<S, W>>) -> Self {
-        Self { context, told: None }
+        Self { context, told: None, resting: None, waiting: None }
     }
 
     /// Finishes the bookkeeping of an apply whose commit an earlier process made.
     pub(crate) async fn resume(&mut self, layout: &SyncLayout) {
         let context = Arc::clone(&self.context);
-        if let Err(error) = context.spool.sweep(None) {
-            tracing::warn!(workload = %context.workload, %error, "the spool could not be swept");
-        }
+        context.sweep_spool(None).await;
+        // The volumes may be others now.
+        self.waiting = None;
         let control = layout.control.clone();
         let prepared = tokio::task::spawn_blocking(move || ControlDir::ensure(&control).map(drop));
         if let Ok(Err(error)) = prepared.await {
             tracing::warn!(workload = %context.workload, %error,
                 "the control directory could not be prepared");
         }
-        self.show_halt();
-        if let Ok(Some(journal)) = context.state.apply()
+        self.show_halt().await;
+        if let Ok(Some(journal)) = context.stored(StateDir::apply).await
             && let ApplyPhase::Committed { at } = journal.phase
         {
             self.conclude(layout, &journal, at).await;
@@ -85,7 +108,12 @@ where
         let result = self.take_over(layout, started).await;
         self.context.show("idle");
         match result {
-            Ok(()) | Err(ApplyFailure { stopped: Stopped::Shutdown, .. }) => {}
+            Ok(next) => return next,
+            Err(ApplyFailure { stopped: Stopped::Shutdown, .. }) => {}
+            Err(ApplyFailure { stopped: Stopped::Unreachable(failure), .. }) => {
+                self.context.show_failure(&failure);
+                self.rest();
+            }
             Err(ApplyFailure { stopped: Stopped::Later { reason }, .. }) => {
                 tracing::info!(workload = %self.context.workload, %reason, "the apply waits");
             }
@@ -100,7 +128,7 @@ where
         &mut self,
         layout: &SyncLayout,
         started: Instant,
-    ) -> Result<(), ApplyFailure> {
+    ) -> Result<Option<Duration>, ApplyFailure> {
         let context = Arc::clone(&self.context);
         let key = &context.spec.key;
         let stored = context
@@ -108,16 +136,16 @@ where
             .await;
         let stored = match stored {
             Ok(Ok(Some(stored))) => stored,
-            Ok(Ok(None)) | Err(Stopped::Shutdown | Stopped::Later { .. }) => return Ok(()),
+            Ok(Ok(None)) | Err(Stopped::Shutdown | Stopped::Later { .. }) => return Ok(None),
             // A store that is down delays; there is no content to hold it against.
             Ok(Err(error)) => {
                 let reason = with_causes(&error);
                 context.show_failure(&Failure { stage: Stage::Download, reason });
-                return Ok(());
+                return Ok(None);
             }
-            Err(Stopped::Failed(failure)) => {
+            Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
                 context.show_failure(&failure);
-                return Ok(());
+                return Ok(None);
             }
         };
         let mounts = mount_table(layout).map_err(|error| unreadable(&stored.bytes, &error))?;
@@ -126,8 +154,8 @@ where
             Err(refused) => {
                 let quarantine_key =
                     refused.cid.map_or_else(|| record_key(&stored.bytes), |cid| cid.to_string());
-                if self.is_quarantined(&quarantine_key) {
-                    return Ok(());
+                if self.is_quarantined(&quarantine_key).await {
+                    return Ok(None);
                 }
                 let stopped = Stopped::because(Stage::Validation, refused.reasons.join("; "));
                 return Err(ApplyFailure { cid: refused.cid, quarantine_key, stopped });
@@ -140,47 +168,88 @@ where
             quarantine_key: record.cid.to_string(),
             stopped,
         };
-        if !self.is_due(record).map_err(fail)? {
-            return Ok(());
+        if self.waiting.as_ref().is_some_and(|waiting| waiting.record != *record) {
+            self.waiting = None;
+            self.sweep(layout).await;
+        }
+        if !self.is_due(record).await.map_err(fail)? {
+            return Ok(None);
         }
         let (check_layout, check) = (layout.clone(), accepted.clone());
         let applied = blocking(Stage::Validation, move || is_applied(&check_layout, &check)).await;
-        if applied.map_err(fail)? {
-            self.clear_quarantine(&record.cid.to_string());
-            return Ok(());
+        // While another apply has no certain end, a mark of this one does not say enough.
+        let certain = !context.stored(is_uncertain).await.unwrap_or(true);
+        if applied.map_err(fail)? && certain {
+            self.accept(record).await.map_err(fail)?;
+            self.clear_quarantine(&record.cid.to_string()).await;
+            return Ok(None);
         }
-        if self.is_quarantined(&record.cid.to_string()) {
-            return Ok(());
+        if self.is_quarantined(&record.cid.to_string()).await || self.is_resting() {
+            return Ok(None);
         }
         let applied = self.apply(layout, &accepted).await.map_err(fail)?;
         match applied {
             Applied::Committed(journal, downtime) => {
-                let ApplyPhase::Committed { at } = journal.phase else { return Ok(()) };
-                self.conclude(layout, &journal, at).await;
-                self.show_apply(record, at, downtime, started.elapsed());
-                Ok(())
+                self.resting = None;
+                self.finish(layout, &journal, downtime, started).await;
+                Ok(None)
+            }
+            Applied::Earlier(journal, downtime) => {
+                self.finish(layout, &journal, downtime, started).await;
+                // The head may be another.
+                Ok(Some(Duration::ZERO))
             }
             Applied::Uncertain(reason) => Err(fail(Stopped::because(Stage::Commit, reason))),
         }
     }
 
-    /// Whether the record may be applied by its place in the order; remembers the highest.
-    fn is_due(&mut self, record: &SyncRecord) -> Result<bool, Stopped> {
-        let memory_fault = |error: std::io::Error| {
-            Stopped::because(
-                Stage::Validation,
-                format!("what was accepted before is unknown: {error}"),
-            )
-        };
-        let mut memory = self.context.state.consumer().map_err(memory_fault)?;
+    async fn finish(
+        &self,
+        layout: &SyncLayout,
+        journal: &ApplyJournal,
+        downtime: Option<Duration>,
+        started: Instant,
+    ) {
+        let ApplyPhase::Committed { at } = journal.phase else { return };
+        self.conclude(layout, journal, at).await;
+        self.show_apply(&journal.record, at, downtime, started.elapsed());
+    }
+
+    fn is_resting(&self) -> bool {
+        self.resting.as_ref().is_some_and(|rest| Instant::now() < rest.until)
+    }
+
+    fn rest(&mut self) {
+        let failures = self.resting.take().map_or(1, |rest| rest.failures.saturating_add(1));
+        let poll = self.context.spec.poll_interval;
+        let pause = poll.saturating_mul(1 << failures.min(16)).min(REST_MAX.max(poll));
+        self.resting = Some(Rest { failures, until: Instant::now() + pause });
+    }
+
+    /// Remembers the place of a record whose content was verified: nothing before it is taken.
+    async fn accept(&self, record: &SyncRecord) -> Result<(), Stopped> {
+        let highest = Highest { order: Order::of(record), cid: record.cid };
+        let accepted = self
+            .context
+            .stored(move |state| {
+                let mut memory = state.consumer()?;
+                if memory.highest.is_some_and(|known| known.order >= highest.order) {
+                    return Ok(());
+                }
+                memory.highest = Some(highest);
+                state.set_consumer(&memory)
+            })
+            .await;
+        accepted.map_err(|error| unknown_memory(&error))
+    }
+
+    /// Whether the record may be applied by its place in the order.
+    async fn is_due(&mut self, record: &SyncRecord) -> Result<bool, Stopped> {
+        let memory = self.context.stored(StateDir::consumer).await;
+        let memory = memory.map_err(|error| unknown_memory(&error))?;
         let highest = memory.highest.map(|highest| (highest.order, highest.cid));
         match standing(highest, Order::of(record), record.cid) {
-            Standing::Same => Ok(true),
-            Standing::New => {
-                memory.highest = Some(Highest { order: Order::of(record), cid: record.cid });
-                self.context.state.set_consumer(&memory).map_err(memory_fault)?;
-                Ok(true)
-            }
+            Standing::Same | Standing::New => Ok(true),
             Standing::Behind => {
                 let told = format!("behind {}-{}", record.epoch, record.seq);
                 if self.told.as_ref() != Some(&told) {
@@ -197,7 +266,7 @@ where
                 Ok(false)
             }
             Standing::Fork => {
-                if self.is_quarantined(&record.cid.to_string()) {
+                if self.is_quarantined(&record.cid.to_string()).await {
                     return Ok(false);
                 }
                 Err(Stopped::because(
@@ -240,7 +309,7 @@ where
                 tracing::warn!(%error, "an apply could not be told to the app");
             }
             reached(Point::LastApplyWritten);
-            if let Err(error) = sweep_blocking(&layout) {
+            if let Err(error) = sweep_blocking(&layout, &context.state) {
                 tracing::warn!(%error, "the old state could not be cleared away");
             }
             reached(Point::OldStateRemoved);
@@ -253,7 +322,7 @@ where
             }
             Err(error) => tracing::warn!(%error, "an apply could not be concluded"),
         }
-        self.clear_quarantine(&journal.record.cid.to_string());
+        self.clear_quarantine(&journal.record.cid.to_string()).await;
     }
 
     fn show_head(&self, record: &SyncRecord) {
@@ -287,6 +356,15 @@ where
             });
         });
     }
+}
+
+fn unknown_memory(error: &std::io::Error) -> Stopped {
+    Stopped::because(Stage::Validation, format!("what was accepted before is unknown: {error}"))
+}
+
+/// Whether an apply stands in the journal that came to no certain end.
+fn is_uncertain(state: &StateDir) -> std::io::Result<bool> {
+    Ok(state.apply()?.is_some_and(|journal| journal.phase == ApplyPhase::Applying))
 }
 
 fn record_key(bytes: &[u8]) -> String {

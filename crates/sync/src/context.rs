@@ -1,6 +1,7 @@
 //! What both sides of sync work with.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ use crate::state::StateDir;
 const TRIES: u32 = 3;
 /// Wait before the second try; each later one waits four times as long.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
+
+/// Bytes per second below which a transfer is not waited for.
+const SLOWEST: u64 = 64 * 1024;
 
 /// What a provider or a consumer of one workload holds.
 pub(crate) struct Context<S, W> {
@@ -41,6 +45,8 @@ pub(crate) enum Stopped {
     Failed(Failure),
     /// Something else has the workload for the moment; nobody is to blame.
     Later { reason: String },
+    /// The store does not answer, or not as it should.
+    Unreachable(Failure),
     /// The daemon is shutting down; the journal says where to go on.
     Shutdown,
 }
@@ -76,6 +82,25 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 impl<S, W> Context<S, W> {
+    /// Reads or writes journals and memory on a thread that may block.
+    pub(crate) async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&StateDir) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let state = self.state.clone();
+        let done = tokio::task::spawn_blocking(move || work(&state)).await;
+        done.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    /// Removes every spooled file but the one of this name.
+    pub(crate) async fn sweep_spool(&self, but: Option<String>) {
+        let spool = self.spool.clone();
+        let swept = tokio::task::spawn_blocking(move || spool.sweep(but.as_deref())).await;
+        if let Err(error) = swept.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            tracing::warn!(workload = %self.workload, %error, "the spool could not be swept");
+        }
+    }
+
     /// Shows what the task is doing.
     pub(crate) fn show(&self, stage: &'static str) {
         self.status.send_modify(|status| stage.clone_into(&mut status.stage));
@@ -99,6 +124,37 @@ impl<S, W> Context<S, W> {
         &self,
         stage: Stage,
         retryable: fn(&E) -> bool,
+        call: impl FnMut() -> F,
+    ) -> Result<Result<T, E>, Stopped>
+    where
+        E: std::error::Error,
+        F: Future<Output = Result<T, E>>,
+    {
+        self.exchange_within(self.spec.store_timeout, stage, retryable, call).await
+    }
+
+    /// The same for `size` bytes, which may take as long as they do on a slow line.
+    pub(crate) async fn transfer<T, E, F>(
+        &self,
+        size: u64,
+        stage: Stage,
+        retryable: fn(&E) -> bool,
+        call: impl FnMut() -> F,
+    ) -> Result<Result<T, E>, Stopped>
+    where
+        E: std::error::Error,
+        F: Future<Output = Result<T, E>>,
+    {
+        let moving = Duration::from_secs(size / SLOWEST);
+        let within = self.spec.store_timeout.saturating_add(moving);
+        self.exchange_within(within, stage, retryable, call).await
+    }
+
+    async fn exchange_within<T, E, F>(
+        &self,
+        within: Duration,
+        stage: Stage,
+        retryable: fn(&E) -> bool,
         mut call: impl FnMut() -> F,
     ) -> Result<Result<T, E>, Stopped>
     where
@@ -107,7 +163,7 @@ impl<S, W> Context<S, W> {
     {
         let mut wait = FIRST_WAIT;
         for attempt in 1.. {
-            let timed = tokio::time::timeout(self.spec.store_timeout, call());
+            let timed = tokio::time::timeout(within, call());
             let result = tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Err(Stopped::Shutdown),
@@ -120,7 +176,8 @@ impl<S, W> Context<S, W> {
                 Ok(result) => return Ok(result),
                 Err(_) if attempt < TRIES => {}
                 Err(_) => {
-                    return Err(Stopped::because(stage, "the store did not answer in time"));
+                    let reason = "the store did not answer in time".to_owned();
+                    return Err(Stopped::Unreachable(Failure { stage, reason }));
                 }
             }
             tokio::select! {

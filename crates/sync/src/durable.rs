@@ -15,6 +15,10 @@ const SIZE_MAX: u64 = 4 * 1024 * 1024;
 /// power is cut before, the old content is still there, whole.
 pub(crate) fn write_json<T: Serialize>(path: &Path, mode: u32, value: &T) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(value)?;
+    if text.len() as u64 > SIZE_MAX {
+        // It could not be read again.
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "too large to be kept"));
+    }
     // One writer per file, so one name for its successor; a leftover is from before a crash.
     let next = path.with_extension("next");
     match fs::remove_file(&next) {
@@ -65,5 +69,20 @@ fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_written() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let path = temp.path().join("memory.json");
+        write_json(&path, 0o600, &"old").expect("writes");
+        let large = "x".repeat(usize::try_from(SIZE_MAX).expect("fits"));
+        write_json(&path, 0o600, &large).expect_err("too large");
+        assert_eq!(read_json::<String>(&path).expect("reads").as_deref(), Some("old"));
     }
 }

@@ -32,6 +32,8 @@ pub enum Point {
     ReceivedHistoryWritten,
     LastApplyWritten,
     OldStateRemoved,
+    FailureJournalled,
+    FailureAnswered,
 }
 
 impl Point {
@@ -51,6 +53,9 @@ impl Point {
         Point::ResponseWritten,
         Point::RequestDiscarded,
     ];
+
+    /// The points of a publish that fails, in their order.
+    pub const FAILURE: [Point; 2] = [Point::FailureJournalled, Point::FailureAnswered];
 
     /// The points of an apply, in their order.
     pub const APPLY: [Point; 15] = [

@@ -1,5 +1,6 @@
 //! What was sent and received, as JSON files that `ls` and `cat` can read.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -186,14 +187,18 @@ pub(crate) fn retired(path: &Path, mut entry: SentEntry, deletion: Deletion) -> 
     durable::write_json(path, 0o644, &entry)
 }
 
-/// Old entries whose object is still stored stay, since they are what names it.
+/// Of old entries those stay that alone name an object that is still stored.
 fn prune(dir: &Path) {
     let Ok(files) = files(dir) else { return };
-    let excess = files.len().saturating_sub(KEPT);
-    for path in files.into_iter().take(excess) {
-        let stored = durable::read_json::<SentEntry>(&path)
-            .is_ok_and(|entry| entry.is_some_and(|entry| entry.deletion.deleted_at.is_none()));
-        if !stored {
+    if files.len() <= KEPT {
+        return;
+    }
+    let mut named = BTreeSet::new();
+    for (newer, path) in files.into_iter().rev().enumerate() {
+        let entry = durable::read_json::<SentEntry>(&path).ok().flatten();
+        let stored = entry.filter(|entry| entry.deletion.deleted_at.is_none());
+        let needed = stored.is_some_and(|entry| named.insert(entry.manifest.blob));
+        if newer >= KEPT && !needed {
             // What stays is tried again with the next entry.
             let _ = fs::remove_file(&path);
         }
@@ -222,4 +227,50 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use belay_protocol::record::RECORD_SCHEMA;
+    use serde_json::json;
+
+    use super::*;
+
+    fn record(seq: u64, blob: u8) -> SyncRecord {
+        serde_json::from_value(json!({
+            "schema": RECORD_SCHEMA, "key": "models", "epoch": 1, "seq": seq,
+            "cid": Cid::from_digest([blob; 32]), "parent_cid": null, "node_id": "node-a",
+            "publish_id": format!("p{seq}"), "version": 1_700_000_000 + seq,
+            "timestamp": "2023-11-14T22:13:20Z", "capture": "stopped", "metadata": {"n": seq},
+            "runtime": {},
+            "manifest": {
+                "schema_version": 1, "archive_paths": ["/app"], "archive_format": "tar.gz",
+                "archive_size_bytes": 1000, "encryption": "none",
+                "blob": Cid::from_digest([blob; 32]), "content_bytes": 5000, "members": 3,
+                "skipped_special": 0,
+            },
+        }))
+        .expect("a record")
+    }
+
+    #[test]
+    fn entries_that_name_one_object_are_bounded_and_each_object_stays_named() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let history = History::new(temp.path());
+        let request = SentRequest {
+            archive_paths: vec!["/app".into()],
+            metadata: Map::new(),
+            runtime: RuntimeWishes::default(),
+        };
+        let kept = u64::try_from(KEPT).expect("small");
+        for seq in 1..=kept + 20 {
+            // The first is of another object, which nothing else names.
+            let record = record(seq, if seq == 1 { 1 } else { 2 });
+            history.sent(&record, request.clone(), Timestamp::UNIX_EPOCH).expect("writes");
+        }
+        let left = history.all_sent();
+        assert_eq!(left.len(), KEPT + 1);
+        assert_eq!(left[0].1.seq, 1, "it alone names its object");
+        assert_eq!(left[1].1.seq, 21);
+    }
 }

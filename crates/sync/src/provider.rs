@@ -5,6 +5,7 @@
 //! the last one stopped, under the same publish id, and the store's own log tells whether the
 //! record was already set.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,14 @@ use jiff::Timestamp;
 use look::Look;
 
 use crate::command::{PublishCommand, PublishError};
+use crate::commit;
 use crate::context::{Context, Failure, Stopped, with_causes};
 use crate::control::{ControlDir, Fingerprint};
 use crate::core::request::judge_command;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
-use crate::state::{Origin, PublishJournal, PublishStep, Unchanged};
-use crate::volume::mount_table;
+use crate::state::{ApplyPhase, Origin, PublishJournal, PublishStep, StateDir, Unchanged};
+use crate::volume::{Volumes, mount_table};
 use crate::window::OfflineWindow;
 
 mod answer;
@@ -32,6 +34,11 @@ mod storing;
 
 /// A request that ended this many processes is answered as failed.
 const ATTEMPTS_MAX: u32 = 3;
+/// Captures of one request by one process: an archive that is damaged each time says that the disk
+/// is, and each costs the app a stop.
+const CAPTURES_MAX: u32 = 3;
+/// Looks at which an answer that could not be left is tried again; the app can make it fail.
+const ANSWERS_MAX: u32 = 10;
 
 /// Publishes one workload's state.
 pub(crate) struct Provider<S, W> {
@@ -39,6 +46,10 @@ pub(crate) struct Provider<S, W> {
     /// A request that is not JSON yet, and since when it has been so.
     unfinished: Option<(Fingerprint, Instant)>,
     last_capture: Option<Instant>,
+    /// A publish whose outcome is not known yet, or whose answer could not be left.
+    unsettled: Option<PublishJournal>,
+    /// Times in a row that the answer to it could not be left.
+    unanswered: u32,
 }
 
 impl<S, W> Provider<S, W>
@@ -47,18 +58,20 @@ where
     W: OfflineWindow,
 {
     pub(crate) fn new(context: Arc<Context<S, W>>) -> Self {
-        Self { context, unfinished: None, last_capture: None }
+        Self { context, unfinished: None, last_capture: None, unsettled: None, unanswered: 0 }
     }
 
     /// Goes on with what an earlier process left, or makes its claim undone.
     pub(crate) async fn resume(&mut self, layout: &SyncLayout) {
-        let journal = match self.context.state.publish() {
+        self.unsettled = None;
+        self.forget_apply(layout).await;
+        let journal = match self.context.stored(StateDir::publish).await {
             Ok(journal) => journal,
             Err(error) => {
                 // Unreadable, so it names nothing that could be answered or finished.
                 tracing::error!(workload = %self.context.workload, %error,
                     "the journal of a publish cannot be read and is put aside");
-                let _ = self.context.state.clear_publish();
+                let _ = self.context.stored(StateDir::clear_publish).await;
                 None
             }
         };
@@ -66,11 +79,11 @@ where
             PublishStep::Captured { spool, .. } | PublishStep::Publishing { spool, .. } => {
                 Some(spool.clone())
             }
-            PublishStep::Claimed | PublishStep::Published { .. } => None,
+            PublishStep::Claimed | PublishStep::Published { .. } | PublishStep::Failed { .. } => {
+                None
+            }
         });
-        if let Err(error) = self.context.spool.sweep(kept.as_deref()) {
-            tracing::warn!(workload = %self.context.workload, %error, "the spool could not be swept");
-        }
+        self.context.sweep_spool(kept).await;
         let (control, journalled) = (layout.control.clone(), journal.is_some());
         let prepared = tokio::task::spawn_blocking(move || {
             let control = ControlDir::ensure(&control)?;
@@ -91,6 +104,9 @@ where
     /// Looks for a request and publishes it. Returns how long to wait before the next look, if
     /// less than the poll interval.
     pub(crate) async fn tick(&mut self, layout: &SyncLayout) -> Option<Duration> {
+        if !self.is_settled(layout).await {
+            return None;
+        }
         match self.look(layout).await {
             Ok(Look::Nothing) => None,
             Ok(Look::Wait(wait)) => Some(wait),
@@ -101,6 +117,7 @@ where
                 None
             }
             Ok(Look::Request(valid)) => {
+                self.last_capture = Some(Instant::now());
                 let journal = new_journal(&self.context.node, Origin::App, valid.request);
                 // The answer goes to the app by file.
                 let _ = self.work(layout, journal).await;
@@ -132,10 +149,13 @@ where
             self.context.show_failure(&failure);
             failed(failure)
         })?;
+        if !self.is_settled(layout).await {
+            return Err(PublishError::Busy);
+        }
         let journal = new_journal(&self.context.node, Origin::Command, valid.request);
         self.work(layout, journal).await.map_err(|stopped| match stopped {
-            Stopped::Failed(failure) => failed(failure),
-            Stopped::Later { .. } => PublishError::Busy,
+            Stopped::Failed(failure) | Stopped::Unreachable(failure) => failed(failure),
+            Stopped::Later { reason } => failed(Failure { stage: Stage::RecordPublish, reason }),
             Stopped::Shutdown => PublishError::ShuttingDown,
         })
     }
@@ -149,12 +169,17 @@ where
         let result = self.advance(layout, &mut journal).await;
         self.context.show("idle");
         match &result {
-            Err(Stopped::Failed(failure)) => {
+            Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
                 self.context.show_failure(failure);
-                self.abandon(layout, &journal, failure).await;
+                self.abandon(layout, journal, failure).await;
+            }
+            Err(Stopped::Later { reason }) => {
+                let (stage, reason) = (Stage::RecordPublish, reason.clone());
+                self.context.show_failure(&Failure { stage, reason });
+                self.unsettled = Some(journal);
             }
             Ok(_) => self.context.status.send_modify(|status| status.last_failure = None),
-            Err(Stopped::Later { .. } | Stopped::Shutdown) => {}
+            Err(Stopped::Shutdown) => {}
         }
         result
     }
@@ -169,14 +194,29 @@ where
             let reason = "the daemon ended each time it worked on this request";
             return Err(Stopped::because(Stage::ArchiveBuild, reason));
         }
-        self.write_down(journal, Stage::Validation)?;
+        let mut captures = 0;
+        match journal.step {
+            PublishStep::Claimed | PublishStep::Captured { .. } => {
+                self.write_down(journal, Stage::Validation).await?;
+            }
+            // What is written down already stands, and to fail for want of another copy would be
+            // to deny what may have happened.
+            PublishStep::Publishing { .. }
+            | PublishStep::Published { .. }
+            | PublishStep::Failed { .. } => {}
+        }
         reached(Point::ClaimJournalled);
         loop {
             match journal.step.clone() {
                 PublishStep::Claimed => {
+                    captures += 1;
+                    if captures > CAPTURES_MAX {
+                        let reason = "the captured archive was damaged each time";
+                        return Err(Stopped::because(Stage::ArchiveBuild, reason));
+                    }
                     let (spool, capture) = self.capture(layout, journal).await?;
                     journal.step = PublishStep::Captured { spool, capture };
-                    self.write_down(journal, Stage::ArchiveBuild)?;
+                    self.write_down(journal, Stage::ArchiveBuild).await?;
                     reached(Point::CaptureJournalled);
                 }
                 PublishStep::Captured { spool, capture } => {
@@ -185,11 +225,18 @@ where
                         // The archive did not survive; the app's state is still there.
                         None => PublishStep::Claimed,
                     };
-                    self.write_down(journal, Stage::RecordPublish)?;
+                    self.write_down(journal, Stage::RecordPublish).await?;
                     reached(Point::RecordJournalled);
                 }
                 PublishStep::Publishing { spool, capture, record } => {
-                    let record = self.set_record(journal, &capture, *record).await?;
+                    let set = self.set_record(journal, &capture, *record).await;
+                    // The record may have been set, by this process or by one before it; only the
+                    // store can tell, and it is asked again.
+                    let record = set.map_err(|stopped| match stopped {
+                        Stopped::Unreachable(failure) => Stopped::Later { reason: failure.reason },
+                        other => other,
+                    })?;
+                    self.keep_stored(&record, &spool, &capture).await;
                     let step = PublishStep::Published {
                         capture,
                         record: Box::new(record),
@@ -198,27 +245,64 @@ where
                     };
                     journal.step = step;
                     // From here nothing fails the publish: it happened.
-                    if let Err(error) = self.context.state.set_publish(journal) {
-                        tracing::warn!(%error, "a confirmed publish could not be journalled");
+                    if let Err(error) = self.write_down(journal, Stage::RecordPublish).await {
+                        tracing::warn!(?error, "a confirmed publish could not be journalled");
                     }
-                    if let Ok(spooled) = self.context.spool.reopen(&spool) {
-                        drop(spooled);
-                    }
+                    self.discard(spool).await;
                     reached(Point::PublishJournalled);
+                }
+                PublishStep::Failed { stage, reason, .. } => {
+                    return Err(Stopped::because(stage, reason));
                 }
                 PublishStep::Published { capture, record, at, unchanged } => {
                     let outcome =
                         self.conclude(layout, journal, &capture, &record, at, unchanged).await;
                     self.show_publish(&capture, &record, at, started.elapsed());
-                    self.retire(&record).await;
+                    self.retire().await;
                     return Ok(outcome);
                 }
             }
         }
     }
 
-    fn write_down(&self, journal: &PublishJournal, stage: Stage) -> Result<(), Stopped> {
-        let written = self.context.state.set_publish(journal);
+    /// Works on what is not settled yet; false if it still is not.
+    async fn is_settled(&mut self, layout: &SyncLayout) -> bool {
+        if let Some(journal) = self.unsettled.take() {
+            // The answer is left by file, or its caller was told that it is not known.
+            let _ = self.work(layout, journal).await;
+        }
+        self.unsettled.is_none()
+    }
+
+    /// Clears away what an apply left in a workload that has become a provider since.
+    async fn forget_apply(&self, layout: &SyncLayout) {
+        let layout = layout.clone();
+        let forgotten = self.context.stored(move |state| {
+            let Some(_lock) = state.lock()? else { return Ok(()) };
+            match state.apply()? {
+                Some(journal) if journal.phase != ApplyPhase::Applying => {
+                    let volumes = Volumes::open(&layout).map_err(io::Error::other)?;
+                    commit::sweep(&volumes, &[])?;
+                    state.clear_apply()
+                }
+                _ => Ok(()),
+            }
+        });
+        if let Err(error) = forgotten.await {
+            tracing::warn!(workload = %self.context.workload, %error,
+                "what an apply left could not be cleared away");
+        }
+    }
+
+    async fn discard(&self, spool: String) {
+        let spools = self.context.spool.clone();
+        // What stays is swept at the next start.
+        let _ = tokio::task::spawn_blocking(move || spools.reopen(&spool).map(drop)).await;
+    }
+
+    async fn write_down(&self, journal: &PublishJournal, stage: Stage) -> Result<(), Stopped> {
+        let journal = journal.clone();
+        let written = self.context.stored(move |state| state.set_publish(&journal)).await;
         written.map_err(|error| {
             Stopped::because(stage, format!("the publish could not be journalled: {error}"))
         })
@@ -239,5 +323,13 @@ fn new_journal(
     hasher.update(&body);
     let digest = hasher.finalize();
     let publish_id = data_encoding::HEXLOWER.encode(&digest.as_bytes()[..16]);
-    PublishJournal { publish_id, origin, request, started, attempts: 1, step: PublishStep::Claimed }
+    PublishJournal {
+        publish_id,
+        origin,
+        request,
+        started,
+        attempts: 1,
+        uploaded: None,
+        step: PublishStep::Claimed,
+    }
 }

@@ -26,6 +26,14 @@ fn recover_blocking(state_dir: &Path, layout: &SyncLayout) -> Result<Recovery, R
     let state = StateDir::open(state_dir).map_err(RecoverError::State)?;
     let reason = |halt: Option<Halt>| halt.map(|halt| halt.reason);
     let Some(_lock) = state.lock().map_err(RecoverError::State)? else {
+        // The task stages, beside a running container, or it commits.
+        if state
+            .apply()
+            .map_err(RecoverError::State)?
+            .is_some_and(|journal| journal.phase == ApplyPhase::Applying)
+        {
+            return Err(RecoverError::Busy);
+        }
         return Ok(Recovery { halt: reason(state.halt()), finished: None });
     };
     match settle(&state, layout) {
@@ -50,18 +58,19 @@ fn settle(state: &StateDir, layout: &SyncLayout) -> Result<Option<belay_protocol
         (Err(error), Some(_)) => return Err(format!("an apply had begun, and {error}")),
     };
     let Some(journal) = journal else {
-        sweep(&volumes, None);
+        sweep(&volumes, &[]);
         return Ok(None);
     };
     match &journal.phase {
-        ApplyPhase::Committed { .. } => Ok(None),
+        ApplyPhase::Committed { .. } => {
+            lift_halt(state)?;
+            Ok(None)
+        }
         ApplyPhase::Applying => {
             let cid = journal.record.cid;
             match commit::resume(&volumes, state, journal, Timestamp::now()) {
                 Ok(_) => {
-                    state
-                        .clear_halt()
-                        .map_err(|error| format!("a halt could not be lifted: {error}"))?;
+                    lift_halt(state)?;
                     Ok(Some(cid))
                 }
                 Err(CommitError::Uncertain { reason }) => Err(reason),
@@ -71,7 +80,12 @@ fn settle(state: &StateDir, layout: &SyncLayout) -> Result<Option<belay_protocol
     }
 }
 
-fn sweep(volumes: &Volumes, but: Option<&str>) {
+/// Volumes that hold a verified state are not halted, whatever came between the commit and this.
+fn lift_halt(state: &StateDir) -> Result<(), String> {
+    state.clear_halt().map_err(|error| format!("a halt could not be lifted: {error}"))
+}
+
+fn sweep(volumes: &Volumes, but: &[String]) {
     if let Err(error) = commit::sweep(volumes, but) {
         tracing::warn!(%error, "leftovers of an earlier apply could not be cleared away");
     }
@@ -92,17 +106,14 @@ pub async fn is_recovery_needed(state_dir: &Path) -> bool {
 
 /// Forgets a halt on an operator's word: the volumes are taken as they are.
 ///
-/// The apply that [`recover`] could not finish is forgotten with it, since it would halt the
-/// workload again; what it was to bring counts as not applied. An interrupted apply that nobody
-/// tried to finish yet stays in its journal.
+/// An apply without a certain end is forgotten with it, since it would halt the workload again or,
+/// finished later, take away what the app wrote meanwhile; what it was to bring counts as not
+/// applied. Call it for a halted workload only, after [`recover`] had its say.
 pub async fn clear_halt(state_dir: &Path) -> Result<(), ClearHaltError> {
     let state_dir = state_dir.to_owned();
     let clear = move || -> Result<(), ClearHaltError> {
         let state = StateDir::open(&state_dir).map_err(ClearHaltError::State)?;
         let _lock = state.lock().map_err(ClearHaltError::State)?.ok_or(ClearHaltError::Busy)?;
-        if state.halt().is_none() {
-            return Ok(());
-        }
         let finished = state.apply().is_ok_and(|journal| {
             journal.is_none_or(|journal| journal.phase != ApplyPhase::Applying)
         });

@@ -11,6 +11,16 @@ use crate::durable;
 /// Space on the host's disk that no archive may take.
 const RESERVE: u64 = 64 * 1024 * 1024;
 
+/// Refuses a write that would leave the host's disk less than it needs itself. A look beforehand
+/// does not suffice: others write to it too.
+pub(crate) fn keep_reserve(file: &File, bytes: usize) -> io::Result<()> {
+    let found = rustix::fs::fstatvfs(file)?;
+    if found.f_bavail.saturating_mul(found.f_frsize) < RESERVE + bytes as u64 {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
+}
+
 /// The spool of one workload.
 #[derive(Debug, Clone)]
 pub(crate) struct Spool {

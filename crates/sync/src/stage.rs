@@ -1,5 +1,6 @@
 //! Builds a record's tree beside the present one, in the volumes that will hold it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -11,6 +12,7 @@ use rustix::fs::{FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
 use crate::archive::{ArchiveReader, ReadError};
 use crate::beneath::{Dir, Name, file_type};
+use crate::capture::xattrs;
 use crate::core::apply::{Unit, locate};
 use crate::core::member::{Body, Member, Mtime};
 use crate::core::record::AcceptedRecord;
@@ -25,6 +27,10 @@ pub(crate) const STAGING_PREFIX: &str = "staging-";
 const CHECK_EVERY: usize = 4 * 1024 * 1024;
 /// Runs of zeros of this many bytes become holes.
 const HOLE: usize = 4096;
+/// Bytes copied at once; a multiple of [`HOLE`].
+const COPY_PIECE: usize = 128 * 1024;
+/// Memory for the places of copies that links stand for.
+const COPIES_MAX: usize = 128 * 1024 * 1024;
 
 /// A staged tree, whole and durable.
 #[derive(Debug)]
@@ -61,6 +67,8 @@ pub(crate) enum StageError {
         "volume {volume} has no room for the new state beside the old: {needed} bytes and {members} entries are needed, {bytes} bytes and {inodes} inodes are free"
     )]
     NoRoom { volume: String, needed: u64, members: u64, bytes: u64, inodes: u64 },
+    #[error("the tree links too many files from one volume to another")]
+    Copies,
     #[error("{path:?} could not be staged")]
     Io {
         path: String,
@@ -177,6 +185,13 @@ struct Staging<'v> {
     filled: Vec<bool>,
     /// Directories that are being filled, outermost first. Their mode and time come last.
     open: Vec<Member>,
+    /// Copies of files that have names in another volume: by the copy's volume and the first name
+    /// of the file, where the copy is staged.
+    copies: HashMap<(usize, Vec<u8>), Vec<u8>>,
+    /// Bytes of memory that `copies` takes.
+    copies_bytes: usize,
+    /// Bytes that copies take beyond the content that the record declares, by volume.
+    copied: HashMap<usize, u64>,
 }
 
 impl<'v> Staging<'v> {
@@ -195,7 +210,16 @@ impl<'v> Staging<'v> {
             let (dir, owner) = opened.map_err(|source| fault(volume.point.as_member(), source))?;
             places.push(Place { mount: unit.mount, dir, owner });
         }
-        Ok(Self { volumes, units, places, filled: vec![false; units.len()], open: Vec::new() })
+        Ok(Self {
+            volumes,
+            units,
+            places,
+            filled: vec![false; units.len()],
+            open: Vec::new(),
+            copies: HashMap::new(),
+            copies_bytes: 0,
+            copied: HashMap::new(),
+        })
     }
 
     /// Where a member is staged: its volume's staging directory and its path in that.
@@ -230,13 +254,16 @@ impl<'v> Staging<'v> {
         let (parent, name) = Name::split(&path).map_err(io)?;
         let parent = place.dir.open_dir(parent).map_err(io)?;
         let mut digest = [0; 32];
+        let mut copied = None;
+        // Each entry takes an inode, and its directory may take another block.
+        self.check_room(place, 0, member)?;
         match &member.body {
             Body::Directory => {
                 parent.make_dir(name).map_err(io)?;
                 set_xattrs(parent.open_child(name).map_err(io)?.descriptor(), member)?;
             }
             Body::File { size } => {
-                let check_room = || self.check_file_room(place, *size, member);
+                let check_room = || self.check_room(place, *size, member);
                 check_room()?;
                 digest = write_file(&parent, name, member, *size, place.owner, check_room, reader)?;
             }
@@ -245,7 +272,11 @@ impl<'v> Staging<'v> {
                 parent.chown(name, place.owner.0, place.owner.1).map_err(io)?;
                 parent.set_mtime(name, timespec(member.mtime)).map_err(io)?;
             }
-            Body::HardLink { to } => self.link(member, to, unit, &parent, name)?,
+            Body::HardLink { to } => copied = self.link(member, to, place, &parent, name)?,
+        }
+        if let Some(bytes) = copied {
+            let mount = place.mount;
+            self.copied_to(mount, member, &path, bytes)?;
         }
         self.filled[unit] |= is_root;
         if member.body == Body::Directory {
@@ -269,7 +300,7 @@ impl<'v> Staging<'v> {
         parent.chown(name, place.owner.0, place.owner.1).map_err(io)
     }
 
-    fn check_file_room(&self, place: &Place, size: u64, member: &Member) -> Result<(), StageError> {
+    fn check_room(&self, place: &Place, size: u64, member: &Member) -> Result<(), StageError> {
         let volume = &self.volumes.all[place.mount];
         let room = volume.room().map_err(|source| fault(&member.path, source))?;
         // A file larger than what is free may still be mostly holes; it then ends by itself.
@@ -285,33 +316,82 @@ impl<'v> Staging<'v> {
         Ok(())
     }
 
+    /// Gives a file another name, or copies it into another volume. Returns the size of a copy.
     fn link(
         &self,
         member: &Member,
         to: &[u8],
-        unit: usize,
+        place: &Place,
         parent: &Dir,
         name: Name<'_>,
-    ) -> Result<(), StageError> {
+    ) -> Result<Option<u64>, StageError> {
         let io = |source| fault(&member.path, source);
         let refused = || StageError::LinkTarget { path: shown(&member.path) };
-        let (to_unit, to_place, to_path) = self.locate(to)?;
+        let (_, to_place, to_path) = self.locate(to)?;
         let (to_parent, to_name) = Name::split(&to_path).map_err(io)?;
         let to_parent = to_place.dir.open_dir(to_parent).map_err(|_| refused())?;
         let target = to_parent.stat(to_name).map_err(io)?.ok_or_else(refused)?;
         if file_type(&target) != FileType::RegularFile {
             return Err(refused());
         }
-        if to_unit == unit {
-            return parent.link(name, &to_parent, to_name).map_err(io);
+        if to_place.mount == place.mount {
+            parent.link(name, &to_parent, to_name).map_err(io)?;
+            return Ok(None);
         }
-        // No link reaches from one volume to another: here the file is two files.
+        // No link reaches from one volume to another: there the file is another file, one for all
+        // its names in that volume.
+        if let Some(copy) = self.copies.get(&(place.mount, to.to_vec())) {
+            let (copy_parent, copy_name) = Name::split(copy).map_err(io)?;
+            let copy_parent = place.dir.open_dir(copy_parent).map_err(io)?;
+            parent.link(name, &copy_parent, copy_name).map_err(io)?;
+            return Ok(None);
+        }
         let (mut source, stat) = to_parent.open_file(to_name).map_err(io)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let before = self.copied.get(&place.mount).copied().unwrap_or(0);
+        let check_room = || self.check_room(place, before.saturating_add(size), member);
+        check_room()?;
         let mut copy = parent.create_new(name).map_err(io)?;
-        io::copy(&mut source, &mut copy).map_err(io)?;
-        let (_, place, _) = self.locate(&member.path)?;
+        let mut piece = vec![0; COPY_PIECE];
+        let mut unchecked = 0;
+        loop {
+            let count = source.read(&mut piece).map_err(io)?;
+            if count == 0 {
+                break;
+            }
+            unchecked += count;
+            if unchecked >= CHECK_EVERY {
+                unchecked = 0;
+                check_room()?;
+            }
+            write_sparse(&mut copy, &piece[..count]).map_err(io)?;
+        }
+        copy.set_len(size).map_err(io)?;
+        let attributes =
+            xattrs(&source, &member.path).map_err(|error| io(io::Error::other(error)))?;
+        set_xattrs(&copy, &Member { xattrs: attributes, ..member.clone() })?;
         own(&copy, place.owner, stat.st_mode & 0o7777).map_err(io)?;
-        parent.set_mtime(name, timespec(member.mtime)).map_err(io)
+        rustix::fs::futimens(&copy, &times(member.mtime)).map_err(|error| io(error.into()))?;
+        Ok(Some(size))
+    }
+
+    /// Remembers a copy, so that other names of its file become links to it.
+    fn copied_to(
+        &mut self,
+        mount: usize,
+        member: &Member,
+        path: &[u8],
+        bytes: u64,
+    ) -> Result<(), StageError> {
+        let Body::HardLink { to } = &member.body else { return Ok(()) };
+        let copied = self.copied.entry(mount).or_default();
+        *copied = copied.saturating_add(bytes);
+        self.copies_bytes += to.len() + path.len();
+        if self.copies_bytes > COPIES_MAX {
+            return Err(StageError::Copies);
+        }
+        self.copies.insert((mount, to.clone()), path.to_vec());
+        Ok(())
     }
 
     /// Finishes every open directory that does not hold `next`.
@@ -349,21 +429,25 @@ fn write_file<R: Read>(
             unchecked = 0;
             check_room()?;
         }
-        for part in piece.chunks(HOLE) {
-            if part.len() == HOLE && part.iter().all(|&byte| byte == 0) {
-                let hole = i64::try_from(HOLE).unwrap_or(0);
-                file.seek(SeekFrom::Current(hole)).map_err(io)?;
-            } else {
-                file.write_all(part).map_err(io)?;
-            }
-        }
-        Ok(())
+        write_sparse(&mut file, piece).map_err(io)
     })?;
     file.set_len(size).map_err(io)?;
     set_xattrs(&file, member)?;
     own(&file, owner, member.mode).map_err(io)?;
     rustix::fs::futimens(&file, &times(member.mtime)).map_err(|error| io(error.into()))?;
     Ok(*hasher.finalize().as_bytes())
+}
+
+fn write_sparse(file: &mut File, piece: &[u8]) -> io::Result<()> {
+    for part in piece.chunks(HOLE) {
+        if part.len() == HOLE && part.iter().all(|&byte| byte == 0) {
+            let hole = i64::try_from(HOLE).unwrap_or(0);
+            file.seek(SeekFrom::Current(hole))?;
+        } else {
+            file.write_all(part)?;
+        }
+    }
+    Ok(())
 }
 
 /// Owner first: giving a file away clears mode bits.

@@ -1,6 +1,6 @@
 //! Disk shapes of a workload's sync: journals, halt, and what a consumer remembers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,7 @@ const PUBLISH: &str = "publish.json";
 const APPLY: &str = "apply.json";
 const CONSUMER: &str = "consumer.json";
 const HALT: &str = "halt.json";
+const ORPHANS: &str = "orphans.json";
 
 impl StateDir {
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
@@ -63,6 +64,18 @@ impl StateDir {
 
     pub(crate) fn set_consumer(&self, memory: &ConsumerMemory) -> io::Result<()> {
         self.write(CONSUMER, memory)
+    }
+
+    /// Objects of failed publishes that may still be in the store.
+    pub(crate) fn orphans(&self) -> io::Result<BTreeSet<Cid>> {
+        Ok(self.read(ORPHANS)?.unwrap_or_default())
+    }
+
+    pub(crate) fn set_orphans(&self, orphans: &BTreeSet<Cid>) -> io::Result<()> {
+        if orphans.is_empty() {
+            return durable::remove(&self.root.join(ORPHANS));
+        }
+        self.write(ORPHANS, orphans)
     }
 
     /// Why the workload is halted, if it is. A halt that cannot be read is still a halt.
@@ -115,6 +128,8 @@ pub(crate) struct PublishJournal {
     pub(crate) started: Timestamp,
     /// Times a process began to work on it; one that ends every process is given up.
     pub(crate) attempts: u32,
+    /// The object that this publish stores where none was; it goes if the publish fails.
+    pub(crate) uploaded: Option<Cid>,
     pub(crate) step: PublishStep,
 }
 
@@ -145,6 +160,8 @@ pub(crate) enum PublishStep {
         at: Timestamp,
         unchanged: Unchanged,
     },
+    /// It failed, and whoever asked may not know yet.
+    Failed { stage: Stage, reason: String, at: Timestamp },
 }
 
 /// Whether a publish made a new record.

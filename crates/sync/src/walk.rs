@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, Stat};
 
-use crate::beneath::{Dir, Name, file_type};
+use crate::beneath::{Dir, Name, file_type, name_bytes};
 use crate::core::path::{ContainerPath, DEPTH_MAX, Unresolved};
 use crate::core::tree::{MEMBERS_MAX, parts};
 use crate::volume::Volumes;
@@ -71,6 +71,8 @@ pub(crate) fn walk<E: From<WalkError>>(
     vanished: Vanished,
     visit: &mut dyn FnMut(&Met<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
+    let mut budget =
+        Budget { entries: usize::try_from(MEMBERS_MAX).unwrap_or(usize::MAX), bytes: NAMES_MAX };
     for root in roots {
         let nested = volumes.mounts.nested(root);
         let mut walk = Walk {
@@ -78,8 +80,10 @@ pub(crate) fn walk<E: From<WalkError>>(
             vanished,
             unmet: nested.into_iter().map(|(mount, point)| (mount, point.clone())).collect(),
             visit,
+            budget,
         };
         walk.root(root)?;
+        budget = walk.budget;
         if let Some((_, point)) = walk.unmet.first() {
             return Err(WalkError::NestedMissing { path: point.to_string() }.into());
         }
@@ -93,6 +97,19 @@ struct Walk<'w, E> {
     /// Volumes mounted below the root that were not come to yet.
     unmet: Vec<(usize, ContainerPath)>,
     visit: &'w mut dyn FnMut(&Met<'_>) -> Result<(), E>,
+    budget: Budget,
+}
+
+/// Memory for the names in directories that are being walked, the one inside the other.
+const NAMES_MAX: usize = 128 * 1024 * 1024;
+
+/// What is left for listings.
+#[derive(Debug, Clone, Copy)]
+struct Budget {
+    /// Of the whole walk.
+    entries: usize,
+    /// At one time.
+    bytes: usize,
 }
 
 impl<E: From<WalkError>> Walk<'_, E> {
@@ -146,8 +163,10 @@ impl<E: From<WalkError>> Walk<'_, E> {
         }
         let stat = dir.stat_self().map_err(|source| io_fault(path, source))?;
         (self.visit)(&Met { path, stat, at, mount })?;
-        let limit = usize::try_from(MEMBERS_MAX).unwrap_or(usize::MAX);
-        let mut names = dir.names(limit).map_err(|source| io_fault(path, source))?;
+        let Budget { entries, bytes } = self.budget;
+        let mut names = dir.names(entries, bytes).map_err(|source| io_fault(path, source))?;
+        let held: usize = names.iter().map(|name| name_bytes(name)).sum();
+        self.budget = Budget { entries: entries - names.len(), bytes: bytes - held };
         for (_, point) in &self.unmet {
             let point = point.as_member();
             let child = point.strip_prefix(path).and_then(|rest| rest.strip_prefix(b"/"));
@@ -179,6 +198,7 @@ impl<E: From<WalkError>> Walk<'_, E> {
                 Err(source) => return Err(io_fault(&child, source).into()),
             }
         }
+        self.budget.bytes += held;
         Ok(())
     }
 

@@ -273,10 +273,9 @@ impl Work<'_> {
             return Err(missing("the superblock", &self.image_path).into());
         };
         warn!(volume = %self.spec.id, "metadata was lost and is written again from the image");
-        let metadata = self.describe(superblock.id, ByteSize::bytes(superblock.size));
-        image::write_metadata(&self.directory(), &metadata)?;
-        self.metadata = Some(metadata);
-        Ok(())
+        let size = ByteSize::bytes(superblock.size);
+        self.metadata = Some(self.describe(superblock.id, size));
+        self.inform()
     }
 
     fn extend(&mut self, size: ByteSize) -> Result<(), Fault> {
@@ -330,7 +329,18 @@ impl Work<'_> {
     fn note_check(&mut self, outcome: CheckOutcome) -> Result<(), Fault> {
         info!(volume = %self.spec.id, ?outcome, "file system checked");
         self.metadata = self.clone_with_check(outcome);
-        Ok(image::write_metadata(&self.directory(), self.known()?)?)
+        self.inform()
+    }
+
+    /// Writes metadata that only informs. A full host does not keep a volume from being mounted.
+    fn inform(&self) -> Result<(), Fault> {
+        match image::write_metadata(&self.directory(), self.known()?) {
+            Err(fault) if fault.is_full() => {
+                warn!(volume = %self.spec.id, error = %fault, "metadata is not written: no space");
+                Ok(())
+            }
+            done => Ok(done?),
+        }
     }
 
     fn grow_unmounted(&mut self) -> Result<(), Fault> {

@@ -43,7 +43,7 @@ pub(crate) fn release(inner: &Inner, id: &VolumeId) -> Result<Vec<u32>, ReleaseE
         }
         failpoint::reach("release", step, Moment::After).map_err(io)?;
     }
-    remove_empty_directories(inner, id);
+    // The mount point stays for as long as the volume does: a full host could not make it again.
     if !sight.observed.target.is_empty() {
         info!(volume = %id, "volume released");
     }

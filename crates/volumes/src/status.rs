@@ -41,6 +41,17 @@ pub(crate) fn list(inner: &Inner) -> Result<Vec<VolumeStatus>, IoFault> {
             found.push(one(inner, id, configured, &mounts)?);
         }
     }
+    // What was unmounted meanwhile told of the host's file system and not of its own.
+    let still = observe::mounts()?;
+    for volume in &mut found {
+        let target = inner.layout.mount(&volume.id);
+        let number = |table: &[MountEntry]| {
+            mount_table::mounted_at(table, &target).last().map(|entry| entry.device)
+        };
+        if number(&mounts) != number(&still) {
+            volume.mounted = None;
+        }
+    }
     found.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(found)
 }
@@ -79,7 +90,7 @@ fn one(
     })
 }
 
-/// `None` when the volume was unmounted since the table was read: what is there now is the host's.
+/// `None` when the mount point went away since the table was read.
 fn mount_status(entry: &MountEntry) -> Result<Option<MountStatus>, IoFault> {
     let found = match statvfs(&entry.target) {
         Ok(found) => Some(found),
@@ -88,12 +99,6 @@ fn mount_status(entry: &MountEntry) -> Result<Option<MountStatus>, IoFault> {
         Err(Errno::EIO) => None,
         Err(errno) => return Err(IoFault::new("query", &entry.target, errno)),
     };
-    let still = mount_table::mounted_at(&observe::mounts()?, &entry.target)
-        .last()
-        .is_some_and(|now| now.device == entry.device);
-    if !still {
-        return Ok(None);
-    }
     let unit = found.map_or(0, |found| found.fragment_size());
     let count = |field: fn(&Statvfs) -> u64| found.as_ref().map_or(0, field);
     let bytes = |blocks: u64| ByteSize::bytes(blocks.saturating_mul(unit));

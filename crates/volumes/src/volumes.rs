@@ -189,6 +189,11 @@ impl Volumes {
         &self.inner.recovered
     }
 
+    /// The user that the reserve of every volume is kept for, as [`place`](crate::place) asks for.
+    pub fn reserve_uid(&self) -> u32 {
+        self.inner.config.reserve_uid
+    }
+
     /// Says which volumes the workloads name. Those that exist beside them are shown as orphans.
     pub fn set_configured(&self, ids: BTreeSet<VolumeId>) {
         *self.inner.configured.lock().unwrap_or_else(PoisonError::into_inner) = ids;

@@ -167,7 +167,7 @@ fn tell(change: &VolumeChange) {
 
 impl NodeTask {
     /// Takes an act on a volume: it is its workload's to do, or, without one, a task's of its own.
-    pub(super) async fn act_on_volume(
+    pub(super) fn act_on_volume(
         &mut self,
         workload: WorkloadName,
         volume: VolumeName,
@@ -175,7 +175,10 @@ impl NodeTask {
         reporter: Reporter,
     ) {
         let look = self.look.0.clone();
-        if let Some(handle) = self.handles.get(&workload) {
+        // One that shows nothing was removed a moment ago, or nothing was deployed of it yet.
+        let deployed =
+            self.handles.get(&workload).filter(|handle| handle.status.borrow().is_some());
+        if let Some(handle) = deployed {
             let command = WorkloadCommand::Volume { volume, act, look, reporter };
             super::deliver(handle, command);
             return;

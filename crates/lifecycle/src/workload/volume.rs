@@ -30,13 +30,14 @@ impl State {
     ) {
         let id = VolumeId { workload: self.name.clone(), volume };
         let shutdown = self.context.shutdown.clone();
-        let done = match self.volume_obstacle() {
-            Some(problem) => Err(problem),
-            None => tokio::select! {
+        let done = if let Some(problem) = self.volume_obstacle() {
+            Err(problem)
+        } else {
+            tokio::select! {
                 done = self.volume_act(&id, &act, &reporter) => done,
                 // What has begun goes on without this task, or is found and finished next time.
                 () = shutdown.cancelled() => Err(self.gone()),
-            },
+            }
         };
         match done {
             Ok(summary) => {
@@ -299,16 +300,13 @@ impl State {
                 return choose(format!("{id} has several generations, name one: {names}"));
             }
             (Some(wanted), kept) => {
-                let named =
-                    wanted.parse::<GenerationName>().ok().filter(|name| kept.contains(name));
-                match named {
-                    Some(name) => name,
-                    None => {
-                        let wanted: String = wanted.chars().take(80).collect();
-                        let names = names.join(", ");
-                        return choose(format!("{id} has no generation {wanted:?}, only {names}"));
-                    }
-                }
+                let asked = wanted.parse::<GenerationName>().ok();
+                let Some(name) = asked.filter(|name| kept.contains(name)) else {
+                    let wanted: String = wanted.chars().take(80).collect();
+                    let names = names.join(", ");
+                    return choose(format!("{id} has no generation {wanted:?}, only {names}"));
+                };
+                name
             }
         };
         let swapped = volumes.swap_generation(id, &chosen).await;

@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use belay_protocol::Cid;
 use bytes::Bytes;
@@ -23,7 +25,12 @@ impl BlobStore for LocalStore {
         size: u64,
     ) -> Result<PutOutcome, BlobError> {
         let store = self.clone();
-        blocking("store an object", move || store.put_blocking(id, source, size)).await
+        let caller = Caller::default();
+        let gone = Arc::clone(&caller.0);
+        let put = move || store.put_blocking(id, source, size, &gone);
+        let put = blocking("store an object", put).await;
+        drop(caller);
+        put
     }
 
     async fn get(&self, id: Cid, range: Option<Range<u64>>) -> Result<BlobReader, BlobError> {
@@ -82,11 +89,17 @@ impl LocalStore {
         self.root.join("blobs").join(&text[text.len() - 2..]).join(text)
     }
 
-    fn put_blocking(&self, id: Cid, mut source: File, size: u64) -> Result<PutOutcome, BlobError> {
+    fn put_blocking(
+        &self,
+        id: Cid,
+        mut source: File,
+        size: u64,
+        caller_gone: &AtomicBool,
+    ) -> Result<PutOutcome, BlobError> {
         let io = |error| BlobError::io("store an object", error);
         let path = self.blob_path(id);
         let present = fs::metadata(&path).ok().map(|metadata| metadata.len());
-        if present == Some(size) {
+        if present == Some(size) && is_whole(&path, id, caller_gone).map_err(io)? {
             // Its name is only given to durable content, but the name itself may not be yet.
             sync_parent(&path).map_err(io)?;
             return Ok(PutOutcome::Present);
@@ -98,6 +111,7 @@ impl LocalStore {
         let mut piece = vec![0; PIECE];
         let mut copied = 0;
         loop {
+            go_on(caller_gone).map_err(io)?;
             let count = source.read(&mut piece).map_err(io)?;
             if count == 0 {
                 break;
@@ -113,7 +127,7 @@ impl LocalStore {
             make_dir(shard).map_err(io)?;
         }
         if present.is_some() {
-            // Damaged: no writer of this store gives the name to fewer bytes.
+            // Damaged: no writer of this store gives the name to other bytes.
             target.replace(&path).map_err(io)?;
             return Ok(PutOutcome::Stored);
         }
@@ -137,6 +151,39 @@ impl LocalStore {
     }
 }
 
+/// Tells the thread that copies when nobody waits for it any more.
+#[derive(Debug, Default)]
+struct Caller(Arc<AtomicBool>);
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn go_on(caller_gone: &AtomicBool) -> io::Result<()> {
+    if caller_gone.load(Ordering::Relaxed) {
+        return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more"));
+    }
+    Ok(())
+}
+
+/// Whether the stored bytes are those that the id names. A disk may have lost some since.
+fn is_whole(path: &Path, id: Cid, caller_gone: &AtomicBool) -> io::Result<bool> {
+    let mut file = File::open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        go_on(caller_gone)?;
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(hasher.finalize().as_bytes() == id.digest()),
+            Ok(count) => hasher.update(&piece[..count]),
+            // Not readable any more, so not whole.
+            Err(_) => return Ok(false),
+        };
+    }
+}
+
 fn read_piece(mut file: File, left: u64) -> Result<(Bytes, File), BlobError> {
     let io = |error| BlobError::io("read an object", error);
     let mut piece = vec![0; usize::try_from(left).unwrap_or(PIECE).min(PIECE)];
@@ -144,11 +191,7 @@ fn read_piece(mut file: File, left: u64) -> Result<(Bytes, File), BlobError> {
     Ok((piece.into(), file))
 }
 
-fn list_blocking(
-    blobs: &std::path::Path,
-    after: Option<Cid>,
-    limit: usize,
-) -> io::Result<Vec<BlobEntry>> {
+fn list_blocking(blobs: &Path, after: Option<Cid>, limit: usize) -> io::Result<Vec<BlobEntry>> {
     // Shards are by the last characters, so the order of ids needs all of them. The `limit`
     // smallest are kept in a heap: memory follows the page, not the store.
     let mut smallest = std::collections::BTreeMap::new();

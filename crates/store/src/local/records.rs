@@ -1,5 +1,6 @@
 //! Records in a directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -51,6 +52,19 @@ impl RecordStore for LocalStore {
         Ok(RecordWatch::new(hints.boxed()))
     }
 
+    async fn keys(
+        &self,
+        after: Option<&SyncKey>,
+        limit: usize,
+    ) -> Result<Vec<SyncKey>, RecordError> {
+        let (records, after) = (self.root.join("records"), after.cloned());
+        blocking("list keys", move || {
+            list_keys(&records, after.as_ref(), limit)
+                .map_err(|error| RecordError::io("list keys", error))
+        })
+        .await
+    }
+
     async fn history(&self, key: &SyncKey, limit: usize) -> Result<Vec<StoredRecord>, RecordError> {
         let dir = self.key_dir(key);
         blocking("read records", move || {
@@ -90,6 +104,30 @@ impl LocalStore {
         prune(&dir, next);
         Ok(next)
     }
+}
+
+fn list_keys(records: &Path, after: Option<&SyncKey>, limit: usize) -> io::Result<Vec<SyncKey>> {
+    // The `limit` smallest: memory follows the page, not the store.
+    let mut smallest = BTreeSet::new();
+    for entry in fs::read_dir(records)? {
+        let entry = entry?;
+        let Some(key) = entry.file_name().to_str().and_then(|name| name.parse::<SyncKey>().ok())
+        else {
+            continue;
+        };
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        // A watch makes the directory of a key that nobody wrote to yet.
+        if after.is_some_and(|after| key <= *after) || revisions(&entry.path())?.is_empty() {
+            continue;
+        }
+        smallest.insert(key);
+        if smallest.len() > limit {
+            smallest.pop_last();
+        }
+    }
+    Ok(smallest.into_iter().collect())
 }
 
 fn file_name(revision: Revision) -> String {

@@ -1,25 +1,34 @@
 //! The window: the staged tree takes its place, and what that came to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::SyncRecord;
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
-use super::preparation::{check_bounds, stage_blocking};
-use super::{Applied, Consumer};
+use super::{Applied, Consumer, Waiting};
 use crate::commit::{self, CommitError};
 use crate::context::{Stopped, blocking};
 use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::stage::Staged;
-use crate::state::{ApplyJournal, Halt};
+use crate::state::{ApplyJournal, ApplyPhase, Halt, StateDir};
 use crate::volume::Volumes;
 use crate::window::{
-    FoundState, OfflineWindow, Ready, WindowOutcome, WindowPurpose, WindowRefused,
+    FoundState, OfflineWindow, Ready, Window, WindowOutcome, WindowPurpose, WindowRefused,
 };
+
+/// What became of an apply that an earlier attempt left without a certain end.
+enum Earlier {
+    None,
+    /// It is whole now.
+    Finished(Box<Applied>),
+    /// It cannot be finished. What it needs stays until something else is committed.
+    Stands(Box<ApplyJournal>),
+}
 
 impl<S, W> Consumer<S, W>
 where
@@ -28,38 +37,101 @@ where
 {
     /// Prepares while the app runs, then commits while it is stopped.
     pub(super) async fn apply(
-        &self,
+        &mut self,
         layout: &SyncLayout,
         accepted: &AcceptedRecord,
     ) -> Result<Applied, Stopped> {
         let context = Arc::clone(&self.context);
-        let _lock =
-            context
-                .state
-                .lock()
-                .map_err(|error| Stopped::at(Stage::Validation, &error))?
-                .ok_or_else(|| Stopped::because(Stage::Validation, "recovery is still at work"))?;
-        context.show("downloading");
-        let (room_layout, room_accepted) = (layout.clone(), accepted.clone());
-        let spool = context.spool.clone();
-        blocking(Stage::Validation, move || check_bounds(&room_layout, &room_accepted, &spool))
-            .await?;
-        let archive = self.download(&accepted.record).await?;
-        reached(Point::Downloaded);
-
-        context.show("staging");
-        let (stage_layout, stage_accepted) = (layout.clone(), accepted.clone());
-        let staged = blocking(Stage::Extract, move || {
-            stage_blocking(&stage_layout, &stage_accepted, &archive)
-        })
-        .await?;
+        let locked = context.stored(StateDir::lock).await;
+        let locked = locked.map_err(|error| Stopped::at(Stage::Validation, &error))?;
+        let Some(_lock) = locked else {
+            return Err(Stopped::Later { reason: "recovery is still at work".to_owned() });
+        };
+        let earlier = match self.settle(layout).await? {
+            Earlier::None => None,
+            Earlier::Finished(applied) => return Ok(*applied),
+            Earlier::Stands(journal) => Some(*journal),
+        };
+        let staged = match self.waited(layout, accepted).await {
+            Some(staged) => staged,
+            None => self.prepare(layout, accepted).await?,
+        };
         reached(Point::Staged);
+        self.accept(&accepted.record).await?;
 
-        context.show("stopping");
         let cid = accepted.record.cid;
+        let mut window = match self.open_window(cid).await {
+            Ok(window) => window,
+            Err(stopped @ Stopped::Later { .. }) => {
+                // It is whole and verified, and so it need not be fetched again.
+                let (layout, record) = (layout.clone(), accepted.record.clone());
+                self.waiting = Some(Waiting { layout, record, staged });
+                return Err(stopped);
+            }
+            Err(stopped) => {
+                self.sweep(layout).await;
+                return Err(stopped);
+            }
+        };
+        reached(Point::ApplyWindowOpened);
+        context.show("committing");
+        window.mutating();
+        let record = accepted.record.clone();
+        let committed = self
+            .change(layout, move |volumes, state| {
+                commit::commit(volumes, state, &record, &staged, earlier, Timestamp::now())
+            })
+            .await;
+        match self.close(window, cid, committed).await {
+            Ok((journal, downtime)) => Ok(Applied::Committed(Box::new(journal), downtime)),
+            Err(error @ CommitError::Unchanged { .. }) => {
+                self.sweep(layout).await;
+                Err(Stopped::at(Stage::Commit, &error))
+            }
+            Err(CommitError::Uncertain { reason }) => Ok(Applied::Uncertain(reason)),
+        }
+    }
+
+    /// Finishes an apply that came to no certain end, if that can be done now.
+    async fn settle(&self, layout: &SyncLayout) -> Result<Earlier, Stopped> {
+        let journal = self.context.stored(StateDir::apply).await.map_err(|error| {
+            Stopped::because(
+                Stage::Commit,
+                format!("what an earlier apply has come to cannot be read: {error}"),
+            )
+        })?;
+        let Some(journal) = journal.filter(|journal| journal.phase == ApplyPhase::Applying) else {
+            return Ok(Earlier::None);
+        };
+        let cid = journal.record.cid;
+        let mut window = self.open_window(cid).await?;
+        window.mutating();
+        let resumed = journal.clone();
+        let finished = self
+            .change(layout, move |volumes, state| {
+                commit::resume(volumes, state, resumed, Timestamp::now())
+            })
+            .await;
+        // Nothing is put back here, so whatever it is, it is not the old state.
+        let finished = finished.map_err(|error| CommitError::Uncertain {
+            reason: crate::context::with_causes(&error),
+        });
+        match self.close(window, cid, finished).await {
+            Ok((journal, downtime)) => {
+                Ok(Earlier::Finished(Box::new(Applied::Earlier(Box::new(journal), downtime))))
+            }
+            // Two that stand are enough: each holds a tree in the volumes.
+            Err(error) if journal.earlier.is_some() => Err(Stopped::at(Stage::Commit, &error)),
+            Err(_) => Ok(Earlier::Stands(Box::new(journal))),
+        }
+    }
+
+    async fn open_window(&self, cid: Cid) -> Result<Window, Stopped> {
+        let context = &self.context;
+        context.show("stopping");
         let opening = context.window.open(WindowPurpose::Apply { cid });
         let timed = tokio::time::timeout(context.spec.window_timeout, opening);
-        let opened = tokio::select! {
+        tokio::select! {
             biased;
             () = context.shutdown.cancelled() => Err(Stopped::Shutdown),
             opened = timed => match opened {
@@ -71,37 +143,47 @@ where
                     Err(Stopped::because(Stage::RuntimeStop, "the container did not stop in time"))
                 }
             },
-        };
-        let mut window = match opened {
-            Ok(window) => window,
-            Err(stopped) => {
-                self.sweep(layout).await;
-                return Err(stopped);
-            }
-        };
-        reached(Point::ApplyWindowOpened);
-        context.show("committing");
-        window.mutating();
-        let (commit_layout, record) = (layout.clone(), accepted.record.clone());
-        let committing = Arc::clone(&context);
-        let committed = tokio::task::spawn_blocking(move || {
-            commit_blocking(&commit_layout, &committing.state, &record, &staged)
-        })
-        .await
-        .unwrap_or_else(|error| {
-            Err(CommitError::Uncertain { reason: format!("the commit ended early: {error}") })
+        }
+    }
+
+    /// Changes the volumes, with the window open.
+    async fn change(
+        &self,
+        layout: &SyncLayout,
+        work: impl FnOnce(&Volumes, &StateDir) -> Result<ApplyJournal, CommitError> + Send + 'static,
+    ) -> Result<ApplyJournal, CommitError> {
+        let (layout, state) = (layout.clone(), self.context.state.clone());
+        let done = tokio::task::spawn_blocking(move || {
+            let volumes = Volumes::open(&layout).map_err(|error| CommitError::Unchanged {
+                what: "the volumes cannot be used".to_owned(),
+                source: std::io::Error::other(error),
+            })?;
+            work(&volumes, &state)
         });
+        done.await.unwrap_or_else(|error| {
+            Err(CommitError::Uncertain { reason: format!("the commit ended early: {error}") })
+        })
+    }
+
+    /// Closes the window with what the commit came to, and returns how long the container was down.
+    async fn close(
+        &self,
+        window: Window,
+        cid: Cid,
+        committed: Result<ApplyJournal, CommitError>,
+    ) -> Result<(ApplyJournal, Option<Duration>), CommitError> {
+        let context = &self.context;
         let outcome = match &committed {
-            Ok(_) => WindowOutcome::Applied { cid },
+            Ok(_) => {
+                self.lift_halt().await;
+                WindowOutcome::Applied { cid }
+            }
             Err(CommitError::Unchanged { .. }) => WindowOutcome::Unchanged,
             Err(CommitError::Uncertain { reason }) => {
-                self.halt(reason);
+                self.halt(reason).await;
                 WindowOutcome::Uncertain { reason: reason.clone() }
             }
         };
-        if committed.is_ok() {
-            self.lift_halt();
-        }
         // Stop and readiness have a budget each.
         let closing = window.close(outcome);
         let closed = tokio::time::timeout(context.spec.window_timeout * 2, closing).await;
@@ -123,63 +205,63 @@ where
                 None
             }
         };
-        match committed {
-            Ok(journal) => Ok(Applied::Committed(Box::new(journal), downtime)),
-            Err(error @ CommitError::Unchanged { .. }) => {
-                self.sweep(layout).await;
-                Err(Stopped::at(Stage::Commit, &error))
-            }
-            Err(CommitError::Uncertain { reason }) => Ok(Applied::Uncertain(reason)),
+        committed.map(|journal| (journal, downtime))
+    }
+
+    /// A tree that was staged before, if it is this record's and still lies where it was.
+    async fn waited(&mut self, layout: &SyncLayout, accepted: &AcceptedRecord) -> Option<Staged> {
+        let waiting = self.waiting.take()?;
+        if waiting.record != accepted.record || waiting.layout != *layout {
+            return None;
         }
+        let Waiting { layout, staged, .. } = waiting;
+        blocking(Stage::Commit, move || {
+            let volumes =
+                Volumes::open(&layout).map_err(|error| Stopped::at(Stage::Commit, &error))?;
+            commit::plan(&volumes, &staged).map_err(|error| Stopped::at(Stage::Commit, &error))?;
+            Ok(staged)
+        })
+        .await
+        .ok()
     }
 
     pub(super) async fn sweep(&self, layout: &SyncLayout) {
         let layout = layout.clone();
-        let swept = tokio::task::spawn_blocking(move || sweep_blocking(&layout)).await;
-        if let Ok(Err(error)) = swept {
+        let swept = self.context.stored(move |state| sweep_blocking(&layout, state)).await;
+        if let Err(error) = swept {
             tracing::warn!(%error, "a staged tree could not be cleared away");
         }
     }
 
-    pub(super) fn halt(&self, reason: &str) {
+    async fn halt(&self, reason: &str) {
         tracing::error!(workload = %self.context.workload, %reason,
             "the state of the volumes is uncertain; the workload is halted");
         let halt = Halt { reason: reason.to_owned(), since: Some(Timestamp::now()) };
-        if let Err(error) = self.context.state.set_halt(&halt) {
+        if let Err(error) = self.context.stored(move |state| state.set_halt(&halt)).await {
             // The journal still says that an apply had begun; recovery comes to the same verdict.
             tracing::error!(%error, "the halt could not be written down");
         }
-        self.show_halt();
+        self.show_halt().await;
     }
 
     /// A verified apply is what ends a halt.
-    pub(super) fn lift_halt(&self) {
-        if let Err(error) = self.context.state.clear_halt() {
+    async fn lift_halt(&self) {
+        if let Err(error) = self.context.stored(StateDir::clear_halt).await {
             tracing::warn!(%error, "a halt could not be lifted");
         }
-        self.show_halt();
+        self.show_halt().await;
     }
 
-    pub(super) fn show_halt(&self) {
-        let halted = self.context.state.halt().map(|halt| halt.reason);
+    pub(super) async fn show_halt(&self) {
+        let halted = self.context.stored(|state| Ok(state.halt())).await;
+        let halted = halted
+            .map_or_else(|error| Some(error.to_string()), |halt| halt.map(|halt| halt.reason));
         self.context.status.send_modify(|status| status.halted = halted);
     }
 }
 
-fn commit_blocking(
-    layout: &SyncLayout,
-    state: &crate::state::StateDir,
-    record: &SyncRecord,
-    staged: &Staged,
-) -> Result<ApplyJournal, CommitError> {
-    let volumes = Volumes::open(layout).map_err(|error| CommitError::Unchanged {
-        what: "the volumes cannot be used".to_owned(),
-        source: std::io::Error::other(error),
-    })?;
-    commit::commit(&volumes, state, record, staged, Timestamp::now())
-}
-
-pub(super) fn sweep_blocking(layout: &SyncLayout) -> std::io::Result<()> {
+/// Removes staged trees, but for those that an apply without a certain end needs.
+pub(super) fn sweep_blocking(layout: &SyncLayout, state: &StateDir) -> std::io::Result<()> {
     let volumes = Volumes::open(layout).map_err(std::io::Error::other)?;
-    commit::sweep(&volumes, None)
+    commit::sweep(&volumes, &commit::kept(state)?)
 }

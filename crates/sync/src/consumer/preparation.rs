@@ -2,35 +2,63 @@
 
 use std::collections::BTreeSet;
 use std::io::{Seek, SeekFrom, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
 use belay_protocol::record::SyncRecord;
 use belay_store::{BlobError, BlobStore, RecordStore};
 use futures_util::StreamExt;
+use jiff::Timestamp;
 
 use super::Consumer;
 use crate::commit;
-use crate::context::{Stopped, blocking};
+use crate::context::{Failure, Stopped, blocking, with_causes};
 use crate::core::apply::{Unit, units};
 use crate::core::record::AcceptedRecord;
+use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
-use crate::spool::Spooled;
+use crate::spool::{self, Spooled};
 use crate::stage::{STAGING_PREFIX, Staged, check_room, stage};
+use crate::state::StateDir;
 use crate::volume::Volumes;
 use crate::window::OfflineWindow;
 
 /// Bytes of an archive beyond its contents: headers, before compression, for each entry.
 const HEADERS_MAX: u64 = 4_096;
+
 impl<S, W> Consumer<S, W>
 where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
+    /// Fetches and stages a record's tree; the container runs on.
+    pub(super) async fn prepare(
+        &self,
+        layout: &SyncLayout,
+        accepted: &AcceptedRecord,
+    ) -> Result<Staged, Stopped> {
+        let context = &self.context;
+        context.show("downloading");
+        let (room_layout, room_accepted) = (layout.clone(), accepted.clone());
+        let spool = context.spool.clone();
+        blocking(Stage::Validation, move || check_bounds(&room_layout, &room_accepted, &spool))
+            .await?;
+        let archive = self.download(&accepted.record).await?;
+        reached(Point::Downloaded);
+
+        context.show("staging");
+        let (layout, accepted) = (layout.clone(), accepted.clone());
+        let state = context.state.clone();
+        blocking(Stage::Extract, move || stage_blocking(&layout, &state, &accepted, &archive)).await
+    }
+
     /// Fetches the archive into the spool and verifies it byte by byte.
-    pub(super) async fn download(&self, record: &SyncRecord) -> Result<Spooled, Stopped> {
+    async fn download(&self, record: &SyncRecord) -> Result<Spooled, Stopped> {
         let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Download, error);
         let manifest = &record.manifest;
+        let size = manifest.archive_size_bytes;
         let spool = self.context.spool.clone();
         let mut spooled = blocking(Stage::Download, move || {
             spool.create().map_err(|error| Stopped::at(Stage::Download, &error))
@@ -38,11 +66,21 @@ where
         .await?;
         let fetched = self
             .context
-            .exchange(Stage::Download, BlobError::is_retryable, || {
-                fetch(&*self.context.store, manifest.blob, manifest.archive_size_bytes, &spooled)
+            .transfer(size, Stage::Download, BlobError::is_retryable, || {
+                let stall = self.context.spec.store_timeout;
+                fetch(&*self.context.store, manifest.blob, size, &spooled, stall)
             })
             .await?;
-        let digest = fetched.map_err(|error| fail(&error))?;
+        let digest = fetched.map_err(|error| match error {
+            // The content is not to blame for a store, or a disk, that fails.
+            BlobError::Io { .. } | BlobError::Full => Stopped::Unreachable(Failure {
+                stage: Stage::Download,
+                reason: with_causes(&error),
+            }),
+            BlobError::Absent { .. } | BlobError::Mismatch { .. } | BlobError::Range { .. } => {
+                fail(&error)
+            }
+        })?;
         if digest != *manifest.blob.digest() {
             let reason = format!("the stored object is not {}", manifest.blob);
             return Err(Stopped::because(Stage::Download, reason));
@@ -80,7 +118,7 @@ fn record_units(volumes: &Volumes, accepted: &AcceptedRecord) -> Result<Vec<Unit
 }
 
 /// Refuses what cannot fit or cannot be true, before anything is fetched.
-pub(super) fn check_bounds(
+fn check_bounds(
     layout: &SyncLayout,
     accepted: &AcceptedRecord,
     spool: &crate::spool::Spool,
@@ -116,15 +154,21 @@ async fn fetch<S: BlobStore>(
     blob: Cid,
     size: u64,
     spooled: &Spooled,
+    stall: Duration,
 ) -> Result<[u8; 32], BlobError> {
     let io = |source| BlobError::Io { action: "spool an object", source };
+    let stalled = |_| BlobError::Io {
+        action: "go on with an object",
+        source: std::io::ErrorKind::TimedOut.into(),
+    };
     let mut file = spooled.file.try_clone().map_err(io)?;
     file.set_len(0).map_err(io)?;
     file.seek(SeekFrom::Start(0)).map_err(io)?;
-    let mut pieces = store.get(blob, None).await?;
+    let mut pieces =
+        tokio::time::timeout(stall, store.get(blob, None)).await.map_err(stalled)??;
     let mut hasher = blake3::Hasher::new();
     let mut fetched = 0_u64;
-    while let Some(piece) = pieces.next().await {
+    while let Some(piece) = tokio::time::timeout(stall, pieces.next()).await.map_err(stalled)? {
         let piece = piece?;
         fetched = fetched.saturating_add(piece.len() as u64);
         if fetched > size {
@@ -132,6 +176,7 @@ async fn fetch<S: BlobStore>(
         }
         hasher.update(&piece);
         let written = tokio::task::spawn_blocking(move || {
+            spool::keep_reserve(&file, piece.len())?;
             file.write_all(&piece)?;
             Ok(file)
         });
@@ -143,17 +188,19 @@ async fn fetch<S: BlobStore>(
     Ok(*hasher.finalize().as_bytes())
 }
 
-pub(super) fn stage_blocking(
+fn stage_blocking(
     layout: &SyncLayout,
+    state: &StateDir,
     accepted: &AcceptedRecord,
     archive: &Spooled,
 ) -> Result<Staged, Stopped> {
     let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Extract, error);
     let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
     // What an earlier attempt left takes room that this one needs.
-    commit::sweep(&volumes, None).map_err(|error| fail(&error))?;
+    let kept = commit::kept(state).map_err(|error| fail(&error))?;
+    commit::sweep(&volumes, &kept).map_err(|error| fail(&error))?;
     let units = record_units(&volumes, accepted)?;
-    let directory = format!("{STAGING_PREFIX}{}", accepted.record.cid);
+    let directory = format!("{STAGING_PREFIX}{}-{}", accepted.record.cid.short(), nonce());
     let file = archive.file.try_clone().map_err(|error| fail(&error))?;
     let staged = stage(&volumes, units, accepted, file, &directory)
         .map_err(|error| fail(&error))
@@ -163,9 +210,16 @@ pub(super) fn stage_blocking(
             Ok(staged)
         });
     if staged.is_err()
-        && let Err(error) = commit::sweep(&volumes, None)
+        && let Err(error) = commit::sweep(&volumes, &kept)
     {
         tracing::warn!(%error, "a staged tree could not be cleared away");
     }
     staged
+}
+
+/// No two attempts share a name, so that what one left is never taken for what another made.
+fn nonce() -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("{:x}-{:x}-{count:x}", Timestamp::now().as_nanosecond(), std::process::id())
 }

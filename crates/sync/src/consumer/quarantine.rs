@@ -1,5 +1,7 @@
 //! Content that failed, and how long it waits.
 
+use std::time::Duration;
+
 use belay_protocol::Cid;
 use belay_protocol::control::{APPLY_ERROR_FILE, ApplyError};
 use belay_store::{BlobStore, RecordStore};
@@ -10,20 +12,24 @@ use crate::context::Failure;
 use crate::control::ControlDir;
 use crate::core::quarantine;
 use crate::layout::SyncLayout;
-use crate::state::{ConsumerMemory, Quarantined};
+use crate::state::{ConsumerMemory, Quarantined, StateDir};
 use crate::window::OfflineWindow;
 
 /// Failed contents remembered; the oldest failure is forgotten for a new one.
 const QUARANTINED_MAX: usize = 64;
+
 impl<S, W> Consumer<S, W>
 where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
-    pub(super) fn is_quarantined(&self, key: &str) -> bool {
+    pub(super) async fn is_quarantined(&self, key: &str) -> bool {
         // Memory that cannot be read is a failure of its own, told by `is_due`.
-        let memory = self.context.state.consumer().unwrap_or_default();
-        memory.quarantine.get(key).is_some_and(|entry| Timestamp::now() < entry.next_retry_after)
+        let memory = self.context.stored(StateDir::consumer).await.unwrap_or_default();
+        memory.quarantine.get(key).is_some_and(|entry| {
+            let ahead = entry.next_retry_after.duration_since(Timestamp::now());
+            quarantine::waits(Duration::try_from(ahead).unwrap_or_default())
+        })
     }
 
     pub(super) async fn quarantine(
@@ -31,11 +37,15 @@ where
         layout: &SyncLayout,
         cid: Option<Cid>,
         key: String,
-        failure: Failure,
+        mut failure: Failure,
     ) {
-        self.context.show_failure(&failure);
+        failure.reason = quarantine::bounded(failure.reason);
         let now = Timestamp::now();
-        let mut memory = self.context.state.consumer().unwrap_or_default();
+        // Memory that cannot be read is not replaced: it holds the highest record accepted, and
+        // without that an old one could be played again.
+        let read = self.context.stored(StateDir::consumer).await;
+        let readable = read.is_ok();
+        let mut memory = read.unwrap_or_default();
         let earlier = memory.quarantine.get(&key);
         let failures = earlier.map_or(0, |entry| entry.failure_count).saturating_add(1);
         let first = earlier.map_or(now, |entry| entry.first_failed);
@@ -52,7 +62,7 @@ where
         let notice = ApplyError {
             cid,
             stage: failure.stage,
-            error: failure.reason,
+            error: failure.reason.clone(),
             failed_timestamp: now,
             failure_count: failures,
             next_retry_after: entry.next_retry_after,
@@ -68,10 +78,13 @@ where
                 memory.quarantine.remove(&oldest);
             }
         }
-        if let Err(error) = self.context.state.set_consumer(&memory) {
+        self.show_quarantine(&memory);
+        self.context.show_failure(&failure);
+        if readable
+            && let Err(error) = self.context.stored(move |state| state.set_consumer(&memory)).await
+        {
             tracing::warn!(%error, "a quarantine could not be written down");
         }
-        self.show_quarantine(&memory);
         let control = layout.control.clone();
         let told = tokio::task::spawn_blocking(move || {
             ControlDir::open(&control)?
@@ -83,18 +96,25 @@ where
         }
     }
 
-    pub(super) fn clear_quarantine(&self, key: &str) {
-        let Ok(mut memory) = self.context.state.consumer() else { return };
-        if memory.quarantine.remove(key).is_some()
-            && let Err(error) = self.context.state.set_consumer(&memory)
-        {
-            tracing::warn!(%error, "an ended quarantine could not be written down");
+    pub(super) async fn clear_quarantine(&self, key: &str) {
+        let key = key.to_owned();
+        let cleared = self.context.stored(move |state| {
+            let mut memory = state.consumer()?;
+            if memory.quarantine.remove(&key).is_some() {
+                state.set_consumer(&memory)?;
+            }
+            Ok(memory)
+        });
+        match cleared.await {
+            Ok(memory) => self.show_quarantine(&memory),
+            Err(error) => {
+                tracing::warn!(%error, "an ended quarantine could not be written down");
+            }
         }
-        self.show_quarantine(&memory);
         self.context.status.send_modify(|status| status.last_failure = None);
     }
 
-    pub(super) fn show_quarantine(&self, memory: &ConsumerMemory) {
+    fn show_quarantine(&self, memory: &ConsumerMemory) {
         let waiting = memory
             .quarantine
             .iter()

@@ -41,6 +41,8 @@ pub(crate) enum ArchiveFault {
     Kind { kind: char },
     #[error("an extension header of {size} bytes is larger than {EXTENSION_MAX}")]
     ExtensionTooLarge { size: u64 },
+    #[error("the extension headers take more than an archive of a tree needs")]
+    TooManyExtensions,
     #[error("an extension header is damaged")]
     Extension,
     #[error("the archive ends within a member")]
@@ -79,7 +81,7 @@ pub(crate) fn encode(member: &Member) -> Vec<u8> {
         pax_line(&mut extension, b"size", size.to_string().as_bytes());
     }
     for (attribute, value) in &member.xattrs {
-        pax_line(&mut extension, &[XATTR_KEY, attribute].concat(), value);
+        pax_line(&mut extension, &[XATTR_KEY, &escaped(attribute)].concat(), value);
     }
     let mut blocks = Vec::new();
     if !extension.is_empty() {
@@ -134,6 +136,33 @@ fn pax_line(extension: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     extension.push(b'=');
     extension.extend_from_slice(value);
     extension.push(b'\n');
+}
+
+/// An attribute's name as a key, which ends at its first equals sign. The form is GNU tar's.
+fn escaped(name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(name.len());
+    for &byte in name {
+        match byte {
+            b'%' => key.extend_from_slice(b"%25"),
+            b'=' => key.extend_from_slice(b"%3D"),
+            byte => key.push(byte),
+        }
+    }
+    key
+}
+
+fn unescaped(mut key: &[u8]) -> Vec<u8> {
+    let mut name = Vec::with_capacity(key.len());
+    while let Some((&first, rest)) = key.split_first() {
+        let (byte, rest) = match key.get(..3) {
+            Some(b"%25") => (b'%', &key[3..]),
+            Some(b"%3D") => (b'=', &key[3..]),
+            _ => (first, rest),
+        };
+        name.push(byte);
+        key = rest;
+    }
+    name
 }
 
 fn decimal(mtime: Mtime) -> String {
@@ -242,7 +271,7 @@ pub(crate) fn decode_extension(mut bytes: &[u8]) -> Result<Extension, ArchiveFau
             }
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_KEY) {
-                    extension.xattrs.insert(name.to_vec(), value.to_vec());
+                    extension.xattrs.insert(unescaped(name), value.to_vec());
                 }
             }
         }

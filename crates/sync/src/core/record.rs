@@ -14,6 +14,13 @@ const EXPANSION_MAX: u64 = 1_032;
 /// Slack for the smallest archives.
 const EXPANSION_SLACK: u64 = 1_024;
 
+/// Most declared paths.
+pub(crate) const PATHS_MAX: usize = 64;
+/// Faults that are told; a hostile record could have any number.
+const REASONS_MAX: usize = 16;
+/// Highest epoch and number. Every JSON reader holds it, and no provider comes near it.
+pub(crate) const ORDER_MAX: u64 = (1 << 53) - 1;
+
 /// A record that is what it should be and can be applied to these mounts.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct AcceptedRecord {
@@ -37,7 +44,10 @@ pub(crate) fn judge(
     key: &SyncKey,
     mounts: &Mounts,
 ) -> Result<AcceptedRecord, RefusedRecord> {
-    let refuse = |cid, reasons| Err(RefusedRecord { cid, reasons });
+    let refuse = |cid, mut reasons: Vec<String>| {
+        reasons.truncate(REASONS_MAX);
+        Err(RefusedRecord { cid, reasons })
+    };
     let value: Value = match serde_json::from_slice(bytes) {
         Ok(value) => value,
         Err(error) => return refuse(None, vec![format!("the record is not JSON: {error}")]),
@@ -107,6 +117,8 @@ fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
         }
     }
     match manifest.get("archive_paths") {
+        Some(Value::Array(paths)) if paths.len() > PATHS_MAX => reasons
+            .push(format!("manifest.archive_paths has {} paths, at most {PATHS_MAX}", paths.len())),
         Some(Value::Array(paths)) if !paths.is_empty() => {
             for path in paths {
                 path_fault(path, mounts, &mut reasons);
@@ -159,6 +171,9 @@ fn inner_faults(record: &SyncRecord, key: &SyncKey) -> Vec<String> {
     if record.epoch == 0 || record.seq == 0 {
         reasons.push("epoch and seq count from 1".into());
     }
+    if record.epoch > ORDER_MAX || record.seq > ORDER_MAX {
+        reasons.push(format!("epoch and seq are at most {ORDER_MAX}"));
+    }
     let manifest = &record.manifest;
     let paths = manifest.archive_paths.len() as u64;
     if manifest.members < paths || manifest.members > MEMBERS_MAX {
@@ -173,6 +188,12 @@ fn inner_faults(record: &SyncRecord, key: &SyncKey) -> Vec<String> {
         ));
     }
     reasons
+}
+
+/// The object that a record of any schema names.
+pub(crate) fn named_blob(bytes: &[u8]) -> Option<Cid> {
+    let value: Value = serde_json::from_slice(bytes).ok()?;
+    value.pointer("/manifest/blob")?.as_str()?.parse().ok()
 }
 
 /// A record's place in the order of its key.
@@ -210,6 +231,12 @@ pub(crate) fn standing(highest: Option<(Order, Cid)>, order: Order, cid: Cid) ->
 impl Order {
     pub(crate) fn of(record: &SyncRecord) -> Self {
         Self { epoch: record.epoch, seq: record.seq }
+    }
+
+    /// The place after this one, none if no reader would take it.
+    pub(crate) fn next(self) -> Option<Self> {
+        let seq = self.seq.checked_add(1)?;
+        (self.epoch <= ORDER_MAX && seq <= ORDER_MAX).then_some(Self { epoch: self.epoch, seq })
     }
 }
 

@@ -5,13 +5,14 @@ use belay_protocol::record::{ConsumerApply, ProviderCapture, RuntimeWishes};
 use serde_json::{Map, Value};
 
 use super::path::{ContainerPath, Mounts, minimal};
+use super::record::PATHS_MAX;
 
 /// Largest request, in bytes.
 pub(crate) const REQUEST_MAX: usize = 64 * 1024;
-/// Most paths in one request.
-const PATHS_MAX: usize = 64;
 /// Largest metadata, in bytes of JSON; the record that carries it has 64 KiB.
 const METADATA_MAX: usize = 16 * 1024;
+/// What paths and metadata may take of a record's 64 KiB; the rest of it is small.
+const TRAVELS_MAX: usize = 60 * 1024;
 /// Longest request id, in characters.
 const REQUEST_ID_MAX: usize = 128;
 /// Characters of a body that is not JSON which are given back.
@@ -117,6 +118,12 @@ fn judge_fields(fields: &Map<String, Value>, mounts: &Mounts) -> Result<ValidReq
     let runtime = judge_runtime(fields.get("runtime"), &mut faults);
     let request_id = judge_request_id(fields.get("request_id"), &mut faults);
     let (archive_paths, roots) = judge_paths(fields.get("archive_paths"), mounts, &mut faults);
+    let length = serde_json::to_string(&(&archive_paths, &metadata)).map_or(0, |text| text.len());
+    if faults.is_empty() && length > TRAVELS_MAX {
+        faults.push(format!(
+            "archive_paths and metadata take {length} bytes together, at most {TRAVELS_MAX} travel"
+        ));
+    }
     if !faults.is_empty() {
         return Err(faults);
     }

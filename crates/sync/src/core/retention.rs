@@ -42,6 +42,8 @@ pub(crate) fn retirable(generations: &[Generation], keep: usize, grace: Duration
             retired.push(index);
         }
     }
+    // An older announcement may keep what a later one let go.
+    retired.retain(|&index| !kept.contains(&generations[index].blob));
     retired
 }
 

@@ -195,7 +195,7 @@ fn parent(path: &[u8]) -> Option<&[u8]> {
     path.iter().rposition(|&byte| byte == b'/').map(|slash| &path[..slash])
 }
 
-fn is_tree_path(path: &[u8]) -> bool {
+pub(crate) fn is_tree_path(path: &[u8]) -> bool {
     path.len() < PATH_MAX
         && !path.contains(&0)
         && parts(path).count() <= DEPTH_MAX

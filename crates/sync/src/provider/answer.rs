@@ -13,14 +13,15 @@ use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Provider;
+use super::{ANSWERS_MAX, Provider};
 use crate::context::{Failure, millis};
 use crate::control::ControlDir;
+use crate::core::quarantine;
 use crate::core::request::RefusedRequest;
 use crate::failpoint::{Point, reached};
 use crate::history::SentRequest;
 use crate::layout::SyncLayout;
-use crate::state::{CaptureFacts, Origin, PublishJournal, PublishStep, Unchanged};
+use crate::state::{CaptureFacts, Origin, PublishJournal, PublishStep, StateDir, Unchanged};
 use crate::window::OfflineWindow;
 
 impl<S, W> Provider<S, W>
@@ -30,7 +31,7 @@ where
 {
     /// History, answer, and the end of the journal. Nothing here undoes a publish.
     pub(super) async fn conclude(
-        &self,
+        &mut self,
         layout: &SyncLayout,
         journal: &PublishJournal,
         capture: &CaptureFacts,
@@ -77,25 +78,39 @@ where
                 answer.history_error = Some(error.to_string());
             }
             reached(Point::SentHistoryWritten);
+            let mut told = Answered::Yes;
             if origin == Origin::App {
-                answer_app(&control, |control| {
-                    control.write(RESPONSE_FILE, &Response::Ok(answer))?;
-                    reached(Point::ResponseWritten);
-                    control.clear(INVALID_FILE)?;
-                    control.clear(PROCESSING_FILE)
+                // Each for itself: an answer that cannot be left must not leave a claim that the
+                // next start would take for a request.
+                told = answer_app(&control, |control| {
+                    control.write(RESPONSE_FILE, &Response::Ok(answer))
                 });
+                reached(Point::ResponseWritten);
+                answer_app(&control, |control| control.clear(INVALID_FILE));
+                answer_app(&control, |control| control.clear(PROCESSING_FILE));
             }
             reached(Point::RequestDiscarded);
-            context.state.clear_publish()
+            told
         });
-        match written.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "a finished publish's journal could not be removed");
-            }
-            Err(error) => tracing::warn!(%error, "a publish could not be concluded"),
-        }
+        let told = written.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a publish could not be concluded");
+            Answered::Yes
+        });
+        self.end(journal, told).await;
         outcome
+    }
+
+    /// Removes the journal of a publish that was answered; keeps it, for a while, otherwise.
+    async fn end(&mut self, journal: &PublishJournal, told: Answered) {
+        if told == Answered::No && self.unanswered < ANSWERS_MAX {
+            self.unanswered += 1;
+            self.unsettled = Some(journal.clone());
+            return;
+        }
+        self.unanswered = 0;
+        if let Err(error) = self.context.stored(StateDir::clear_publish).await {
+            tracing::warn!(%error, "an ended publish's journal could not be removed");
+        }
     }
 
     pub(super) fn show_publish(
@@ -127,31 +142,46 @@ where
 
     /// Answers a publish that failed, and forgets it.
     pub(super) async fn abandon(
-        &self,
+        &mut self,
         layout: &SyncLayout,
-        journal: &PublishJournal,
+        mut journal: PublishJournal,
         failure: &Failure,
     ) {
-        if let PublishStep::Captured { spool, .. } | PublishStep::Publishing { spool, .. } =
-            &journal.step
-        {
-            drop(self.context.spool.reopen(spool));
+        let (at, spool) = match &journal.step {
+            PublishStep::Captured { spool, .. } | PublishStep::Publishing { spool, .. } => {
+                (Timestamp::now(), Some(spool.clone()))
+            }
+            PublishStep::Claimed | PublishStep::Published { .. } => (Timestamp::now(), None),
+            PublishStep::Failed { at, .. } => (*at, None),
+        };
+        let (stage, reason) = (failure.stage, quarantine::bounded(failure.reason.clone()));
+        journal.step = PublishStep::Failed { stage, reason: reason.clone(), at };
+        // Journalled before it is answered, so that whoever comes next gives the same answer.
+        if let Err(error) = self.write_down(&journal, stage).await {
+            tracing::warn!(?error, "a failure could not be journalled");
+        }
+        reached(Point::FailureJournalled);
+        if let Some(spool) = spool {
+            self.discard(spool).await;
+        }
+        if let Some(blob) = journal.uploaded {
+            self.add_orphan(blob).await;
         }
         let body = serde_json::to_value(&journal.request).unwrap_or(Value::Null);
         let request = &journal.request;
+        let mut told = Answered::Yes;
         if journal.origin == Origin::App {
             let answer = PublishFailed {
-                stage: failure.stage,
-                error: failure.reason.clone(),
-                failed_timestamp: Timestamp::now(),
+                stage,
+                error: reason,
+                failed_timestamp: at,
                 archive_paths: request.archive_paths.clone(),
                 request_id: request.request_id.clone(),
             };
-            self.answer_failure(layout, body, None, answer).await;
+            told = self.answer_failure(layout, body, None, answer).await;
         }
-        if let Err(error) = self.context.state.clear_publish() {
-            tracing::warn!(%error, "a failed publish's journal could not be removed");
-        }
+        self.end(&journal, told).await;
+        self.remove_orphans().await;
     }
 
     /// Answers a request that was refused as it stands.
@@ -167,13 +197,13 @@ where
         self.answer_failure(layout, body, refused.raw_body.clone(), answer).await;
     }
 
-    pub(super) async fn answer_failure(
+    async fn answer_failure(
         &self,
         layout: &SyncLayout,
         request: Value,
         raw_body: Option<String>,
         answer: PublishFailed,
-    ) {
+    ) -> Answered {
         let invalid = InvalidRequest {
             request,
             error: RequestError {
@@ -188,24 +218,42 @@ where
         let written = tokio::task::spawn_blocking(move || {
             // Each for itself: one that fails must not keep the others back.
             answer_app(&control, |control| control.write(INVALID_FILE, &invalid));
-            answer_app(&control, |control| control.write(RESPONSE_FILE, &Response::Error(answer)));
+            let told = answer_app(&control, |control| {
+                control.write(RESPONSE_FILE, &Response::Error(answer))
+            });
+            reached(Point::FailureAnswered);
             answer_app(&control, |control| control.clear(PROCESSING_FILE));
+            told
         });
-        if let Err(error) = written.await {
+        written.await.unwrap_or_else(|error| {
             tracing::warn!(%error, "a failed request could not be answered");
-        }
+            Answered::Yes
+        })
     }
 }
 
-/// Writes to the control directory. The app can make any write there fail, so a failure is noted
-/// and nothing more.
-fn answer_app(control: &std::path::Path, write: impl FnOnce(&ControlDir) -> std::io::Result<()>) {
+/// Whether the app was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answered {
+    Yes,
+    No,
+}
+
+/// Writes to the control directory. The app can make any write there fail.
+fn answer_app(
+    control: &std::path::Path,
+    write: impl FnOnce(&ControlDir) -> std::io::Result<()>,
+) -> Answered {
     let written = match ControlDir::open(control) {
         Ok(Some(control)) => write(&control),
         Ok(None) => Err(std::io::ErrorKind::NotFound.into()),
         Err(error) => Err(error),
     };
-    if let Err(error) = written {
-        tracing::warn!(%error, "an answer could not be left in the control directory");
+    match written {
+        Ok(()) => Answered::Yes,
+        Err(error) => {
+            tracing::warn!(%error, "an answer could not be left in the control directory");
+            Answered::No
+        }
     }
 }

@@ -1,18 +1,27 @@
-//! Deletes what was superseded long enough ago.
+//! Deletes what was superseded long enough ago, and what failed publishes left.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use belay_protocol::Cid;
+use belay_protocol::control::Stage;
 use belay_protocol::record::SyncRecord;
-use belay_store::{BlobStore, RecordStore};
+use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
 use jiff::Timestamp;
 
 use super::Provider;
-use crate::context::with_causes;
-use crate::core::record::Order;
+use super::storing::LOOK_BACK;
+use crate::context::{Stopped, with_causes};
+use crate::core::record::{Order, named_blob};
 use crate::core::retention::{Generation, retirable};
 use crate::history::{self, Deletion};
 use crate::window::OfflineWindow;
+
+/// Failed publishes whose objects are remembered; more means a store that refuses everything.
+const ORPHANS_MAX: usize = 256;
+/// Keys of one listing.
+const PAGE: usize = 1_000;
 
 impl<S, W> Provider<S, W>
 where
@@ -20,44 +29,165 @@ where
     W: OfflineWindow,
 {
     /// Deletes what was superseded long enough ago, earlier failures included.
-    pub(super) async fn retire(&self, head: &SyncRecord) {
+    pub(super) async fn retire(&self) {
         let context = Arc::clone(&self.context);
         let now = Timestamp::now();
         let listed = tokio::task::spawn_blocking(move || context.history.all_sent()).await;
         let sent = listed.unwrap_or_default();
-        let generations: Vec<Generation> = sent
+        let mut generations: Vec<Generation> = sent
             .iter()
             .map(|(_, entry)| Generation {
                 order: Order { epoch: entry.epoch, seq: entry.seq },
                 blob: entry.manifest.blob,
-                age: Duration::try_from(now.duration_since(entry.published_timestamp))
-                    .unwrap_or_default(),
+                age: age(now, entry.published_timestamp),
                 stored: entry.deletion.deleted_at.is_none(),
             })
             .collect();
+        let log = match self.log(&self.context.spec.key, LOOK_BACK).await {
+            Ok(log) => log,
+            Err(stopped) => return untold(&stopped),
+        };
+        // Others publish under this key too. What they announced is theirs to delete, and keeps
+        // what it names, for as long as if it were ours.
+        let others = log.iter().filter_map(|stored| {
+            let record: SyncRecord = serde_json::from_slice(&stored.bytes).ok()?;
+            let ours = sent.iter().any(|(_, entry)| entry.publish_id == record.publish_id);
+            (!ours).then(|| Generation {
+                order: Order::of(&record),
+                blob: record.manifest.blob,
+                age: age(now, record.timestamp),
+                stored: false,
+            })
+        });
+        generations.extend(others);
         let spec = &self.context.spec;
-        for index in retirable(&generations, spec.keep_generations.max(2), spec.retire_grace) {
-            let (path, entry) = &sent[index];
-            if entry.manifest.blob == head.manifest.blob {
-                continue;
-            }
-            let call = self.context.store.delete(entry.manifest.blob);
-            let deleted = match tokio::time::timeout(spec.store_timeout, call).await {
-                Ok(Ok(_)) => Deletion {
-                    deleted_at: Some(Timestamp::now()),
-                    deletion_succeeded: Some(true),
-                    deletion_error: None,
-                },
-                Ok(Err(error)) => failed_deletion(with_causes(&error)),
-                Err(_) => failed_deletion("the store did not answer in time".to_owned()),
+        let keep = spec.keep_generations.max(2);
+        let retired = retirable(&generations, keep, spec.retire_grace);
+        if !retired.is_empty() {
+            // Objects are the store's and not a key's: the same content may be someone else's.
+            let named = match self.named(keep).await {
+                Ok(named) => named,
+                Err(stopped) => return untold(&stopped),
             };
-            if let Err(error) = history::retired(path, entry.clone(), deleted) {
-                tracing::warn!(%error, "a retirement could not be written down");
+            for index in retired {
+                let (path, entry) = &sent[index];
+                if named.contains(&entry.manifest.blob) {
+                    continue;
+                }
+                let deleted = match self.delete(entry.manifest.blob).await {
+                    Ok(()) => Deletion {
+                        deleted_at: Some(Timestamp::now()),
+                        deletion_succeeded: Some(true),
+                        deletion_error: None,
+                    },
+                    Err(error) => Deletion {
+                        deleted_at: None,
+                        deletion_succeeded: Some(false),
+                        deletion_error: Some(error),
+                    },
+                };
+                let (path, entry) = (path.clone(), entry.clone());
+                let noted = self.context.stored(move |_| history::retired(&path, entry, deleted));
+                if let Err(error) = noted.await {
+                    tracing::warn!(%error, "a retirement could not be written down");
+                }
+            }
+        }
+        self.remove_orphans().await;
+    }
+
+    /// Remembers an object that a failed publish stored.
+    pub(super) async fn add_orphan(&self, blob: Cid) {
+        let added = self.context.stored(move |state| {
+            let mut orphans = state.orphans()?;
+            if orphans.len() < ORPHANS_MAX {
+                orphans.insert(blob);
+            }
+            state.set_orphans(&orphans)
+        });
+        if let Err(error) = added.await {
+            tracing::warn!(%error, %blob, "an object of a failed publish may stay in the store");
+        }
+    }
+
+    /// Deletes the objects of failed publishes, unless a record names them by now. What cannot be
+    /// deleted is tried again after the next publish.
+    pub(super) async fn remove_orphans(&self) {
+        let orphans = match self.context.stored(crate::state::StateDir::orphans).await {
+            Ok(orphans) if orphans.is_empty() => return,
+            Ok(orphans) => orphans,
+            Err(error) => {
+                tracing::warn!(%error, "objects of failed publishes may stay in the store");
+                return;
+            }
+        };
+        let named = match self.named(LOOK_BACK).await {
+            Ok(named) => named,
+            Err(stopped) => return untold(&stopped),
+        };
+        let mut left = BTreeSet::new();
+        for blob in orphans {
+            if !named.contains(&blob)
+                && let Err(error) = self.delete(blob).await
+            {
+                tracing::warn!(%error, %blob, "an object of a failed publish stays in the store");
+                left.insert(blob);
+            }
+        }
+        if let Err(error) = self.context.stored(move |state| state.set_orphans(&left)).await {
+            tracing::warn!(%error, "deleted objects could not be written down");
+        }
+    }
+
+    async fn delete(&self, blob: Cid) -> Result<(), String> {
+        let call = self.context.store.delete(blob);
+        match tokio::time::timeout(self.context.spec.store_timeout, call).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(with_causes(&error)),
+            Err(_) => Err("the store did not answer in time".to_owned()),
+        }
+    }
+
+    /// The objects named by the newest `keep` records of every key of the store.
+    async fn named(&self, keep: usize) -> Result<BTreeSet<Cid>, Stopped> {
+        let mut named = BTreeSet::new();
+        let mut after = None;
+        loop {
+            let keys = self
+                .context
+                .exchange(Stage::RecordPublish, RecordError::is_retryable, || {
+                    self.context.store.keys(after.as_ref(), PAGE)
+                })
+                .await?
+                .map_err(|error| Stopped::at(Stage::RecordPublish, &error))?;
+            let Some(last) = keys.last() else { return Ok(named) };
+            after = Some(last.clone());
+            for key in &keys {
+                let log = self.log(key, keep).await?;
+                named.extend(log.iter().filter_map(|stored| named_blob(&stored.bytes)));
             }
         }
     }
+
+    async fn log(
+        &self,
+        key: &belay_protocol::SyncKey,
+        newest: usize,
+    ) -> Result<Vec<StoredRecord>, Stopped> {
+        self.context
+            .exchange(Stage::RecordPublish, RecordError::is_retryable, || {
+                self.context.store.history(key, newest)
+            })
+            .await?
+            .map_err(|error| Stopped::at(Stage::RecordPublish, &error))
+    }
 }
 
-fn failed_deletion(error: String) -> Deletion {
-    Deletion { deleted_at: None, deletion_succeeded: Some(false), deletion_error: Some(error) }
+fn age(now: Timestamp, then: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(then)).unwrap_or_default()
+}
+
+/// What is superseded stays until the next publish.
+fn untold(stopped: &Stopped) {
+    tracing::warn!(?stopped, "the store does not say what is still named; nothing is deleted");
 }

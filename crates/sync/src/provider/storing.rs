@@ -1,5 +1,6 @@
 //! The archive into the store, then the record that names it.
 
+use belay_protocol::Cid;
 use belay_protocol::control::Stage;
 use belay_protocol::record::{
     ArchiveFormat, Capture, Encryption, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SyncRecord,
@@ -8,7 +9,7 @@ use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Re
 use jiff::Timestamp;
 
 use super::Provider;
-use crate::context::{Stopped, version, with_causes};
+use crate::context::{Failure, Stopped, blocking, version, with_causes};
 use crate::core::record::Order;
 use crate::failpoint::{Point, reached};
 use crate::spool::Spooled;
@@ -16,9 +17,14 @@ use crate::state::{CaptureFacts, PublishJournal, PublishStep, Unchanged};
 use crate::window::OfflineWindow;
 
 /// Records looked through for our own publish id.
-const LOOK_BACK: usize = 64;
+pub(super) const LOOK_BACK: usize = 64;
 /// Lost races for the head before a publish gives up.
 const RACES_MAX: u32 = 5;
+
+fn unreachable(stage: Stage, error: &dyn std::error::Error) -> Stopped {
+    Stopped::Unreachable(Failure { stage, reason: with_causes(error) })
+}
+
 impl<S, W> Provider<S, W>
 where
     S: BlobStore + RecordStore,
@@ -28,7 +34,7 @@ where
     /// None if the archive is no longer whole.
     pub(super) async fn upload(
         &self,
-        journal: &PublishJournal,
+        journal: &mut PublishJournal,
         spool: &str,
         capture: &CaptureFacts,
     ) -> Result<Option<PublishStep>, Stopped> {
@@ -42,7 +48,11 @@ where
             // Equal content is stored once, and announced again only with other words.
             if head.metadata == journal.request.metadata && head.runtime == journal.request.runtime
             {
-                drop(self.context.spool.reopen(spool));
+                if head.manifest.blob == capture.blob {
+                    // Of the right size it may still be damaged; this makes it whole.
+                    self.put(spool, capture).await?;
+                }
+                self.discard(spool.to_owned()).await;
                 return Ok(Some(PublishStep::Published {
                     capture: capture.clone(),
                     record: Box::new(head),
@@ -56,6 +66,12 @@ where
                 capture: capture.clone(),
                 record: Box::new(record),
             }));
+        }
+        let found = self.size_of(capture.blob).await?;
+        if found.is_none() && journal.uploaded.is_none() {
+            // Written down first, so that what a failure leaves in the store can be found.
+            journal.uploaded = Some(capture.blob);
+            self.write_down(journal, Stage::Upload).await?;
         }
         if !self.put(spool, capture).await? {
             return Ok(None);
@@ -81,19 +97,29 @@ where
     }
 
     /// Stores the archive; false if it is not in the spool as it was captured.
-    pub(super) async fn put(&self, spool: &str, capture: &CaptureFacts) -> Result<bool, Stopped> {
-        let Ok(mut spooled) = self.context.spool.reopen(spool) else { return Ok(false) };
-        // A failed or interrupted upload finds it again.
-        spooled.keep().map_err(|error| Stopped::at(Stage::Upload, &error))?;
+    async fn put(&self, spool: &str, capture: &CaptureFacts) -> Result<bool, Stopped> {
+        let (spools, name) = (self.context.spool.clone(), spool.to_owned());
+        let reopened = blocking(Stage::Upload, move || {
+            let Ok(mut spooled) = spools.reopen(&name) else { return Ok(None) };
+            // A failed or interrupted upload finds it again.
+            spooled.keep().map_err(|error| Stopped::at(Stage::Upload, &error))?;
+            Ok(Some(spooled))
+        });
+        let Some(mut spooled) = reopened.await? else { return Ok(false) };
         let file = |spooled: &Spooled| spooled.file.try_clone();
         let stored = self
             .context
-            .exchange(Stage::Upload, BlobError::is_retryable, || async {
-                let source = file(&spooled)
-                    .map_err(|source| BlobError::Io { action: "read the archive", source })?;
-                let (id, size) = (capture.blob, capture.archive_size_bytes);
-                self.context.store.put_if_absent(id, source, size).await
-            })
+            .transfer(
+                capture.archive_size_bytes,
+                Stage::Upload,
+                BlobError::is_retryable,
+                || async {
+                    let source = file(&spooled)
+                        .map_err(|source| BlobError::Io { action: "read the archive", source })?;
+                    let (id, size) = (capture.blob, capture.archive_size_bytes);
+                    self.context.store.put_if_absent(id, source, size).await
+                },
+            )
             .await?;
         match stored {
             Ok(PutOutcome::Stored | PutOutcome::Present) => Ok(true),
@@ -105,29 +131,47 @@ where
         }
     }
 
-    pub(super) async fn has(&self, manifest: &Manifest) -> Result<bool, Stopped> {
-        let size = self
-            .context
-            .exchange(Stage::Upload, BlobError::is_retryable, || {
-                self.context.store.has(manifest.blob)
-            })
+    async fn has(&self, manifest: &Manifest) -> Result<bool, Stopped> {
+        Ok(self.size_of(manifest.blob).await? == Some(manifest.archive_size_bytes))
+    }
+
+    async fn size_of(&self, blob: Cid) -> Result<Option<u64>, Stopped> {
+        self.context
+            .exchange(Stage::Upload, BlobError::is_retryable, || self.context.store.has(blob))
             .await?
-            .map_err(|error| Stopped::at(Stage::Upload, &error))?;
-        Ok(size == Some(manifest.archive_size_bytes))
+            .map_err(|error| Stopped::at(Stage::Upload, &error))
+    }
+
+    /// Stores again what a confirmed record names and someone deleted before it was named.
+    pub(super) async fn keep_stored(
+        &self,
+        record: &SyncRecord,
+        spool: &str,
+        capture: &CaptureFacts,
+    ) {
+        let manifest = &record.manifest;
+        let kept = match self.has(manifest).await {
+            Ok(false) if manifest.blob == capture.blob => self.put(spool, capture).await,
+            found => found,
+        };
+        match kept {
+            Ok(true) => {}
+            Ok(false) => tracing::error!(workload = %self.context.workload, blob = %manifest.blob,
+                "the object of the head is gone from the store; publish again"),
+            Err(error) => tracing::warn!(workload = %self.context.workload, ?error,
+                "it is not known whether the object of the head is still stored"),
+        }
     }
 
     /// The head of the key. One that this version cannot read is a failure: it must not be
     /// replaced by guess.
-    pub(super) async fn head(
-        &self,
-        stage: Stage,
-    ) -> Result<Option<(Revision, SyncRecord)>, Stopped> {
+    async fn head(&self, stage: Stage) -> Result<Option<(Revision, SyncRecord)>, Stopped> {
         let key = &self.context.spec.key;
         let stored = self
             .context
             .exchange(stage, RecordError::is_retryable, || self.context.store.head(key))
             .await?
-            .map_err(|error| Stopped::at(stage, &error))?;
+            .map_err(|error| unreachable(stage, &error))?;
         let Some(stored) = stored else { return Ok(None) };
         let record = serde_json::from_slice(&stored.bytes).map_err(|error| {
             Stopped::because(
@@ -138,14 +182,14 @@ where
         Ok(Some((stored.revision, record)))
     }
 
-    pub(super) async fn record(
+    async fn record(
         &self,
         journal: &PublishJournal,
         capture: &CaptureFacts,
         manifest: Manifest,
     ) -> Result<SyncRecord, Stopped> {
         let head = self.head(Stage::RecordPublish).await?.map(|(_, record)| record);
-        let after = self.next_place(head.as_ref());
+        let after = self.next_place(head.as_ref()).await?;
         Ok(SyncRecord {
             schema: RECORD_SCHEMA,
             key: self.context.spec.key.clone(),
@@ -166,11 +210,18 @@ where
 
     /// The place after the head. Where the store lost its records, the place after the last one
     /// this node published: consumers remember that.
-    pub(super) fn next_place(&self, head: Option<&SyncRecord>) -> Order {
-        let sent = self.context.history.all_sent();
+    async fn next_place(&self, head: Option<&SyncRecord>) -> Result<Order, Stopped> {
+        let history = self.context.history.clone();
+        let sent = blocking(Stage::RecordPublish, move || Ok(history.all_sent())).await?;
         let sent = sent.iter().map(|(_, entry)| Order { epoch: entry.epoch, seq: entry.seq }).max();
         let last = head.map(Order::of).max(sent).unwrap_or(Order { epoch: 1, seq: 0 });
-        Order { epoch: last.epoch, seq: last.seq + 1 }
+        last.next().ok_or_else(|| {
+            let reason = format!(
+                "no record can follow number {} of epoch {}; publish under another key",
+                last.seq, last.epoch
+            );
+            Stopped::because(Stage::RecordPublish, reason)
+        })
     }
 
     /// Makes the record the head: the commit point of a publish.
@@ -187,7 +238,7 @@ where
                 return Ok(ours);
             }
             let head = self.head(stage).await?;
-            let place = self.next_place(head.as_ref().map(|(_, record)| record));
+            let place = self.next_place(head.as_ref().map(|(_, record)| record)).await?;
             let parent = head.as_ref().map(|(_, record)| record.cid);
             if (Order::of(&record), record.parent_cid) != (place, parent) {
                 record = self.record(journal, capture, record.manifest).await?;
@@ -207,22 +258,26 @@ where
                 }
                 // Someone else was first, or it is unknown whether we were: the next look tells.
                 Ok(Err(RecordError::Conflict { .. })) => continue,
-                Ok(Err(error)) => with_causes(&error),
+                Ok(Err(error @ RecordError::TooLarge { .. })) => {
+                    return Err(Stopped::at(stage, &error));
+                }
+                Ok(Err(
+                    error @ (RecordError::Busy { .. } | RecordError::Full | RecordError::Io { .. }),
+                )) => with_causes(&error),
                 Err(_) => "the store did not answer in time".to_owned(),
             };
             tracing::warn!(workload = %self.context.workload, %error, "a record may not be set");
             if let Some(ours) = self.published_before(&journal.publish_id).await? {
                 return Ok(ours);
             }
-            return Err(Stopped::because(stage, error));
+            // It is not there, and may come yet.
+            let reason = format!("it is not known whether the record was set: {error}");
+            return Err(Stopped::Later { reason });
         }
         Err(Stopped::because(stage, "others kept publishing under this key"))
     }
 
-    pub(super) async fn published_before(
-        &self,
-        publish_id: &str,
-    ) -> Result<Option<SyncRecord>, Stopped> {
+    async fn published_before(&self, publish_id: &str) -> Result<Option<SyncRecord>, Stopped> {
         let key = &self.context.spec.key;
         let history = self
             .context
@@ -230,7 +285,7 @@ where
                 self.context.store.history(key, LOOK_BACK)
             })
             .await?
-            .map_err(|error| Stopped::at(Stage::RecordPublish, &error))?;
+            .map_err(|error| unreachable(Stage::RecordPublish, &error))?;
         let records = history
             .iter()
             .filter_map(|stored| serde_json::from_slice::<SyncRecord>(&stored.bytes).ok());

@@ -594,7 +594,8 @@ async fn b1_b2_an_uncertain_state_halts_durably_and_a_verified_apply_lifts_it() 
     let record = serde_json::to_value(scene.head().await).expect("serialises");
     let journal = json!({
         "record": record, "directory": "staging-gone",
-        "steps": [{"volume": "data", "below": "", "slot": "u0", "staged": 1, "replaced": 2}],
+        "steps": [{"volume": "data", "below": "", "slot": "u0",
+                   "staged": {"inode": 1, "born": null}, "replaced": {"inode": 2, "born": null}}],
         "untouched": [], "phase": {"phase": "applying"},
     });
     let state = scene.consumer.state();

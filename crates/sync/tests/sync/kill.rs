@@ -25,7 +25,7 @@ async fn child() {
     let (role, rest) = order.split_once(':').expect("an order");
     let (point, root) = rest.split_once(':').expect("an order");
     let root = Path::new(root);
-    let all = Point::PUBLISH.iter().chain(&Point::APPLY);
+    let all = Point::PUBLISH.iter().chain(&Point::FAILURE).chain(&Point::APPLY);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
     let (place, role) = match role {
@@ -39,7 +39,7 @@ async fn child() {
 }
 
 /// Runs a child until it kills itself at `point`.
-fn killed_at(role: &str, point: Point, root: &Path) {
+pub(crate) fn killed_at(role: &str, point: Point, root: &Path) {
     let status = Command::new(std::env::current_exe().expect("this binary has a path"))
         .args(["--exact", "kill::child", "--nocapture"])
         .env(CHILD, format!("{role}:{point:?}:{}", root.display()))

@@ -1,6 +1,8 @@
 //! Providers and consumers over real directories and a real store, with a fake container.
 
 mod apply;
+mod faults;
+mod faulty;
 mod kill;
 mod publish;
 mod scene;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use belay_protocol::{SyncRole, SyncStatus};
-use belay_store::LocalStore;
+use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{
     FoundState, MountPoint, OfflineWindow, PublishCommand, Ready, SyncHandle, SyncLayout, SyncSpec,
     Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused, spawn,
@@ -169,7 +169,15 @@ pub(crate) fn start_with(
     store: &Path,
     spec: SyncSpec,
 ) -> Running {
-    let store = LocalStore::open(store).expect("opens the store");
+    start_on(place, volumes, LocalStore::open(store).expect("opens the store"), spec)
+}
+
+pub(crate) fn start_on<S: BlobStore + RecordStore>(
+    place: &Place,
+    volumes: &[(&str, &str)],
+    store: S,
+    spec: SyncSpec,
+) -> Running {
     let window = FakeWindow::default();
     let (layout, seen) = watch::channel(Some(place.layout(volumes)));
     let shutdown = CancellationToken::new();

@@ -13,8 +13,6 @@ use belay_volumes::{
 use crate::lifecycle::fill;
 use crate::scratch::{Scratch, spec};
 
-const RESERVE_UID: u32 = 4_200_000_000;
-
 async fn released(volumes: &Volumes, file_system: FileSystem, mib: u64) -> VolumeSpec {
     let wanted = VolumeSpec { file_system, ..spec("web/store", ByteSize::mib(mib)) };
     let mounted = volumes.ensure(&wanted).await.expect("a volume");
@@ -130,7 +128,7 @@ async fn an_answer_gets_through_on_a_system_volume_filled_to_the_last_block_and_
     let answer = vec![b'a'; 64 * 1024];
     // A rename over an existing name needs no room in the directory.
     let name = "f2";
-    place(&mounted.private, directory.as_fd(), name, &answer, 0o644, RESERVE_UID)
+    place(&mounted.private, directory.as_fd(), name, &answer, 0o644, volumes.reserve_uid())
         .expect("the answer gets through");
     let found = fs::symlink_metadata(control.join(name)).expect("the answer");
     assert_eq!(
@@ -152,10 +150,12 @@ async fn an_answer_replaces_a_link_and_does_not_follow_it() {
     symlink(&outside, control.join("response.json")).expect("a link");
     let directory = File::open(&control).expect("the directory");
     let private = &mounted.private;
-    place(private, directory.as_fd(), "response.json", b"{}", 0o644, RESERVE_UID).expect("placed");
+    place(private, directory.as_fd(), "response.json", b"{}", 0o644, volumes.reserve_uid())
+        .expect("placed");
     assert_eq!(fs::read(&outside).expect("the file"), b"untouched");
     assert!(control.join("response.json").symlink_metadata().expect("a file").is_file());
     for name in ["", ".", "..", "a/b"] {
-        place(private, directory.as_fd(), name, b"", 0o644, RESERVE_UID).expect_err("no name");
+        place(private, directory.as_fd(), name, b"", 0o644, volumes.reserve_uid())
+            .expect_err("no name");
     }
 }

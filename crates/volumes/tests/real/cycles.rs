@@ -31,7 +31,8 @@ fn from_environment(name: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_many_cycles_the_kernels_tables_equal_the_model() {
-    let cycles = from_environment("BELAY_VOLUMES_CYCLES", 200);
+    let full = std::env::var("BELAY_TEST_COUNTS").is_ok_and(|counts| counts == "full");
+    let cycles = from_environment("BELAY_VOLUMES_CYCLES", if full { 10_000 } else { 200 });
     let seed = from_environment("BELAY_VOLUMES_SEED", u64::from(std::process::id()));
     let mut random = Random(seed);
     let scratch = Scratch::new();

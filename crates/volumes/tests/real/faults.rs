@@ -193,8 +193,10 @@ async fn what_was_never_finished_is_cleared_at_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_at_any_moment_of_creation_and_release_converges() {
+    let full = std::env::var("BELAY_TEST_COUNTS").is_ok_and(|counts| counts == "full");
+    let gate = if full { 1_000 } else { 72 };
     let rounds: u32 =
-        std::env::var("BELAY_VOLUMES_KILLS").map_or(24, |text| text.parse().expect("a number"));
+        std::env::var("BELAY_VOLUMES_KILLS").map_or(gate, |text| text.parse().expect("a number"));
     let scratch = Scratch::new();
     for round in 0..rounds {
         // Delays sweep the whole length of an operation, tools at work included.

@@ -227,6 +227,7 @@ async fn many_volumes_are_provided_and_released_at_once() {
     };
     let running: Vec<_> = specs.iter().map(start).collect();
     for task in running {
+        volumes.list().await.expect("what is under way does not disturb a list");
         task.await.expect("no panic").expect("a volume");
     }
     assert_eq!(scratch.devices().len(), 16);
@@ -236,6 +237,7 @@ async fn many_volumes_are_provided_and_released_at_once() {
     };
     let running: Vec<_> = specs.iter().map(stop).collect();
     for task in running {
+        volumes.list().await.expect("what is under way does not disturb a list");
         task.await.expect("no panic").expect("released");
     }
     scratch.assert_nothing_held();

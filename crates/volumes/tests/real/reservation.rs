@@ -136,6 +136,14 @@ async fn a_thin_volume_takes_what_it_holds_and_a_trim_gives_it_back() {
     assert!(refused.to_string().contains("fully allocated"), "{refused}");
 }
 
+/// Takes the block that a deleted file gave back.
+fn fill_rest(directory: &Path) {
+    let mut taken = 0;
+    while fs::write(directory.join(format!("rest-{taken}")), vec![1; 4096]).is_ok() {
+        taken += 1;
+    }
+}
+
 /// A small file system that plays the host: mounted in the scratch directory, gone with it.
 fn small_host(scratch: &Scratch, mib: u64) {
     host(scratch, mib, "mkfs.ext4", &["-q", "-F", "-b", "4096", "-m", "0"]);
@@ -180,8 +188,19 @@ async fn on_a_filled_host_the_volume_ends_at_its_own_limit_without_an_error() {
         if file_system != FileSystem::Btrfs {
             fs::write(mounted.data.join("after"), vec![7; 1 << 20]).expect("it takes data again");
         }
+        volume(&volumes, file_system, size).await;
+        volumes.release(&mounted.id).await.expect("released");
+        let again = volume(&volumes, file_system, size).await;
+        assert!(again.data.is_dir(), "{file_system}: a full host does not keep it from starting");
         volumes.release(&mounted.id).await.expect("released");
         if file_system == FileSystem::Ext4 {
+            // Not even after an unclean stop and with its metadata lost.
+            let image = scratch.image("web/store");
+            succeeds("debugfs", &["-w", "-R", "set_super_value state 0"], &image);
+            fs::remove_file(image.with_file_name("volume.json")).expect("lost");
+            fill_rest(&scratch.root());
+            volume(&volumes, file_system, size).await;
+            volumes.release(&mounted.id).await.expect("released");
             succeeds("e2fsck", &["-f", "-n"], &scratch.image("web/store"));
         }
     }
@@ -208,6 +227,9 @@ async fn a_filled_xfs_or_btrfs_host_keeps_its_promise_too() {
         }
         let now = volumes.list().await.expect("a list")[0].mounted.clone().expect("mounted");
         assert!(!now.read_only && now.errors == 0, "{mkfs}");
+        volume(&volumes, FileSystem::Ext4, ByteSize::mib(128)).await;
+        volumes.release(&mounted.id).await.expect("released");
+        volume(&volumes, FileSystem::Ext4, ByteSize::mib(128)).await;
         volumes.release(&mounted.id).await.expect("released");
         succeeds("e2fsck", &["-f", "-n"], &scratch.image("web/store"));
     }

@@ -147,3 +147,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_hostile_record_has_few_and_short_reasons() {
+    let many = reasons(|r| r["manifest"]["archive_paths"] = json!(vec![0; 30_000]));
+    assert_eq!(many.len(), 1, "{many:?}");
+    assert!(many[0].contains("30000 paths"), "{many:?}");
+    let most = reasons(|r| r["manifest"]["archive_paths"] = json!(vec![0; 64]));
+    assert_eq!(most.len(), 16);
+}
+
+#[test]
+fn an_order_that_nothing_could_follow_is_refused() {
+    for field in ["epoch", "seq"] {
+        let found = reasons(|r| r[field] = json!(u64::MAX));
+        assert!(found.len() == 1 && found[0].contains("at most"), "{found:?}");
+    }
+    let last = Order { epoch: 1, seq: ORDER_MAX };
+    assert_eq!(last.next(), None);
+    assert_eq!(Order { epoch: 1, seq: u64::MAX }.next(), None);
+    assert_eq!(Order { epoch: 2, seq: 7 }.next(), Some(Order { epoch: 2, seq: 8 }));
+}

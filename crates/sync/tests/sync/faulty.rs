@@ -1,0 +1,152 @@
+//! A store that fails where a test wants it to.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use belay_protocol::{Cid, SyncKey};
+use belay_store::{
+    BlobEntry, BlobError, BlobReader, BlobStore, LocalStore, PutOutcome, RecordError, RecordStore,
+    RecordWatch, Revision, StoredRecord,
+};
+use bytes::Bytes;
+
+/// What fails, and what was asked.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) reads: Reading,
+    /// Every archive is said to be damaged.
+    pub(crate) damaged: bool,
+    /// The log cannot be read.
+    pub(crate) log_down: bool,
+    /// The object of the next record is deleted just before it is set.
+    pub(crate) retire_before_set: Option<Cid>,
+    /// What the next set says.
+    pub(crate) set: Setting,
+    pub(crate) gets: u32,
+}
+
+/// How reads of objects go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Reading {
+    #[default]
+    Works,
+    Fails,
+    /// Nothing ever comes.
+    Silent,
+}
+
+/// How a set ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Setting {
+    #[default]
+    AsItIs,
+    /// The record is set, but the reply is lost and the log is not readable after it.
+    LostReply,
+    /// Nothing is set, and that is certain.
+    Refused,
+}
+
+#[derive(Clone)]
+pub(crate) struct Faulty {
+    inner: LocalStore,
+    pub(crate) faults: Arc<Mutex<Faults>>,
+}
+
+impl Faulty {
+    pub(crate) fn open(path: &Path) -> Self {
+        Self { inner: LocalStore::open(path).expect("opens"), faults: Arc::default() }
+    }
+
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Faults) -> T) -> T {
+        change(&mut self.faults.lock().expect("no test panics while it holds this"))
+    }
+}
+
+fn broken() -> std::io::Error {
+    std::io::Error::other("the store is broken")
+}
+
+impl BlobStore for Faulty {
+    async fn put_if_absent(
+        &self,
+        id: Cid,
+        source: File,
+        size: u64,
+    ) -> Result<PutOutcome, BlobError> {
+        if self.with(|faults| faults.damaged) {
+            return Err(BlobError::Mismatch { id });
+        }
+        self.inner.put_if_absent(id, source, size).await
+    }
+
+    async fn get(&self, id: Cid, range: Option<Range<u64>>) -> Result<BlobReader, BlobError> {
+        let reads = self.with(|faults| {
+            faults.gets += 1;
+            faults.reads
+        });
+        match reads {
+            Reading::Works => self.inner.get(id, range).await,
+            Reading::Fails => Err(BlobError::Io { action: "read an object", source: broken() }),
+            Reading::Silent => Ok(Box::pin(futures_util::stream::pending())),
+        }
+    }
+
+    async fn has(&self, id: Cid) -> Result<Option<u64>, BlobError> {
+        self.inner.has(id).await
+    }
+
+    async fn delete(&self, id: Cid) -> Result<bool, BlobError> {
+        self.inner.delete(id).await
+    }
+
+    async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<BlobEntry>, BlobError> {
+        self.inner.list(after, limit).await
+    }
+}
+
+impl RecordStore for Faulty {
+    async fn head(&self, key: &SyncKey) -> Result<Option<StoredRecord>, RecordError> {
+        self.inner.head(key).await
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &SyncKey,
+        expected: Option<Revision>,
+        bytes: Bytes,
+    ) -> Result<Revision, RecordError> {
+        if let Some(blob) = self.with(|faults| faults.retire_before_set.take()) {
+            self.inner.delete(blob).await.expect("deletes");
+        }
+        match self.with(|faults| std::mem::take(&mut faults.set)) {
+            Setting::AsItIs => self.inner.compare_and_set(key, expected, bytes).await,
+            Setting::LostReply => {
+                self.inner.compare_and_set(key, expected, bytes).await?;
+                self.with(|faults| faults.log_down = true);
+                Err(RecordError::Io { action: "write a record", source: broken() })
+            }
+            Setting::Refused => Err(RecordError::TooLarge { found: bytes.len() }),
+        }
+    }
+
+    async fn watch(&self, key: &SyncKey) -> Result<RecordWatch, RecordError> {
+        self.inner.watch(key).await
+    }
+
+    async fn keys(
+        &self,
+        after: Option<&SyncKey>,
+        limit: usize,
+    ) -> Result<Vec<SyncKey>, RecordError> {
+        self.inner.keys(after, limit).await
+    }
+
+    async fn history(&self, key: &SyncKey, limit: usize) -> Result<Vec<StoredRecord>, RecordError> {
+        if self.with(|faults| faults.log_down) {
+            return Err(RecordError::Io { action: "read records", source: broken() });
+        }
+        self.inner.history(key, limit).await
+    }
+}
