@@ -19,8 +19,8 @@ pub use operations::{
 };
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 pub use status::{
-    BackOffStatus, CaptureMethod, CheckOutcome, ContainerStatus, DesiredState, EngineStatus,
-    ExitStatus, Fault, NodeReadiness, NodeStatus, PortStatus, RefusedSpec, STATUS_SCHEMA,
+    BackOffStatus, CheckOutcome, ContainerStatus, DesiredState, EngineStatus, ExitStatus, Fault,
+    GenerationStorage, NodeReadiness, NodeStatus, PortStatus, RefusedSpec, STATUS_SCHEMA,
     SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncOutcome, SyncRole, SyncStatus, Transition,
     VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage, WorkloadPhase,
     WorkloadStatus,

@@ -351,18 +351,18 @@ pub struct SpaceStatus {
     pub missing_bytes: u64,
     /// Whether it could not keep all promises at once.
     pub overcommitted: bool,
-    /// How a volume's state is captured there; absent when that could not be found out.
-    pub capture: Option<CaptureMethod>,
+    /// How a generation of a volume is kept there; absent when that could not be found out.
+    pub generations: Option<GenerationStorage>,
 }
 
-/// How a volume's state is captured.
+/// How a generation of a volume is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum CaptureMethod {
-    /// By cloning its image, which takes milliseconds.
-    Clone,
-    /// By copying.
-    Copy,
+pub enum GenerationStorage {
+    /// It shares blocks with its volume, and is made in milliseconds.
+    Shared,
+    /// It is a whole copy.
+    Copied,
 }
 
 /// What of a volume is used.

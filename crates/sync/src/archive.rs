@@ -182,3 +182,29 @@ impl<R: Read> ArchiveReader<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::core::member::Mtime;
+
+    #[test]
+    fn extension_headers_have_one_bound_for_the_whole_archive() {
+        let mut bytes = Vec::new();
+        for number in 0..3 {
+            let path = format!("{}{number}", "x".repeat(200)).into_bytes();
+            let mtime = Mtime { seconds: 0, nanos: 0 };
+            let body = Body::Directory;
+            bytes.extend(encode(&Member { path, mode: 0, mtime, xattrs: BTreeMap::new(), body }));
+        }
+        let mut reader = ArchiveReader::new(&bytes[..]);
+        reader.extensions_left = 500;
+        for _ in 0..2 {
+            reader.next().expect("within the bound");
+        }
+        let refused = reader.next();
+        assert!(matches!(refused, Err(ReadError::Fault(ArchiveFault::TooManyExtensions))));
+    }
+}

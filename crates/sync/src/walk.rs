@@ -71,8 +71,17 @@ pub(crate) fn walk<E: From<WalkError>>(
     vanished: Vanished,
     visit: &mut dyn FnMut(&Met<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut budget =
-        Budget { entries: usize::try_from(MEMBERS_MAX).unwrap_or(usize::MAX), bytes: NAMES_MAX };
+    let entries = usize::try_from(MEMBERS_MAX).unwrap_or(usize::MAX);
+    walk_within(Budget { entries, bytes: NAMES_MAX }, volumes, roots, vanished, visit)
+}
+
+fn walk_within<E: From<WalkError>>(
+    mut budget: Budget,
+    volumes: &Volumes,
+    roots: &[ContainerPath],
+    vanished: Vanished,
+    visit: &mut dyn FnMut(&Met<'_>) -> Result<(), E>,
+) -> Result<(), E> {
     for root in roots {
         let nested = volumes.mounts.nested(root);
         let mut walk = Walk {
@@ -227,4 +236,50 @@ pub(crate) fn io_fault(path: &[u8], source: io::Error) -> WalkError {
 
 pub(crate) fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::layout::{MountPoint, SyncLayout};
+
+    #[test]
+    fn one_budget_holds_for_directories_inside_each_other_and_beside_each_other() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let data = temp.path().join("data");
+        for dir in ["deep/a/b", "wide/a/c", "wide/b/d"] {
+            fs::create_dir_all(data.join(dir)).expect("creates");
+        }
+        let layout = SyncLayout {
+            mounts: vec![MountPoint {
+                volume: "data".parse().expect("a name"),
+                container_path: "/data".to_owned(),
+                data,
+                private: temp.path().join("private"),
+                size: 1 << 20,
+            }],
+            control: temp.path().to_owned(),
+            control_mount: "/belay".to_owned(),
+        };
+        let volumes = Volumes::open(&layout).expect("opens");
+        let walked = |root: &str, entries, names| {
+            let bytes = names * name_bytes(std::ffi::OsStr::new("a"));
+            let mut met = 0;
+            let mut visit = |_: &Met<'_>| -> Result<(), WalkError> {
+                met += 1;
+                Ok(())
+            };
+            let roots = [ContainerPath::parse(root).expect("a path")];
+            let budget = Budget { entries, bytes };
+            walk_within(budget, &volumes, &roots, Vanished::Fail, &mut visit).map(|()| met)
+        };
+        assert_eq!(walked("/data/deep", 2, 2).expect("within"), 3);
+        walked("/data/deep", 1, 2).expect_err("more entries in all");
+        walked("/data/deep", 2, 1).expect_err("the outer list is held while the inner is read");
+        // What was read before is let go; what is beside it takes its room.
+        assert_eq!(walked("/data/wide", 4, 3).expect("within"), 5);
+        walked("/data/wide", 3, 3).expect_err("more entries in all");
+    }
 }

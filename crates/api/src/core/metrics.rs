@@ -223,7 +223,7 @@ mod tests {
                  "time_to_full_seconds": 360, "errors": 2},
             ],
             "space": {"available_bytes": 10, "promised_bytes": 5120, "missing_bytes": 512,
-                      "overcommitted": true, "capture": "copy"},
+                      "overcommitted": true, "generations": "copied"},
             "refused_specs": [],
         }))
         .expect("the shape of a status")

@@ -77,7 +77,7 @@ pub(crate) fn status() -> NodeStatus {
              "generations": ["before-update"]},
         ],
         "space": {"available_bytes": 1_073_741_824_u64, "promised_bytes": 134_217_728_u64,
-                  "missing_bytes": 0, "overcommitted": false, "capture": "clone"},
+                  "missing_bytes": 0, "overcommitted": false, "generations": "shared"},
         "refused_specs": [
             {"file": "/etc/belay/workloads.d/bad.toml",
              "faults": [{"file": "/etc/belay/workloads.d/bad.toml:3", "key": "imagee",

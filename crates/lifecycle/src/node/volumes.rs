@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::{
-    CaptureMethod, OperationOutcome, Problem, ProblemCode, SpaceStatus, VolumeAct, VolumeName,
+    GenerationStorage, OperationOutcome, Problem, ProblemCode, SpaceStatus, VolumeAct, VolumeName,
     WorkloadName,
 };
 use belay_volumes::{Cloning, ListError, VolumeId, Volumes};
@@ -63,7 +63,7 @@ pub(super) struct VolumesWatch {
     health: VolumeHealth,
     generations: BTreeMap<VolumeId, Vec<String>>,
     /// Found out once: the directory of the images does not change.
-    capture: Option<CaptureMethod>,
+    kept: Option<GenerationStorage>,
     /// Why the last look failed, so that it is told once.
     fault: Option<String>,
 }
@@ -74,7 +74,7 @@ impl VolumesWatch {
             born: Instant::now(),
             health: VolumeHealth::default(),
             generations: BTreeMap::new(),
-            capture: None,
+            kept: None,
             fault: None,
         }
     }
@@ -97,10 +97,10 @@ impl VolumesWatch {
 
     /// Looks at what costs more, too: the host's disk and the generations.
     pub(super) async fn look(&mut self, context: &Context) {
-        if self.capture.is_none() {
-            self.capture = match context.volumes.cloning().await {
-                Ok(Cloning::ByReference) => Some(CaptureMethod::Clone),
-                Ok(Cloning::Unsupported) => Some(CaptureMethod::Copy),
+        if self.kept.is_none() {
+            self.kept = match context.volumes.cloning().await {
+                Ok(Cloning::ByReference) => Some(GenerationStorage::Shared),
+                Ok(Cloning::Unsupported) => Some(GenerationStorage::Copied),
                 Err(error) => {
                     tracing::warn!("{}", with_causes(&error));
                     None
@@ -117,7 +117,7 @@ impl VolumesWatch {
                 promised_bytes: host.promised.as_u64(),
                 missing_bytes: host.missing.as_u64(),
                 overcommitted: host.is_overcommitted(),
-                capture: self.capture,
+                generations: self.kept,
             });
         }
         // Cut off, it keeps what it has listed so far.

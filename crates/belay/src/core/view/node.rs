@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use belay_protocol::{CaptureMethod, DesiredState, NodeReadiness, NodeStatus, WorkloadStatus};
+use belay_protocol::{DesiredState, GenerationStorage, NodeReadiness, NodeStatus, WorkloadStatus};
 use jiff::Timestamp;
 
 use super::{Facts, tone, workloads};
@@ -49,9 +49,13 @@ pub(crate) fn page(status: &NodeStatus, now: Timestamp, style: Style) -> String 
         } else {
             facts.add("host", format!("{free} free"));
         }
-        match space.capture {
-            Some(CaptureMethod::Clone) => facts.add("capture", "clones the image"),
-            Some(CaptureMethod::Copy) => facts.add("capture", "copies"),
+        match space.generations {
+            Some(GenerationStorage::Shared) => {
+                facts.add("kept", "generations of volumes share their blocks")
+            }
+            Some(GenerationStorage::Copied) => {
+                facts.add("kept", "generations of volumes are whole copies")
+            }
             None => {}
         }
     }
@@ -161,7 +165,7 @@ mod tests {
              snapshot: freeze\n\
              \x20volumes: 2, 128 MiB promised, 131 MiB held on disk\n\
              \x20   host: 1 GiB free\n\
-             \x20capture: clones the image"
+             \x20   kept: generations of volumes share their blocks"
         );
         assert!(workloads.contains("back-off"));
         assert!(page.ends_with(
