@@ -638,6 +638,20 @@ async fn a_publish_of_unknown_outcome_is_answered_when_it_is_known() {
 }
 
 #[tokio::test]
+async fn a_record_that_did_not_reach_the_store_is_set_again() {
+    let scene = Scene::new();
+    let store = scene.faulty();
+    let running = scene.provide_on(&store);
+    store.with(|faults| faults.set = Setting::LostRequest);
+    scene.provider.request(&json!({"archive_paths": ["/app"]}));
+    assert_eq!(answer(&scene.provider).await["status"], "ok");
+    assert_eq!(store.with(|faults| faults.set), Setting::AsItIs, "it was lost once");
+    assert_eq!(scene.records().await.len(), 1);
+    assert_eq!(running.window.events(), ["stop for publish", "start unchanged"]);
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_failure_that_was_answered_stays_the_answer_after_a_kill() {
     for point in Point::FAILURE {
         let scene = Scene::new();

@@ -44,6 +44,8 @@ pub(crate) enum Setting {
     AsItIs,
     /// The record is set, but the reply is lost and the log is not readable after it.
     LostReply,
+    /// The request is lost, which its sender cannot tell from a lost reply.
+    LostRequest,
     /// Nothing is set, and that is certain.
     Refused,
 }
@@ -125,6 +127,9 @@ impl RecordStore for Faulty {
             Setting::LostReply => {
                 self.inner.compare_and_set(key, expected, bytes).await?;
                 self.with(|faults| faults.log_down = true);
+                Err(RecordError::Io { action: "write a record", source: broken() })
+            }
+            Setting::LostRequest => {
                 Err(RecordError::Io { action: "write a record", source: broken() })
             }
             Setting::Refused => Err(RecordError::TooLarge { found: bytes.len() }),
