@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use belay_harness::{Leavings, Node, NodeOptions, free_port, is_full, until};
+use belay_harness::{Leavings, Node, NodeOptions, free_port, is_full, sync_spec, until, web_spec};
 use belay_protocol::{NodeReadiness, WorkloadPhase};
 
 const SOON: Duration = Duration::from_secs(120);
@@ -40,26 +40,6 @@ impl Moments {
     }
 }
 
-fn web(port: u16, text: &str) -> String {
-    format!(
-        r#"
-name = "web"
-image = "file:busybox.tar"
-command = ["/bin/sh", "-c", "echo {text} > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"]
-stop_grace = "0s"
-[[ports]]
-container = 8080
-host = {port}
-[volumes.data]
-size = "16M"
-mount = "/data"
-[ready]
-http = {{ port = 8080, path = "/index.html" }}
-interval = "100ms"
-"#
-    )
-}
-
 fn containers_are(node: &Node, count: usize) -> Result<(), String> {
     let found = Leavings::find(node.name(), node.directory()).containers;
     if found.len() == count { Ok(()) } else { Err(format!("{} containers", found.len())) }
@@ -71,12 +51,12 @@ async fn killed_during_a_deploy_it_comes_to_one_ready_version() {
     let seed = moments.seed;
     let mut node = Node::start(NodeOptions::default()).await;
     let port = free_port();
-    node.client().deploy(&web(port, "v0"), node.directory()).await.expect("deploys");
+    node.client().deploy(&web_spec(port, "v0"), node.directory()).await.expect("deploys");
     let data = node.volume("web", "data").await;
     std::fs::write(data.join("kept"), "through everything").expect("writes");
     for round in 1..=rounds() {
         let client = node.client().clone();
-        let (spec, directory) = (web(port, &format!("v{round}")), node.directory().to_owned());
+        let (spec, directory) = (web_spec(port, &format!("v{round}")), node.directory().to_owned());
         let deploy = tokio::spawn(async move { client.deploy(&spec, &directory).await });
         tokio::time::sleep(moments.next(Duration::from_millis(2_500))).await;
         node.kill();
@@ -107,7 +87,7 @@ async fn killed_at_rest_it_touches_nothing() {
     let mut moments = Moments::new();
     let mut node = Node::start(NodeOptions::default()).await;
     let port = free_port();
-    node.client().deploy(&web(port, "v0"), node.directory()).await.expect("deploys");
+    node.client().deploy(&web_spec(port, "v0"), node.directory()).await.expect("deploys");
     let before = node.client().workload("web").await.expect("is there").container;
     for round in 0..rounds() {
         node.kill();
@@ -120,26 +100,6 @@ async fn killed_at_rest_it_touches_nothing() {
         assert_eq!(found.container, before, "seed {}, round {round}", moments.seed);
     }
     node.end().await;
-}
-
-fn app(role: &str) -> String {
-    format!(
-        r#"
-name = "app"
-image = "file:busybox.tar"
-command = ["/bin/sleep", "100000"]
-stop_grace = "0s"
-[volumes.data]
-size = "32M"
-mount = "/data"
-[sync]
-role = "{role}"
-key = "state"
-poll_interval = "1s"
-[ready]
-interval = "100ms"
-"#
-    )
 }
 
 /// Writes a state of forty files that all say the same number.
@@ -173,8 +133,8 @@ async fn killed_during_publish_and_apply_every_replica_is_whole() {
     let options = || NodeOptions { store: Some(store.path().to_owned()) };
     let mut provider = Node::start(options()).await;
     let mut consumer = Node::start(options()).await;
-    provider.client().deploy(&app("provider"), provider.directory()).await.expect("deploys");
-    consumer.client().deploy(&app("consumer"), consumer.directory()).await.expect("deploys");
+    provider.client().deploy(&sync_spec("provider"), provider.directory()).await.expect("deploys");
+    consumer.client().deploy(&sync_spec("consumer"), consumer.directory()).await.expect("deploys");
     let mut last = 0;
     for round in 1..=rounds() {
         write_state(&provider.volume("app", "data").await, round);

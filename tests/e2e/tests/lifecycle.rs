@@ -2,31 +2,10 @@
 
 use std::time::Duration;
 
-use belay_harness::{Leavings, Node, NodeOptions, binary, free_port, until};
+use belay_harness::{Leavings, Node, NodeOptions, binary, free_port, until, web_spec};
 use belay_protocol::{DesiredState, ProblemCode, VolumeFate, WorkloadPhase};
 
 const SOON: Duration = Duration::from_secs(60);
-
-/// A workload that serves `text` and keeps a count of its starts on its volume.
-fn web(port: u16, text: &str) -> String {
-    format!(
-        r#"
-name = "web"
-image = "file:busybox.tar"
-command = ["/bin/sh", "-c", "echo started >> /data/starts; echo {text} > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"]
-stop_grace = "1s"
-[[ports]]
-container = 8080
-host = {port}
-[volumes.data]
-size = "16M"
-mount = "/data"
-[ready]
-http = {{ port = 8080, path = "/index.html" }}
-interval = "200ms"
-"#
-    )
-}
 
 async fn fetch(port: u16) -> Result<String, String> {
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
@@ -43,7 +22,8 @@ async fn fetch(port: u16) -> Result<String, String> {
 async fn a_deployed_workload_serves_and_a_stop_leaves_nothing_behind() {
     let node = Node::start(NodeOptions::default()).await;
     let port = free_port();
-    let outcome = node.client().deploy(&web(port, "one"), node.directory()).await.expect("deploys");
+    let outcome =
+        node.client().deploy(&web_spec(port, "one"), node.directory()).await.expect("deploys");
     assert_eq!(outcome.summary, "web is deployed and ready");
     assert_eq!(fetch(port).await.as_deref(), Ok("one"));
     let status = node.client().workload("web").await.expect("is there");
@@ -70,8 +50,8 @@ async fn a_deployed_workload_serves_and_a_stop_leaves_nothing_behind() {
 async fn a_deploy_that_does_not_become_ready_restores_the_version_before() {
     let node = Node::start(NodeOptions::default()).await;
     let port = free_port();
-    node.client().deploy(&web(port, "good"), node.directory()).await.expect("deploys");
-    let bad = web(port, "bad")
+    node.client().deploy(&web_spec(port, "good"), node.directory()).await.expect("deploys");
+    let bad = web_spec(port, "bad")
         .replace("/index.html\" }", "/absent\" }")
         .replace("interval", "timeout = \"3s\"\ninterval");
     let problem = node.client().deploy(&bad, node.directory()).await.expect_err("fails").problem();
@@ -86,7 +66,7 @@ async fn a_deploy_that_does_not_become_ready_restores_the_version_before() {
     let status = node.client().workload("web").await.expect("is there");
     assert_eq!(status.generation, 1);
 
-    let next = node.client().deploy(&web(port, "better"), node.directory()).await;
+    let next = node.client().deploy(&web_spec(port, "better"), node.directory()).await;
     next.expect("a good one deploys");
     assert_eq!(fetch(port).await.as_deref(), Ok("better"));
     until("the version before to be gone", SOON, || async {
@@ -124,14 +104,17 @@ async fn a_taken_port_is_named_before_anything_is_changed() {
     let node = Node::start(NodeOptions::default()).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let port = taken.local_addr().expect("is bound").port();
-    let refused = node.client().deploy(&web(port, "x"), node.directory()).await;
+    let refused = node.client().deploy(&web_spec(port, "x"), node.directory()).await;
     let problem = refused.expect_err("is refused").problem();
     assert_eq!(problem.code, ProblemCode::PortTaken, "{problem:?}");
     assert!(problem.detail.contains(&port.to_string()), "{}", problem.detail);
     drop(taken);
 
-    node.client().deploy(&web(port, "x"), node.directory()).await.expect("deploys once it is free");
-    let second = web(port, "y").replace("name = \"web\"", "name = \"other\"");
+    node.client()
+        .deploy(&web_spec(port, "x"), node.directory())
+        .await
+        .expect("deploys once it is free");
+    let second = web_spec(port, "y").replace("name = \"web\"", "name = \"other\"");
     let refused = node.client().deploy(&second, node.directory()).await;
     let problem = refused.expect_err("is refused").problem();
     assert!(problem.detail.contains("published by workload web"), "{}", problem.detail);
@@ -142,7 +125,7 @@ async fn a_taken_port_is_named_before_anything_is_changed() {
 async fn the_end_of_belayd_touches_no_container() {
     let mut node = Node::start(NodeOptions::default()).await;
     let port = free_port();
-    node.client().deploy(&web(port, "one"), node.directory()).await.expect("deploys");
+    node.client().deploy(&web_spec(port, "one"), node.directory()).await.expect("deploys");
     let before = node.client().workload("web").await.expect("is there").container;
 
     node.kill();
@@ -166,7 +149,7 @@ async fn the_end_of_belayd_touches_no_container() {
 async fn a_lost_ledger_is_rebuilt_from_what_runs() {
     let mut node = Node::start(NodeOptions::default()).await;
     let port = free_port();
-    node.client().deploy(&web(port, "one"), node.directory()).await.expect("deploys");
+    node.client().deploy(&web_spec(port, "one"), node.directory()).await.expect("deploys");
     let before = node.client().workload("web").await.expect("is there");
     node.kill();
     for file in ["belay.db", "belay.db-wal", "belay.db-shm"] {
@@ -248,12 +231,12 @@ async fn workloads_d_declares_and_undeclares() {
     let node = Node::start(NodeOptions::default()).await;
     let port = free_port();
     let file = node.directory().join("workloads.d/web.toml");
-    let spec = web(port, "declared").replace("file:busybox.tar", "file:../busybox.tar");
+    let spec = web_spec(port, "declared").replace("file:busybox.tar", "file:../busybox.tar");
     std::fs::write(&file, &spec).expect("writes");
     node.reload();
     node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
 
-    let by_hand = node.client().deploy(&web(port, "other"), node.directory()).await;
+    let by_hand = node.client().deploy(&web_spec(port, "other"), node.directory()).await;
     assert_eq!(by_hand.expect_err("refused").problem().code, ProblemCode::OwnedByFile);
     let by_hand = node.client().remove("web", VolumeFate::Keep).await;
     assert_eq!(by_hand.expect_err("refused").problem().code, ProblemCode::OwnedByFile);
@@ -335,7 +318,7 @@ async fn a_file_that_went_away_while_belayd_was_down_ends_its_workload() {
     let mut node = Node::start(NodeOptions::default()).await;
     let port = free_port();
     let file = node.directory().join("workloads.d/web.toml");
-    let spec = web(port, "declared").replace("file:busybox.tar", "file:../busybox.tar");
+    let spec = web_spec(port, "declared").replace("file:busybox.tar", "file:../busybox.tar");
     std::fs::write(&file, &spec).expect("writes");
     node.reload();
     node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
@@ -370,7 +353,7 @@ async fn a_lost_ledger_does_not_replace_what_a_file_declares() {
     let mut node = Node::start(NodeOptions::default()).await;
     let port = free_port();
     let file = node.directory().join("workloads.d/web.toml");
-    let spec = web(port, "one").replace("file:busybox.tar", "file:../busybox.tar");
+    let spec = web_spec(port, "one").replace("file:busybox.tar", "file:../busybox.tar");
     std::fs::write(&file, &spec).expect("writes");
     node.reload();
     node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;

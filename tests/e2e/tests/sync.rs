@@ -5,39 +5,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use belay_harness::{Node, NodeOptions, until};
+use belay_harness::{Node, NodeOptions, sync_spec, until};
 use belay_protocol::{ProblemCode, WorkloadPhase};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(90);
-
-fn spec(role: &str) -> String {
-    format!(
-        r#"
-name = "app"
-image = "file:busybox.tar"
-command = ["/bin/sleep", "100000"]
-stop_grace = "0s"
-[volumes.data]
-size = "32M"
-mount = "/data"
-[sync]
-role = "{role}"
-key = "state"
-poll_interval = "1s"
-[ready]
-interval = "100ms"
-"#
-    )
-}
 
 async fn pair() -> (Node, Node, tempfile::TempDir) {
     let store = tempfile::tempdir().expect("a directory");
     let options = || NodeOptions { store: Some(store.path().to_owned()) };
     let provider = Node::start(options()).await;
     let consumer = Node::start(options()).await;
-    provider.client().deploy(&spec("provider"), provider.directory()).await.expect("deploys");
-    consumer.client().deploy(&spec("consumer"), consumer.directory()).await.expect("deploys");
+    provider.client().deploy(&sync_spec("provider"), provider.directory()).await.expect("deploys");
+    consumer.client().deploy(&sync_spec("consumer"), consumer.directory()).await.expect("deploys");
     (provider, consumer, store)
 }
 
@@ -156,7 +136,7 @@ async fn refused_request(node: &Node, control: &Path, place: impl FnOnce(&Path))
 #[tokio::test]
 async fn hostile_requests_are_answered_and_touch_nothing() {
     let node = Node::start(NodeOptions::default()).await;
-    node.client().deploy(&spec("provider"), node.directory()).await.expect("deploys");
+    node.client().deploy(&sync_spec("provider"), node.directory()).await.expect("deploys");
     let control = node.volume("app", "system").await.join("volume-sync");
     let secret = node.directory().join("secret");
     std::fs::write(&secret, "{\"archive_paths\": [\"/data\"], \"secret\": \"tell\"}")

@@ -10,9 +10,11 @@ mod image;
 mod leavings;
 mod node;
 mod patience;
+mod specs;
 
 pub use client::{Client, Refusal};
 pub use image::busybox_image;
 pub use leavings::Leavings;
 pub use node::{Node, NodeOptions, binary};
 pub use patience::{free_port, is_full, until};
+pub use specs::{sync_spec, web_spec};

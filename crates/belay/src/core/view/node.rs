@@ -51,10 +51,10 @@ pub(crate) fn page(status: &NodeStatus, now: Timestamp, style: Style) -> String 
         }
         match space.generations {
             Some(GenerationStorage::Shared) => {
-                facts.add("kept", "generations of volumes share their blocks")
+                facts.add("kept", "generations of volumes share their blocks");
             }
             Some(GenerationStorage::Copied) => {
-                facts.add("kept", "generations of volumes are whole copies")
+                facts.add("kept", "generations of volumes are whole copies");
             }
             None => {}
         }
