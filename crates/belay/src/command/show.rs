@@ -44,15 +44,7 @@ pub(crate) async fn workload(
     listing: Listing,
     output: &Output,
 ) -> Result<(), Ending> {
-    let workload: WorkloadStatus = client.get(&format!("/v1/workloads/{name}")).await?;
-    match listing.output {
-        Format::Json => output.json(&workload),
-        Format::Table => {
-            let node: NodeStatus = client.get("/v1/status").await?;
-            let now = Timestamp::now();
-            output.text(&view::node::workload(&node, &workload, now, output.style()))
-        }
-    }
+    one(client, name, listing, output, view::node::workload).await
 }
 
 pub(crate) async fn explain(
@@ -61,13 +53,23 @@ pub(crate) async fn explain(
     listing: Listing,
     output: &Output,
 ) -> Result<(), Ending> {
+    one(client, name, listing, output, view::explain::page).await
+}
+
+/// Shows one workload by this page; its node gives what the workload itself does not say.
+async fn one(
+    client: &Client,
+    name: &WorkloadName,
+    listing: Listing,
+    output: &Output,
+    page: impl FnOnce(&NodeStatus, &WorkloadStatus, Timestamp, Style) -> String,
+) -> Result<(), Ending> {
     let workload: WorkloadStatus = client.get(&format!("/v1/workloads/{name}")).await?;
     match listing.output {
         Format::Json => output.json(&workload),
         Format::Table => {
             let node: NodeStatus = client.get("/v1/status").await?;
-            let now = Timestamp::now();
-            output.text(&view::explain::page(&node, &workload, now, output.style()))
+            output.text(&page(&node, &workload, Timestamp::now(), output.style()))
         }
     }
 }
