@@ -4,16 +4,18 @@
 //! anew for each look, from above what the app can change, and nothing in it is trusted to stay
 //! what it was.
 
-use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use belay_protocol::control::{CONTROL_DIR, PROCESSING_FILE, REQUEST_FILE};
-use rustix::fs::{FileType, Mode, Stat};
+use rustix::fs::{FileType, Stat};
 use serde::Serialize;
 
 use crate::beneath::{Dir, Name, file_type};
 use crate::core::request::REQUEST_MAX;
+use crate::layout::{AnswerPlace, ControlVolume};
 
 /// Mode of the directory: everyone may write a request, nobody may replace another's file.
 const DIR_MODE: u32 = 0o1777;
@@ -24,6 +26,7 @@ const ASIDE_MAX: u32 = 8;
 #[derive(Debug)]
 pub(crate) struct ControlDir {
     dir: Dir,
+    answers: Arc<dyn AnswerPlace>,
 }
 
 /// What lies where a request would.
@@ -51,17 +54,17 @@ pub(crate) struct Fingerprint {
 
 impl ControlDir {
     /// Opens the directory in the system volume's data; none if it is absent.
-    pub(crate) fn open(control: &Path) -> io::Result<Option<Self>> {
-        match Dir::open(control)?.open_dir(CONTROL_DIR.as_bytes()) {
-            Ok(dir) => Ok(Some(Self { dir })),
+    pub(crate) fn open(control: &ControlVolume) -> io::Result<Option<Self>> {
+        match Dir::open(&control.data)?.open_dir(CONTROL_DIR.as_bytes()) {
+            Ok(dir) => Ok(Some(Self { dir, answers: Arc::clone(&control.answers) })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
     /// Opens the directory, after putting a real one with its mode where there is none.
-    pub(crate) fn ensure(control: &Path) -> io::Result<Self> {
-        let data = Dir::open(control)?;
+    pub(crate) fn ensure(control: &ControlVolume) -> io::Result<Self> {
+        let data = Dir::open(&control.data)?;
         let name = Name::new(CONTROL_DIR.as_bytes())?;
         match data.stat(name)? {
             Some(stat) if file_type(&stat) == FileType::Directory => {}
@@ -75,7 +78,7 @@ impl ControlDir {
         if dir.stat_self()?.st_mode & 0o7777 != DIR_MODE {
             dir.set_mode(DIR_MODE)?;
         }
-        Ok(Self { dir })
+        Ok(Self { dir, answers: Arc::clone(&control.answers) })
     }
 
     /// A path to this very directory for as long as this value lives.
@@ -157,39 +160,14 @@ impl ControlDir {
 
     /// Puts a file, whole, in the place of whatever has its name: mode 0644, owned by belayd.
     pub(crate) fn write<T: Serialize>(&self, file: &str, value: &T) -> io::Result<()> {
-        let name = Name::new(file.as_bytes())?;
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
-        let mut attempt = 0;
-        let (mut temporary, next) = loop {
-            let next = format!(".{file}.{attempt}.tmp");
-            match self.dir.create_new(Name::new(next.as_bytes())?) {
-                Ok(temporary) => break (temporary, next),
-                // Left by an earlier process, or put there by the app.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < 16 => {
-                    self.clear(&next)?;
-                    attempt += 1;
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let next = Name::new(next.as_bytes())?;
-        let written = (|| {
-            temporary.write_all(&text)?;
-            rustix::fs::fchmod(&temporary, Mode::from_raw_mode(0o644))?;
-            temporary.sync_all()?;
-            if let Some(stat) = self.dir.stat(name)?
-                && file_type(&stat) == FileType::Directory
-            {
-                self.clear(file)?;
-            }
-            self.dir.rename(next, &self.dir, name)?;
-            self.dir.sync()
-        })();
-        if written.is_err() {
-            let _ = self.dir.remove_file(next);
+        if let Some(stat) = self.dir.stat(Name::new(file.as_bytes())?)?
+            && file_type(&stat) == FileType::Directory
+        {
+            self.clear(file)?;
         }
-        written
+        self.answers.place(self.dir.descriptor().as_fd(), file, &text)
     }
 
     fn read(&self, file: &str) -> io::Result<(Vec<u8>, Fingerprint)> {

@@ -1,6 +1,10 @@
 //! What sync is told about a workload: its mounts, and the settings of its sync.
 
+use std::fmt::Debug;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::{SyncKey, SyncRole, VolumeName};
@@ -12,10 +16,39 @@ use belay_protocol::{SyncKey, SyncRole, VolumeName};
 pub struct SyncLayout {
     /// The volumes that can be published from and applied to.
     pub mounts: Vec<MountPoint>,
-    /// Host path of the system volume's `data` directory; `volume-sync` lies in it.
-    pub control: PathBuf,
-    /// Where the container sees the system volume, as in `/belay`.
-    pub control_mount: String,
+    /// The system volume.
+    pub control: ControlVolume,
+}
+
+/// The system volume, in which an app and belayd exchange files.
+#[derive(Debug, Clone)]
+pub struct ControlVolume {
+    /// Host path of its `data` directory; `volume-sync` lies in it.
+    pub data: PathBuf,
+    /// Where the container sees it, as in `/belay`.
+    pub container_path: String,
+    /// What puts answers there.
+    pub answers: Arc<dyn AnswerPlace>,
+}
+
+impl PartialEq for ControlVolume {
+    /// Equal places; what writes there follows from them.
+    fn eq(&self, other: &Self) -> bool {
+        let Self { data, container_path, answers: _ } = self;
+        *data == other.data && *container_path == other.container_path
+    }
+}
+
+impl Eq for ControlVolume {}
+
+/// Puts answers into a volume that its container may have filled.
+pub trait AnswerPlace: Debug + Send + Sync {
+    /// Puts a file of root's, mode 0644, into `directory`, which lies on the system volume: whole
+    /// or not at all, in the place of a file or a link of that name. Blocks the thread.
+    ///
+    /// # Errors
+    /// Those of the file system; a directory of that name is one.
+    fn place(&self, directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()>;
 }
 
 /// One volume.
@@ -70,6 +103,29 @@ impl SyncSpec {
             store_timeout: Duration::from_mins(10),
             keep_generations: 2,
             retire_grace: Duration::from_mins(10),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{AnswerPlace, Arc, BorrowedFd, ControlVolume, PathBuf, io};
+
+    /// A control volume that nobody fills.
+    pub(crate) fn control_volume(data: PathBuf) -> ControlVolume {
+        ControlVolume { data, container_path: "/belay".to_owned(), answers: Arc::new(PlainAnswers) }
+    }
+
+    #[derive(Debug)]
+    struct PlainAnswers;
+
+    impl AnswerPlace for PlainAnswers {
+        fn place(&self, directory: BorrowedFd<'_>, name: &str, text: &[u8]) -> io::Result<()> {
+            use std::os::fd::AsRawFd;
+            let directory = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+            let next = directory.join(".next");
+            std::fs::write(&next, text)?;
+            std::fs::rename(next, directory.join(name))
         }
     }
 }

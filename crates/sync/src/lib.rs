@@ -5,7 +5,8 @@
 //! [`SyncHandle`]. It hears of requests through the control directory and of records through the
 //! store, each by a watch and, since a watch may be deaf, by a poll. Commands come in by a bounded
 //! channel; what it does is shown in one watched status. It asks for a stopped container through
-//! [`OfflineWindow`], and it learns of mounted volumes through a watched [`SyncLayout`].
+//! [`OfflineWindow`], and it learns of mounted volumes through a watched [`SyncLayout`], with the
+//! [`AnswerPlace`] that writes on a volume which the container filled.
 //! [`recover`] settles what a crash interrupted, before the workload's container may start.
 
 mod archive;
@@ -36,7 +37,7 @@ pub use command::{
     ClearHaltError, HistoryError, PublishCommand, PublishError, RecoverError, Recovery, SyncHandle,
 };
 pub use history::History;
-pub use layout::{MountPoint, SyncLayout, SyncSpec};
+pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use recovery::{clear_halt, is_recovery_needed, recover};
 pub use task::{SpawnError, spawn};
 pub use window::{

@@ -57,7 +57,7 @@ pub(crate) fn mount_table(layout: &SyncLayout) -> Result<Mounts, VolumesError> {
     };
     let points: Result<Vec<_>, _> =
         layout.mounts.iter().map(|mount| parse("a mount point", &mount.container_path)).collect();
-    Ok(Mounts::new(points?, parse("the control mount", &layout.control_mount)?))
+    Ok(Mounts::new(points?, parse("the control mount", &layout.control.container_path)?))
 }
 
 impl Volumes {

@@ -243,6 +243,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::layout::testing::control_volume;
     use crate::layout::{MountPoint, SyncLayout};
 
     #[test]
@@ -260,8 +261,7 @@ mod tests {
                 private: temp.path().join("private"),
                 size: 1 << 20,
             }],
-            control: temp.path().to_owned(),
-            control_mount: "/belay".to_owned(),
+            control: control_volume(temp.path().to_owned()),
         };
         let volumes = Volumes::open(&layout).expect("opens");
         let walked = |root: &str, entries, names| {

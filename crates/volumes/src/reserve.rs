@@ -22,7 +22,8 @@ const SPARE_FILES: u8 = 8;
 /// name is replaced; a link of that name is replaced and not followed.
 ///
 /// `private` is the volume's own directory of root, where the file is written before it gets its
-/// name: the container never sees it half done and cannot swap it. Blocks the thread.
+/// name: the container never sees it half done and cannot swap it. Writers to one volume wait for
+/// one another. Blocks the thread.
 pub fn place(
     private: &Path,
     directory: BorrowedFd<'_>,
@@ -34,6 +35,9 @@ pub fn place(
     if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file name"));
     }
+    // The file's name is the same for all, so that a crash leaves one file and not many.
+    let turn = File::open(private)?;
+    turn.lock()?;
     let (mut file, path) = blank(private)?;
     let written =
         with_reserve(reserve_uid, || file.write_all(content).and_then(|()| file.sync_all()));

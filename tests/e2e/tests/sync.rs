@@ -115,6 +115,40 @@ async fn a_publish_of_what_does_not_run_or_does_not_provide_is_refused_without_a
     consumer.end().await;
 }
 
+#[tokio::test]
+async fn an_app_that_filled_its_system_volume_is_answered() {
+    let node = Node::start(NodeOptions::default()).await;
+    node.client().deploy(&sync_spec("provider"), node.directory()).await.expect("deploys");
+    let control = node.volume("app", "system").await.join("volume-sync");
+    // The answer repeats the metadata, so it does not fit into what the request gives back.
+    let words = "w".repeat(7_900);
+    // The first answer makes the names; the second has to replace them on a full volume.
+    for request in ["r1", "r2"] {
+        inside(
+            &node,
+            &format!(
+                "cd /belay/volume-sync && echo {request} > /data/file && : > bytes && \
+                 echo '{{\"archive_paths\": [\"/data\"], \"request_id\": \"{request}\", \
+                 \"metadata\": {{\"words\": \"{words}\"}}}}' > new && \
+                 mkdir -p /belay/empty && cd /belay/empty && seq 1 9999 | xargs touch 2>/dev/null; \
+                 cat /dev/zero 2>/dev/null >> /belay/volume-sync/bytes; sync; \
+                 i=1; while echo x 2>/dev/null > $i; do i=$((i+1)); done; \
+                 touch /belay/one-more 2>/dev/null && exit 1; \
+                 mv /belay/volume-sync/new /belay/volume-sync/request.json"
+            ),
+        );
+        let answered = until("the answer", SOON, || async {
+            let bytes = std::fs::read(control.join("response.json")).map_err(|e| e.to_string())?;
+            let answer: Value = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+            if answer["request_id"] == request { Ok(answer) } else { Err(answer.to_string()) }
+        })
+        .await;
+        assert_eq!(answered["status"], "ok", "{answered}");
+        node.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
+    }
+    node.end().await;
+}
+
 /// Puts something in the place of a request and returns what belayd made of it.
 async fn refused_request(node: &Node, control: &Path, place: impl FnOnce(&Path)) -> (Value, Value) {
     for file in ["response.json", "request.json.invalid"] {

@@ -1,12 +1,16 @@
 //! Volume-sync of a workload: its task, its windows, its recovery.
 
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use belay_engine::Liveness;
 use belay_protocol::{DesiredState, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
-    FoundState, MountPoint, OfflineWindow, PublishError, Require, SyncLayout, SyncSpec, Window,
-    WindowOutcome, WindowPurpose, WindowRefused, WindowReply,
+    AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishError, Require,
+    SyncLayout, SyncSpec, Window, WindowOutcome, WindowPurpose, WindowRefused, WindowReply,
 };
 use belay_volumes::{MountedVolume, SYSTEM_VOLUME};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,6 +50,20 @@ impl OfflineWindow for WindowPort {
     }
 }
 
+/// Writes answers with what a system volume keeps back for them.
+#[derive(Debug)]
+struct ReservedAnswers {
+    /// The volume's own directory of root.
+    private: PathBuf,
+    reserve_uid: u32,
+}
+
+impl AnswerPlace for ReservedAnswers {
+    fn place(&self, directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()> {
+        belay_volumes::place(&self.private, directory, name, content, 0o644, self.reserve_uid)
+    }
+}
+
 impl State {
     pub(crate) fn system_volume(&self) -> Option<&MountedVolume> {
         self.mounted.iter().find(|volume| volume.id.volume.as_str() == SYSTEM_VOLUME)
@@ -70,8 +88,14 @@ impl State {
             .collect();
         Some(SyncLayout {
             mounts,
-            control: system.data.clone(),
-            control_mount: known.spec.system_mount.clone(),
+            control: ControlVolume {
+                data: system.data.clone(),
+                container_path: known.spec.system_mount.clone(),
+                answers: Arc::new(ReservedAnswers {
+                    private: system.private.clone(),
+                    reserve_uid: self.context.volumes.reserve_uid(),
+                }),
+            },
         })
     }
 
@@ -141,7 +165,7 @@ impl State {
             self.context.node.clone(),
             spec,
             &self.context.state_dir(&self.name),
-            std::sync::Arc::clone(&self.context.store),
+            Arc::clone(&self.context.store),
             layouts,
             WindowPort { commands: self.own_commands.clone(), ending: token.clone() },
             token.clone(),

@@ -1,10 +1,13 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 
 use belay_protocol::control::RESPONSE_FILE;
+use rustix::fs::Mode;
 use serde_json::json;
 
 use super::*;
+use crate::layout::testing::control_volume;
 
 struct Scene {
     _temp: tempfile::TempDir,
@@ -18,7 +21,7 @@ fn scene() -> Scene {
     let data = temp.path().join("data");
     fs::create_dir(&data).expect("creates");
     fs::write(temp.path().join("secret"), "secret").expect("writes");
-    let control = ControlDir::ensure(&data).expect("ensures");
+    let control = ControlDir::ensure(&control_volume(data.clone())).expect("ensures");
     let sync = data.join("volume-sync");
     Scene { _temp: temp, data, sync, control }
 }
@@ -39,8 +42,11 @@ fn sx15_sx16_the_directory_is_real_sticky_and_made_again_over_a_link() {
     assert_eq!(mode(&scene.sync), 0o1777);
     fs::remove_dir(&scene.sync).expect("removes");
     symlink("/etc", &scene.sync).expect("links");
-    assert!(ControlDir::open(&scene.data).is_err(), "CF03: a link is not the directory");
-    ControlDir::ensure(&scene.data).expect("ensures");
+    assert!(
+        ControlDir::open(&control_volume(scene.data.clone())).is_err(),
+        "CF03: a link is not the directory"
+    );
+    ControlDir::ensure(&control_volume(scene.data.clone())).expect("ensures");
     assert!(fs::symlink_metadata(&scene.sync).expect("exists").is_dir());
     assert_eq!(mode(&scene.sync), 0o1777);
 }
@@ -64,7 +70,6 @@ fn a_result_takes_the_place_of_whatever_the_app_put_there() {
     let target = scene.sync.join(RESPONSE_FILE);
     let secret = scene.data.parent().expect("a parent").join("secret");
     symlink(&secret, &target).expect("links");
-    symlink(&secret, scene.sync.join(".response.json.0.tmp")).expect("links");
     scene.control.write(RESPONSE_FILE, &json!({})).expect("writes");
     assert_eq!(fs::read_to_string(&secret).expect("reads"), "secret");
     assert!(fs::symlink_metadata(&target).expect("exists").is_file());

@@ -20,7 +20,7 @@ use crate::core::quarantine;
 use crate::core::request::RefusedRequest;
 use crate::failpoint::{Point, reached};
 use crate::history::SentRequest;
-use crate::layout::SyncLayout;
+use crate::layout::{ControlVolume, SyncLayout};
 use crate::state::{CaptureFacts, Origin, PublishJournal, PublishStep, StateDir, Unchanged};
 use crate::window::OfflineWindow;
 
@@ -241,7 +241,7 @@ pub(super) enum Answered {
 
 /// Writes to the control directory. The app can make any write there fail.
 fn answer_app(
-    control: &std::path::Path,
+    control: &ControlVolume,
     write: impl FnOnce(&ControlDir) -> std::io::Result<()>,
 ) -> Answered {
     let written = match ControlDir::open(control) {

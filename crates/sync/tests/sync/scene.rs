@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -10,8 +12,9 @@ use std::time::Duration;
 use belay_protocol::{SyncRole, SyncStatus};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{
-    FoundState, MountPoint, OfflineWindow, PublishCommand, Ready, SyncHandle, SyncLayout, SyncSpec,
-    Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused, spawn,
+    AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishCommand, Ready,
+    SyncHandle, SyncLayout, SyncSpec, Window, WindowClosed, WindowOutcome, WindowPurpose,
+    WindowRefused, spawn,
 };
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -70,8 +73,11 @@ impl Place {
         };
         SyncLayout {
             mounts: volumes.iter().map(mount).collect(),
-            control: self.control(),
-            control_mount: "/belay".to_owned(),
+            control: ControlVolume {
+                data: self.control(),
+                container_path: "/belay".to_owned(),
+                answers: Arc::new(PlainAnswers { private: self.root.clone() }),
+            },
         }
     }
 
@@ -85,6 +91,21 @@ impl Place {
     pub(crate) fn json(&self, name: &str) -> Option<Value> {
         let text = fs::read_to_string(self.sync_file(name)).ok()?;
         Some(serde_json::from_str(&text).expect("a result is never seen half-written"))
+    }
+}
+
+/// Puts answers where a plain write can, which is all that a directory needs.
+#[derive(Debug)]
+struct PlainAnswers {
+    private: PathBuf,
+}
+
+impl AnswerPlace for PlainAnswers {
+    fn place(&self, directory: BorrowedFd<'_>, name: &str, content: &[u8]) -> io::Result<()> {
+        let next = self.private.join("answer");
+        fs::write(&next, content)?;
+        fs::set_permissions(&next, fs::Permissions::from_mode(0o644))?;
+        fs::rename(next, format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
     }
 }
 
