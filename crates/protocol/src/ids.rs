@@ -128,6 +128,12 @@ name!(
     "sync key"
 );
 
+name!(
+    /// Name of a runner, one on the node; the same alphabet as [`WorkloadName`].
+    RunnerId,
+    "runner"
+);
+
 /// Content id of a captured tree: a `CIDv1` (raw codec, BLAKE3-256), multibase base32 lower case.
 ///
 /// Shape: `b` followed by 58 base32 characters over 36 bytes (version 1, codec 0x55, hash 0x1e,

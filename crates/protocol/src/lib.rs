@@ -9,6 +9,7 @@ mod ids;
 mod operations;
 mod problem;
 pub mod record;
+pub mod runner;
 mod status;
 
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
