@@ -24,7 +24,7 @@ fn examples() -> Vec<(Sender, Value)> {
             (None, "```json runner") => block = Some((Sender::Runner, String::new())),
             (None, "```json server") => block = Some((Sender::Server, String::new())),
             (None, line) => {
-                assert!(!line.starts_with("```"), "a block of an unknown sender: {line}")
+                assert!(!line.starts_with("```"), "a block of an unknown sender: {line}");
             }
             (Some(_), "```") => {
                 let (sender, text) = block.take().expect("a block is open");
