@@ -83,6 +83,9 @@ pub(crate) enum Verb {
         /// Delete its volumes with everything in them
         #[arg(long)]
         volumes: bool,
+        /// Remove it although other workloads depend on it
+        #[arg(long)]
+        force: bool,
     },
     /// Say why a workload is in the state it is in
     #[command(after_help = "Example: belay explain web")]

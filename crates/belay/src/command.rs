@@ -37,9 +37,10 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Start { workload } => operate::start(&client()?, &workload, output).await?,
         Verb::Stop { workload } => operate::stop(&client()?, &workload, output).await?,
         Verb::Restart { workload } => operate::restart(&client()?, &workload, output).await?,
-        Verb::Rm { workload, volumes } => {
+        Verb::Rm { workload, volumes, force } => {
             let fate = if volumes { "delete" } else { "keep" };
-            operate::remove(&client()?, &workload, fate, output).await?;
+            let dependants = if force { "ignore" } else { "refuse" };
+            operate::remove(&client()?, &workload, fate, dependants, output).await?;
         }
         Verb::Explain { workload, listing } => {
             show::explain(&client()?, &workload, listing, output).await?;

@@ -51,6 +51,16 @@ impl StatusBoard {
         self.change(|status| status.ready = not_ready(reason));
     }
 
+    /// Follows the page.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<NodeStatus>> {
+        self.0.subscribe()
+    }
+
+    /// The page as it is now.
+    pub(crate) fn page(&self) -> Arc<NodeStatus> {
+        Arc::clone(&self.0.borrow())
+    }
+
     /// Shows a workload, or that it is gone.
     pub(crate) fn show_workload(&self, name: &WorkloadName, shown: Option<WorkloadStatus>) {
         self.change(|status| {

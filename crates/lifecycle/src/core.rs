@@ -2,11 +2,13 @@
 
 pub mod back_off;
 pub mod container;
+pub mod dependencies;
 pub mod environment;
 pub mod exit;
 pub mod gate;
 pub mod keys;
 pub mod machine;
+pub mod providers;
 pub mod record;
 pub mod spec;
 pub mod volume_health;

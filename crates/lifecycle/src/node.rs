@@ -1,6 +1,7 @@
 //! All workloads of a node: routing what is asked, gathering what they say.
 
 mod declared;
+mod dependencies;
 mod engine_events;
 mod volumes;
 
@@ -10,8 +11,8 @@ use std::time::Duration;
 
 use belay_ledger::Loaded;
 use belay_protocol::{
-    DeployRequest, HistoryEntry, LogLine, LogQuery, Operation, OperationEvent, Problem,
-    ProblemCode, WorkloadName,
+    DependantsRule, DeployRequest, HistoryEntry, LogLine, LogQuery, Operation, OperationEvent,
+    Problem, ProblemCode, WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -309,8 +310,12 @@ impl NodeTask {
             Operation::Start { workload } => (workload, WorkloadCommand::Start { reporter }),
             Operation::Stop { workload } => (workload, WorkloadCommand::Stop { reporter }),
             Operation::Restart { workload } => (workload, WorkloadCommand::Restart { reporter }),
-            Operation::Remove { workload, volumes } => {
-                if let Some(problem) = self.is_declared(&workload) {
+            Operation::Remove { workload, volumes, dependants } => {
+                let refusal = self.is_declared(&workload).or_else(|| match dependants {
+                    DependantsRule::Refuse => self.is_needed(&workload),
+                    DependantsRule::Ignore => None,
+                });
+                if let Some(problem) = refusal {
                     reporter.finish(Err(problem));
                     return;
                 }
@@ -345,10 +350,12 @@ impl NodeTask {
                 return;
             }
         };
-        if let Some(problem) = self.port_conflict(&spec) {
+        let refusal = self.dependency_fault(request, &spec).or_else(|| self.port_conflict(&spec));
+        if let Some(problem) = refusal {
             reporter.finish(Err(problem));
             return;
         }
+        self.warn_of_unreachable(&spec, &reporter);
         let name = spec.name.clone();
         if !self.handles.contains_key(&name) {
             self.begin(name.clone(), Beginning::New);

@@ -9,6 +9,7 @@ mod deploy;
 mod observe;
 mod operate;
 mod pending;
+mod providers;
 mod state;
 mod status;
 mod steps;
@@ -24,6 +25,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use command::WorkloadCommand;
+use providers::Patience;
 use state::{FetchDone, State};
 
 use crate::context::Context;
@@ -136,6 +138,8 @@ impl WorkloadTask {
             self.state.grant_window();
             self.state.grant_wish().await;
             self.state.run_sync_if_due();
+            self.state.see_providers();
+            self.state.follow_providers();
             if self.state.is_forgotten() {
                 return Instant::now();
             }
@@ -149,7 +153,12 @@ impl WorkloadTask {
             // Whoever waits is told after the status, so that what they look at next agrees.
             self.state.settle_pending();
             match step {
-                Step::Wait => return self.state.next_wake(),
+                Step::Wait => {
+                    if self.state.judge_wait().await == Patience::Lost {
+                        continue;
+                    }
+                    return self.state.next_wake();
+                }
                 Step::Look => {
                     self.state.stale();
                     return Instant::now() + LOOK_AGAIN;
@@ -192,6 +201,7 @@ impl WorkloadTask {
                 state.window_closed(outcome, reply).await;
             }
             changed = state::sync_changed(&mut state.sync) => state.sync_changed(changed),
+            () = providers::changed(&mut state.page, &state.known, &state.providers) => {}
             // Answers that are done are let go of.
             Some(_) = state.answers.join_next() => {}
             () = tokio::time::sleep_until(wake) => state.stale_if_due(),

@@ -14,15 +14,15 @@ mod status;
 
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
 pub use operations::{
-    CheckMode, CheckRequest, DeployRequest, Finding, GrowRequest, HistoryEntry, LogLine, LogQuery,
-    LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress, PublishOutcome,
-    PublishRequest, RollbackRequest, Verdict, VolumeAct, VolumeFate,
+    CheckMode, CheckRequest, DependantsRule, DeployRequest, Finding, GrowRequest, HistoryEntry,
+    LogLine, LogQuery, LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress,
+    PublishOutcome, PublishRequest, RollbackRequest, Verdict, VolumeAct, VolumeFate,
 };
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 pub use status::{
-    BackOffStatus, CheckOutcome, ContainerStatus, DesiredState, EngineStatus, ExitStatus, Fault,
-    GenerationStorage, NodeReadiness, NodeStatus, PortStatus, RefusedSpec, STATUS_SCHEMA,
-    SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncOutcome, SyncRole, SyncStatus, Transition,
-    VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage, WorkloadPhase,
-    WorkloadStatus,
+    BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,
+    EngineStatus, ExitStatus, Fault, GenerationStorage, NodeReadiness, NodeStatus, PortStatus,
+    RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncOutcome,
+    SyncRole, SyncStatus, Transition, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus,
+    VolumeUsage, WorkloadPhase, WorkloadStatus,
 };

@@ -39,6 +39,8 @@ pub enum Operation {
         workload: WorkloadName,
         /// What becomes of its volumes.
         volumes: VolumeFate,
+        /// Whether it goes although others depend on it.
+        dependants: DependantsRule,
     },
     /// Publish paths of a provider (`POST /v1/workloads/{name}/sync/publish`).
     Publish {
@@ -148,6 +150,16 @@ pub enum VolumeFate {
     Keep,
     /// They are deleted with everything in them.
     Delete,
+}
+
+/// Whether a workload is removed although others depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DependantsRule {
+    /// It is not: they could not start again.
+    Refuse,
+    /// It is. They run on, and their next start waits for a workload of this name.
+    Ignore,
 }
 
 /// Paths to publish.

@@ -114,6 +114,10 @@ codes! {
     Busy = "busy", 409, 75, "another operation is under way";
     /// The workload's spec is a file that the operator owns.
     OwnedByFile = "owned-by-file", 409, 69, "the workload is declared by a file";
+    /// Other workloads depend on the one that is to be removed.
+    HasDependants = "has-dependants", 409, 69, "other workloads depend on it";
+    /// A workload that another depends on was not there in time.
+    DependencyNotReady = "dependency-not-ready", 504, 69, "a workload that it depends on is not there";
     /// The workload has no volume-sync, or the other role.
     NoSync = "no-sync", 409, 69, "the workload does not provide volume-sync";
     /// The image could not be fetched or loaded.

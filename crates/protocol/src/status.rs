@@ -84,6 +84,8 @@ pub enum WorkloadPhase {
     FetchingImage,
     /// Its volumes are being provided.
     ProvidingVolumes,
+    /// It waits for the workloads that it depends on.
+    Waiting,
     /// Its container is being created or started.
     Starting,
     /// It runs and its readiness is being gated.
@@ -117,6 +119,7 @@ impl WorkloadPhase {
             Self::Pending => "pending",
             Self::FetchingImage => "fetching-image",
             Self::ProvidingVolumes => "providing-volumes",
+            Self::Waiting => "waiting",
             Self::Starting => "starting",
             Self::Probing => "probing",
             Self::Ready => "ready",
@@ -168,10 +171,45 @@ pub struct WorkloadStatus {
     pub volumes: Vec<VolumeName>,
     /// Where its container sees each of them.
     pub mounts: BTreeMap<VolumeName, String>,
+    /// The workloads that it depends on, by name.
+    #[serde(default)]
+    pub depends_on: Vec<DependencyStatus>,
     /// Volume-sync, if configured.
     pub sync: Option<SyncStatus>,
     /// The last transitions, oldest first, at most twenty.
     pub transitions: Vec<Transition>,
+}
+
+/// A workload that another depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependencyStatus {
+    /// Its name.
+    pub workload: WorkloadName,
+    /// What of it is awaited before the other starts.
+    pub until: DependencyState,
+    /// Why it is not there yet, while a start waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awaited: Option<String>,
+}
+
+/// What of a workload is awaited before one that depends on it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DependencyState {
+    /// It is ready, or ran to its end with exit code 0.
+    Ready,
+    /// Its container runs, or it ran to its end with exit code 0.
+    Started,
+}
+
+impl DependencyState {
+    /// The word used in JSON, in specs and in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Started => "started",
+        }
+    }
 }
 
 /// A workload's container.

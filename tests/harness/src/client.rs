@@ -102,7 +102,7 @@ impl Client {
         self.operate(self.http.post(address)).await
     }
 
-    /// Removes a workload.
+    /// Removes a workload, whoever depends on it.
     pub async fn remove(
         &self,
         name: &str,
@@ -112,8 +112,14 @@ impl Client {
             VolumeFate::Keep => "keep",
             VolumeFate::Delete => "delete",
         };
-        let address = format!("http://belay/v1/workloads/{name}?volumes={fate}");
+        let query = format!("volumes={fate}&dependants=ignore");
+        let address = format!("http://belay/v1/workloads/{name}?{query}");
         self.operate(self.http.delete(address)).await
+    }
+
+    /// Removes a workload if no other depends on it, and keeps its volumes.
+    pub async fn remove_unless_needed(&self, name: &str) -> Result<OperationOutcome, Refusal> {
+        self.operate(self.http.delete(format!("http://belay/v1/workloads/{name}"))).await
     }
 
     /// Publishes paths of a provider.

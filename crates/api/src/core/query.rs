@@ -1,6 +1,6 @@
 //! Query strings, read strictly: a key that is not known is an error that names the known ones.
 
-use belay_protocol::{LogQuery, Problem, ProblemCode, VolumeFate};
+use belay_protocol::{DependantsRule, LogQuery, Problem, ProblemCode, VolumeFate};
 
 /// `follow` (alone, or `true` or `false`) and `tail=N`.
 pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>> {
@@ -20,18 +20,24 @@ pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>>
     Ok(query)
 }
 
-/// `volumes=keep` (the default) or `volumes=delete`.
-pub(crate) fn volume_fate(pairs: &[(String, String)]) -> Result<VolumeFate, Box<Problem>> {
-    let mut fate = VolumeFate::Keep;
+/// `volumes=keep` (the default) or `volumes=delete`, and `dependants=refuse` (the default) or
+/// `dependants=ignore`.
+pub(crate) fn removal(
+    pairs: &[(String, String)],
+) -> Result<(VolumeFate, DependantsRule), Box<Problem>> {
+    let (mut fate, mut rule) = (VolumeFate::Keep, DependantsRule::Refuse);
     for (key, value) in pairs {
         match (key.as_str(), value.as_str()) {
             ("volumes", "keep") => fate = VolumeFate::Keep,
             ("volumes", "delete") => fate = VolumeFate::Delete,
             ("volumes", found) => return Err(wrong(key, found, "keep or delete").into()),
-            (unknown, _) => return Err(unexpected(unknown, "volumes").into()),
+            ("dependants", "refuse") => rule = DependantsRule::Refuse,
+            ("dependants", "ignore") => rule = DependantsRule::Ignore,
+            ("dependants", found) => return Err(wrong(key, found, "refuse or ignore").into()),
+            (unknown, _) => return Err(unexpected(unknown, "volumes and dependants").into()),
         }
     }
-    Ok(fate)
+    Ok((fate, rule))
 }
 
 fn wrong(key: &str, found: &str, expected: &str) -> Problem {
@@ -70,10 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_kept_unless_deletion_is_asked_for() {
-        assert_eq!(volume_fate(&[]), Ok(VolumeFate::Keep));
-        assert_eq!(volume_fate(&pairs(&[("volumes", "keep")])), Ok(VolumeFate::Keep));
-        assert_eq!(volume_fate(&pairs(&[("volumes", "delete")])), Ok(VolumeFate::Delete));
+    fn a_removal_is_careful_unless_it_says_otherwise() {
+        let careful = (VolumeFate::Keep, DependantsRule::Refuse);
+        assert_eq!(removal(&[]), Ok(careful));
+        let said = pairs(&[("volumes", "keep"), ("dependants", "refuse")]);
+        assert_eq!(removal(&said), Ok(careful));
+        let said = pairs(&[("volumes", "delete"), ("dependants", "ignore")]);
+        assert_eq!(removal(&said), Ok((VolumeFate::Delete, DependantsRule::Ignore)));
     }
 
     #[test]
@@ -85,7 +94,8 @@ mod tests {
         refused(logs(&pairs(&[("follow", "1")])).expect_err("not a truth"), "true or false");
         refused(logs(&pairs(&[("tail", "-1")])).expect_err("negative"), "a number of lines");
         refused(logs(&pairs(&[("tails", "1")])).expect_err("unknown"), "follow and tail");
-        refused(volume_fate(&pairs(&[("volumes", "")])).expect_err("empty"), "keep or delete");
-        refused(volume_fate(&pairs(&[("volume", "keep")])).expect_err("unknown"), "only volumes");
+        refused(removal(&pairs(&[("volumes", "")])).expect_err("empty"), "keep or delete");
+        refused(removal(&pairs(&[("dependants", "no")])).expect_err("no"), "refuse or ignore");
+        refused(removal(&pairs(&[("volume", "keep")])).expect_err("unknown"), "only volumes");
     }
 }

@@ -51,8 +51,8 @@ pub(crate) async fn remove(
     Named(workload): Named,
     Pairs(pairs): Pairs,
 ) -> Result<Response, Refusal> {
-    let volumes = query::volume_fate(&pairs)?;
-    Ok(carry_out(&state, caller, Operation::Remove { workload, volumes }).await)
+    let (volumes, dependants) = query::removal(&pairs)?;
+    Ok(carry_out(&state, caller, Operation::Remove { workload, volumes, dependants }).await)
 }
 
 pub(crate) async fn publish(

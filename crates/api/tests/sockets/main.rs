@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use belay_api::{BindError, Command, bind_tcp, bind_unix};
 use belay_protocol::{
-    CheckMode, CheckRequest, DeployRequest, GrowRequest, HistoryEntry, LogLine, LogQuery,
-    LogStream, NodeReadiness, NodeStatus, Operation, OperationEvent, OperationOutcome,
+    CheckMode, CheckRequest, DependantsRule, DeployRequest, GrowRequest, HistoryEntry, LogLine,
+    LogQuery, LogStream, NodeReadiness, NodeStatus, Operation, OperationEvent, OperationOutcome,
     OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode, PublishRequest, RollbackRequest,
     SyncStatus, VolumeAct, VolumeFate, VolumeStatus, WorkloadStatus,
 };
@@ -122,13 +122,21 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
             Method::DELETE,
             "/v1/workloads/web",
             vec![],
-            Operation::Remove { workload: web(), volumes: VolumeFate::Keep },
+            Operation::Remove {
+                workload: web(),
+                volumes: VolumeFate::Keep,
+                dependants: DependantsRule::Refuse,
+            },
         ),
         (
             Method::DELETE,
-            "/v1/workloads/web?volumes=delete",
+            "/v1/workloads/web?volumes=delete&dependants=ignore",
             vec![],
-            Operation::Remove { workload: web(), volumes: VolumeFate::Delete },
+            Operation::Remove {
+                workload: web(),
+                volumes: VolumeFate::Delete,
+                dependants: DependantsRule::Ignore,
+            },
         ),
         (
             Method::POST,

@@ -50,9 +50,10 @@ pub(crate) async fn remove(
     client: &Client,
     name: &WorkloadName,
     volumes: &str,
+    dependants: &str,
     output: &Output,
 ) -> Result<(), Ending> {
-    let path = format!("/v1/workloads/{name}?volumes={volumes}");
+    let path = format!("/v1/workloads/{name}?volumes={volumes}&dependants={dependants}");
     act(client, Method::DELETE, &path, Document::none(), output).await
 }
 

@@ -7,6 +7,10 @@ use belay_protocol::{WorkloadPhase, WorkloadStatus};
 pub(crate) fn next(workload: &WorkloadStatus) -> Option<String> {
     let name = &workload.name;
     match workload.phase {
+        WorkloadPhase::Waiting => {
+            let first = workload.depends_on.iter().find(|needed| needed.awaited.is_some());
+            first.map(|needed| format!("belay explain {}", needed.workload))
+        }
         WorkloadPhase::Pending
         | WorkloadPhase::FetchingImage
         | WorkloadPhase::ProvidingVolumes

@@ -19,6 +19,7 @@ pub(crate) fn tone(phase: WorkloadPhase) -> Tone {
         WorkloadPhase::Pending
         | WorkloadPhase::FetchingImage
         | WorkloadPhase::ProvidingVolumes
+        | WorkloadPhase::Waiting
         | WorkloadPhase::Starting
         | WorkloadPhase::Probing
         | WorkloadPhase::Stopping

@@ -66,6 +66,9 @@ pub(crate) fn create_body(
                 }
                 .to_owned(),
             ),
+            // Podman gives the host this name by itself.
+            extra_hosts: (kind == EngineKind::Docker && spec.network == Network::Bridge)
+                .then(|| vec!["host.containers.internal:host-gateway".to_owned()]),
             memory,
             // The sum of memory and swap: equal means no swap.
             memory_swap: memory,

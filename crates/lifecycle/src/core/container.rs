@@ -9,8 +9,8 @@ use belay_engine::{
 };
 use belay_protocol::{NodeId, WorkloadName};
 
-use super::environment::environment;
-use super::machine::{Member, MemberState};
+use super::environment::{Layers, environment};
+use super::machine::{Fit, Member, MemberState};
 use super::record::{Declaration, Source};
 use super::spec::{NetworkMode, RootMode, Transport, WorkloadSpec};
 
@@ -39,24 +39,61 @@ pub fn container_name(node: &NodeId, workload: &WorkloadName, generation: u64) -
     format!("belay-{node}-{workload}-{generation}")
 }
 
+/// The label that names the values taken from other workloads; see [`super::providers::Exports::digest`].
+pub const DEPENDENCIES: &str = "io.belay.dependencies";
+/// The label that names the app's own overrides of its environment.
+pub const OVERRIDES: &str = "io.belay.overrides";
+
+/// What of a container's environment changes without its spec: two digests.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EnvironmentPrint {
+    /// Of the values taken from other workloads.
+    pub dependencies: Option<String>,
+    /// Of the app's own overrides.
+    pub overrides: Option<String>,
+}
+
+impl EnvironmentPrint {
+    /// The one that belongs to these layers.
+    pub fn of(layers: Layers<'_>) -> Self {
+        let overrides: Vec<_> = layers.overrides.clone().into_iter().collect();
+        Self {
+            dependencies: layers.exports.digest(),
+            overrides: super::environment::digest(overrides.iter()),
+        }
+    }
+
+    /// The one that a container was made with.
+    pub fn carried_by(container: &Container) -> Self {
+        let label = |name| container.labels.get(name).cloned();
+        Self { dependencies: label(DEPENDENCIES), overrides: label(OVERRIDES) }
+    }
+}
+
 /// The container of a spec. `image` is the id of the image, so that what was checked is what runs.
 pub fn container_spec(
     spec: &WorkloadSpec,
     declaration: &Declaration,
     generation: u64,
-    node: &NodeId,
+    layers: Layers<'_>,
     instance: &str,
     image: &str,
     binds: &[Bind],
 ) -> ContainerSpec {
+    let node = layers.node;
     let mut binds = binds.to_vec();
     // An outer mount must be made before one inside it, or it would cover it.
     binds.sort_by(|a, b| a.target.cmp(&b.target));
     let mut container = ContainerSpec::new(container_name(node, &spec.name, generation), image);
     container.command.clone_from(&spec.command);
     container.entrypoint.clone_from(&spec.entrypoint);
-    container.env = environment(spec, node);
+    container.env = environment(spec, layers);
     container.labels = container_labels(spec, declaration, generation, node, instance);
+    let print = EnvironmentPrint::of(layers);
+    let prints = [(DEPENDENCIES, print.dependencies), (OVERRIDES, print.overrides)];
+    for (label, digest) in prints {
+        container.labels.extend(digest.map(|digest| (label.to_owned(), digest)));
+    }
     container.mounts = binds
         .into_iter()
         .map(|bind| BindMount {
@@ -127,8 +164,9 @@ fn container_labels(
     .collect()
 }
 
-/// The container as the machine sees it; `None` when its generation label cannot be read.
-pub fn member(container: &Container) -> Option<Member> {
+/// The container as the machine sees it; `None` when its generation label cannot be read. `print` is
+/// what it should have been made with, or `None` where that cannot be told.
+pub fn member(container: &Container, print: Option<&EnvironmentPrint>) -> Option<Member> {
     let generation = container.labels.get(labels::GENERATION)?.parse().ok()?;
     let state = match (container.state.liveness(), &container.state) {
         (Liveness::Running, _) => MemberState::Running,
@@ -136,7 +174,11 @@ pub fn member(container: &Container) -> Option<Member> {
         (Liveness::Stopped, belay_engine::ContainerState::Created) => MemberState::Created,
         (Liveness::Stopped, _) => MemberState::Exited,
     };
-    Some(Member { id: container.id.to_string(), generation, state })
+    let fit = match print {
+        Some(print) if *print != EnvironmentPrint::carried_by(container) => Fit::Stale,
+        Some(_) | None => Fit::Current,
+    };
+    Some(Member { id: container.id.to_string(), generation, state, fit })
 }
 
 /// The declaration that a container was made from, read back from its labels.
@@ -154,6 +196,7 @@ pub fn declaration_of(container: &Container) -> Option<Declaration> {
 mod tests {
     use std::path::Path;
 
+    use super::super::providers::Exports;
     use super::super::spec::parse;
     use super::*;
 
@@ -170,7 +213,9 @@ mod tests {
         let node = "n1".parse().expect("a node name");
         let bind = |target: &str| Bind { source: "/v".into(), target: target.into() };
         let binds = [bind("/data/in"), bind("/belay"), bind("/data")];
-        let container = container_spec(&spec, &declaration, 7, &node, "i1", "sha256:1", &binds);
+        let (exports, overrides) = (Exports::default(), [("A".into(), "1".into())].into());
+        let layers = Layers { node: &node, exports: &exports, overrides: &overrides };
+        let container = container_spec(&spec, &declaration, 7, layers, "i1", "sha256:1", &binds);
         assert_eq!(container.name, "belay-n1-web-7");
         let targets: Vec<_> = container.mounts.iter().map(|m| m.target.as_str()).collect();
         assert_eq!(targets, ["/belay", "/data", "/data/in"]);
@@ -178,5 +223,8 @@ mod tests {
         assert_eq!(container.labels[labels::GENERATION], "7");
         assert_eq!(container.labels[DECLARATION], text);
         assert_eq!(container.labels[labels::SPEC], declaration.hash());
+        assert!(container.env.contains(&("A".into(), "1".into())));
+        assert_eq!(container.labels.get(DEPENDENCIES), None);
+        assert_eq!(container.labels[OVERRIDES].len(), 64);
     }
 }

@@ -1,7 +1,10 @@
 //! The environment of a container: whose value wins, and which names are belayd's.
 
+use std::collections::BTreeMap;
+
 use belay_protocol::{NodeId, SyncRole};
 
+use super::providers::Exports;
 use super::spec::WorkloadSpec;
 
 /// Where the system volume is mounted unless the spec says otherwise.
@@ -22,15 +25,42 @@ pub fn is_reserved(name: &str) -> bool {
     ["BELAY_", "R1_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// The container's environment: the spec's entries, then belayd's, which no spec can replace.
+/// What is known of a workload beyond its spec, and goes into its container's environment.
+#[derive(Debug, Clone, Copy)]
+pub struct Layers<'a> {
+    /// The node.
+    pub node: &'a NodeId,
+    /// Values of the workloads that it depends on.
+    pub exports: &'a Exports,
+    /// What the app itself asked for.
+    pub overrides: &'a BTreeMap<String, String>,
+}
+
+/// The container's environment, each name once. A later layer wins over an earlier one:
 ///
-/// The control paths come under two prefixes, `BELAY_` and `R1_`: applications written for the
-/// volume-sync contract elsewhere look for the second.
-pub fn environment(spec: &WorkloadSpec, node: &NodeId) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> =
-        spec.env.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
-    env.push(("BELAY_NODE".into(), node.to_string()));
-    env.push(("BELAY_WORKLOAD".into(), spec.name.to_string()));
+/// 1. values of the workloads that it depends on, under belayd's names;
+/// 2. the spec's entries, plain ones and those taken from another workload;
+/// 3. the app's own overrides;
+/// 4. belayd's control names, which nothing replaces.
+///
+/// Below all of them lies what the image sets, which is the engine's to merge. The control paths
+/// come under two prefixes, `BELAY_` and `R1_`: applications written for the volume-sync contract
+/// elsewhere look for the second.
+pub fn environment(spec: &WorkloadSpec, layers: Layers<'_>) -> Vec<(String, String)> {
+    let mut env: BTreeMap<String, String> = BTreeMap::new();
+    env.extend(layers.exports.named.iter().cloned());
+    env.extend(spec.env.clone());
+    env.extend(layers.exports.chosen.iter().cloned());
+    env.extend(layers.overrides.clone());
+    env.extend(control(spec, layers.node));
+    env.into_iter().collect()
+}
+
+fn control(spec: &WorkloadSpec, node: &NodeId) -> Vec<(String, String)> {
+    let mut env = vec![
+        ("BELAY_NODE".into(), node.to_string()),
+        ("BELAY_WORKLOAD".into(), spec.name.to_string()),
+    ];
     let mount = &spec.system_mount;
     let mut control = vec![
         ("SYSTEM_VOLUME", mount.clone()),
@@ -52,6 +82,18 @@ pub fn environment(spec: &WorkloadSpec, node: &NodeId) -> Vec<(String, String)> 
     env
 }
 
+/// Names a set of entries without telling them; none for no entries.
+pub fn digest<'e>(entries: impl Iterator<Item = &'e (String, String)>) -> Option<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut any = false;
+    for (name, value) in entries {
+        any = true;
+        // Neither can contain a NUL.
+        hasher.update(name.as_bytes()).update(&[0]).update(value.as_bytes()).update(&[0]);
+    }
+    any.then(|| hasher.finalize().to_hex().to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -59,25 +101,75 @@ mod tests {
     use super::super::spec::parse;
     use super::*;
 
+    fn spec(text: &str) -> WorkloadSpec {
+        let text = format!("name = \"web\"\nimage = \"x\"\n{text}");
+        parse(&text, "web.toml", Path::new("/")).expect("a good spec")
+    }
+
+    fn entries(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
     #[test]
-    fn control_names_come_last_and_twice() {
-        let spec = parse(
-            "name = \"web\"\nimage = \"x\"\nenv = { B = 2, A = \"1\" }\n\
-             [sync]\nrole = \"provider\"\nkey = \"k\"",
-            "web.toml",
-            Path::new("/"),
-        )
-        .expect("a good spec");
-        let env = environment(&spec, &"n1".parse().expect("a node name"));
-        let names: Vec<_> = env.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names[..4], ["A", "B", "BELAY_NODE", "BELAY_WORKLOAD"]);
-        assert!(
-            env.contains(&(
-                "R1_SYNC_REQUEST_FILE".into(),
-                "/belay/volume-sync/request.json".into()
-            ))
+    fn control_names_come_twice() {
+        let spec = spec("env = { B = 2 }\n[sync]\nrole = \"provider\"\nkey = \"k\"");
+        let (exports, overrides) = (Exports::default(), BTreeMap::new());
+        let node = "n1".parse().expect("a node name");
+        let layers = Layers { node: &node, exports: &exports, overrides: &overrides };
+        let env = environment(&spec, layers);
+        for (name, value) in [
+            ("B", "2"),
+            ("BELAY_NODE", "n1"),
+            ("BELAY_WORKLOAD", "web"),
+            ("R1_SYNC_REQUEST_FILE", "/belay/volume-sync/request.json"),
+            ("BELAY_SYNC_REQUEST_FILE", "/belay/volume-sync/request.json"),
+            ("BELAY_SYNC_TYPE", "provider"),
+            ("R1_SYNC_KEY", "k"),
+        ] {
+            assert!(env.contains(&(name.into(), value.into())), "{name} in {env:?}");
+        }
+    }
+
+    #[test]
+    fn each_layer_wins_over_those_before_it() {
+        let spec = spec(
+            "depends_on = [\"db\"]\n[env]\nBOTH = \"spec\"\nPLAIN = \"spec\"\n\
+             TAKEN = { from = \"db\", port = 1 }",
         );
-        assert!(env.contains(&("BELAY_SYNC_TYPE".into(), "provider".into())));
+        // Names that no spec and no request can bring here show which layer is asked first.
+        let exports = Exports {
+            named: entries(&[("PLAIN", "named"), ("TAKEN", "named"), ("BELAY_DEP_DB_NAME", "db")]),
+            chosen: entries(&[("TAKEN", "chosen")]),
+        };
+        let overrides = entries(&[("BOTH", "app"), ("BELAY_NODE", "app"), ("ONLY", "a=b\n\u{e9}")]);
+        let overrides = overrides.into_iter().collect();
+        let node = "n1".parse().expect("a node name");
+        let env =
+            environment(&spec, Layers { node: &node, exports: &exports, overrides: &overrides });
+        let value = |name: &str| {
+            let found: Vec<_> = env.iter().filter(|(other, _)| other == name).collect();
+            assert_eq!(found.len(), 1, "{name} once");
+            found[0].1.clone()
+        };
+        for (name, wins) in [
+            ("BELAY_DEP_DB_NAME", "db"),
+            ("PLAIN", "spec"),
+            ("TAKEN", "chosen"),
+            ("BOTH", "app"),
+            ("ONLY", "a=b\n\u{e9}"),
+            ("BELAY_NODE", "n1"),
+        ] {
+            assert_eq!(value(name), wins, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_digest_tells_entries_apart_and_none_has_none() {
+        let of = |list: &[(&str, &str)]| digest(entries(list).iter());
+        assert_eq!(of(&[]), None);
+        assert_ne!(of(&[("A", "")]), None);
+        assert_ne!(of(&[("A", "BC")]), of(&[("AB", "C")]));
+        assert_eq!(of(&[("A", "1")]), of(&[("A", "1")]));
     }
 
     #[test]

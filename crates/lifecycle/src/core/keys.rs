@@ -86,6 +86,15 @@ pub fn parse<'t>(text: &'t str, faults: &Faults) -> Option<Spanned<DeTable<'t>>>
     }
 }
 
+/// A value of a table whose names the writer chose.
+#[derive(Debug)]
+pub enum Entry<'d> {
+    /// A text, or a number or boolean written as one.
+    Text(String),
+    /// A table.
+    Table(Keys<'d>),
+}
+
 /// One table of a document.
 #[derive(Debug)]
 pub struct Keys<'d> {
@@ -147,6 +156,11 @@ impl<'d> Keys<'d> {
     /// Reports that a key is missing.
     pub fn missing(&self, key: &str, expected: &str) {
         self.faults.add(self.offset, &self.path(key), "nothing", expected);
+    }
+
+    /// Whether the key is there with anything but a table as its value.
+    pub fn has_no_table(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| !matches!(value.get_ref(), DeValue::Table(_)))
     }
 
     fn take(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
@@ -310,9 +324,10 @@ impl<'d> Keys<'d> {
             .collect()
     }
 
-    /// A table of texts by a name that the writer chose; numbers and booleans become texts.
-    pub fn text_map(&mut self, key: &'static str, expected: &str) -> Vec<(&'d str, String)> {
-        let Some(inner) = self.table(key) else { return Vec::new() };
+    /// A table of texts or tables by a name that the writer chose; numbers and booleans become
+    /// texts.
+    pub fn map(&mut self, key: &'static str, expected: &str) -> Vec<(&'d str, Entry<'d>)> {
+        let Some(mut inner) = self.table(key) else { return Vec::new() };
         let mut entries = Vec::new();
         for (name, value) in inner.table {
             let text = match value.get_ref() {
@@ -320,7 +335,13 @@ impl<'d> Keys<'d> {
                 DeValue::Integer(number) => number.as_str().to_owned(),
                 DeValue::Float(number) => number.as_str().to_owned(),
                 DeValue::Boolean(value) => value.to_string(),
-                other @ (DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_)) => {
+                DeValue::Table(_) => {
+                    let name: &'d str = name.get_ref();
+                    let table = inner.sub_table(name, value);
+                    entries.extend(table.map(|table| (name, Entry::Table(table))));
+                    continue;
+                }
+                other @ (DeValue::Datetime(_) | DeValue::Array(_)) => {
                     let found = show(other);
                     let path = inner.path(name.get_ref());
                     self.faults.add(value.span().start, &path, &found, expected);
@@ -328,7 +349,7 @@ impl<'d> Keys<'d> {
                 }
             };
             let name: &'d str = name.get_ref();
-            entries.push((name, text));
+            entries.push((name, Entry::Text(text)));
         }
         entries
     }

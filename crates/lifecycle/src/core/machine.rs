@@ -60,6 +60,17 @@ pub struct Member {
     pub generation: u64,
     /// Its state.
     pub state: MemberState,
+    /// Whether it was made with the environment that it should have now.
+    pub fit: Fit,
+}
+
+/// Whether a container was made with the environment that it should have now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// It was, or it cannot be told.
+    Current,
+    /// It was not: it is made anew before its next start.
+    Stale,
 }
 
 /// State of a container, as far as it decides what to do.
@@ -84,6 +95,8 @@ pub struct Facts {
     pub image: ImageFact,
     /// The workload's volumes.
     pub volumes: VolumesFact,
+    /// The workloads that this one depends on.
+    pub providers: ProvidersFact,
     /// Whether the target may be started now.
     pub start: StartFact,
     /// The target's readiness.
@@ -112,6 +125,15 @@ pub enum VolumesFact {
     Mounted,
     /// All are mounted and whole.
     Whole,
+}
+
+/// Whether the workloads that this one depends on are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProvidersFact {
+    /// They are, or there are none.
+    There,
+    /// A start waits for one of them. What runs is left alone.
+    Awaited,
 }
 
 /// Whether the target may be started.
@@ -254,7 +276,13 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
         }
         VolumesFact::Whole => {}
     }
-    let Some(target) = target else { return backed_off(facts, Step::Create) };
+    let Some(target) = target else {
+        // Its environment carries values of the providers, so it is made when they are there.
+        return match facts.providers {
+            ProvidersFact::There => backed_off(facts, Step::Create),
+            ProvidersFact::Awaited => Step::Wait,
+        };
+    };
     let id = target.id.clone();
     if target.state == MemberState::Running {
         if desired.renewal == Renewal::Wanted {
@@ -269,6 +297,12 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
     if facts.start == StartFact::Completed && desired.previous.is_some() {
         // A one-shot that ran to its end is as good as one that is ready.
         return Step::SettleDeploy;
+    }
+    if facts.providers == ProvidersFact::Awaited {
+        return Step::Wait;
+    }
+    if target.fit == Fit::Stale {
+        return backed_off(facts, Step::Remove { id });
     }
     // The previous version gives way only now, when all that the target needs is at hand.
     let start = backed_off(facts, Step::Start { id });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use belay_protocol::{DesiredState, VolumeFate, VolumeName};
+use belay_protocol::{DesiredState, VolumeFate, VolumeName, WorkloadName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,13 @@ pub struct WorkloadRecord {
     /// deployed again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
+    /// The runs of those it depends on with which it was started last, where a restart of theirs is
+    /// to be followed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub started_with: BTreeMap<WorkloadName, String>,
+    /// The app's own overrides of its environment, by name. They outlive every deploy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub overrides: BTreeMap<String, String>,
     /// Bytes of the volumes that an operator grew beyond their spec.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grown: BTreeMap<VolumeName, u64>,
@@ -121,6 +128,8 @@ impl WorkloadRecord {
             judged_exit: None,
             started_in_boot: None,
             given_up: None,
+            started_with: BTreeMap::new(),
+            overrides: BTreeMap::new(),
             grown: BTreeMap::new(),
         }
     }
@@ -140,6 +149,7 @@ impl WorkloadRecord {
                     run: self.run,
                 })
             }),
+            overrides: self.overrides.clone(),
             grown: self.grown.clone(),
             ..Self::first(declaration)
         }

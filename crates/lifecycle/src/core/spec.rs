@@ -11,8 +11,12 @@ use belay_volumes::{
     VolumeRole, VolumeSpec,
 };
 
+mod dependencies;
+
+pub use dependencies::{AddressPart, Dependency, ProviderRestart, ValueSource};
+
 use super::environment;
-use super::keys::{self, Faults, Keys};
+use super::keys::{self, Entry, Faults, Keys};
 
 /// A workload as its operator declares it.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +39,10 @@ pub struct WorkloadSpec {
     pub hostname: Option<String>,
     /// Environment.
     pub env: BTreeMap<String, String>,
+    /// Environment that is taken from a workload that this one depends on.
+    pub env_from: BTreeMap<String, ValueSource>,
+    /// The workloads that must be there before it starts.
+    pub depends_on: BTreeMap<WorkloadName, Dependency>,
     /// Network.
     pub network: NetworkMode,
     /// Published ports.
@@ -265,7 +273,8 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let user = keys.text("user", "a user, as in \"1000\", \"1000:1000\" or \"app\"");
     let working_dir = read_absolute(&mut keys, "working_dir");
     let hostname = keys.text("hostname", "a host name");
-    let env = read_env(&mut keys);
+    let depends_on = dependencies::read(&mut keys, name.as_ref());
+    let (env, env_from) = read_env(&mut keys, &depends_on);
     let network = keys.choice(
         "network",
         &[
@@ -307,6 +316,8 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         working_dir,
         hostname: hostname.map(str::to_owned),
         env,
+        env_from,
+        depends_on,
         network,
         ports,
         root,
@@ -357,26 +368,39 @@ fn read_image(keys: &mut Keys<'_>, directory: &Path) -> Option<ImageSource> {
     Some(ImageSource::Registry(text.to_owned()))
 }
 
-fn read_env(keys: &mut Keys<'_>) -> BTreeMap<String, String> {
-    let mut env = BTreeMap::new();
-    for (name, value) in keys.text_map("env", "a text, a number or a boolean") {
+fn read_env(
+    keys: &mut Keys<'_>,
+    depends_on: &BTreeMap<WorkloadName, Dependency>,
+) -> (BTreeMap<String, String>, BTreeMap<String, ValueSource>) {
+    const EXPECTED: &str = "a text, a number, a boolean, or a table with from and port";
+    let (mut env, mut env_from) = (BTreeMap::new(), BTreeMap::new());
+    for (name, value) in keys.map("env", EXPECTED) {
         let path = format!("env.{name}");
         if !environment::is_valid_name(name) {
             keys.fault_at("env", &path, &format!("{name:?}"), environment::NAME_RULE);
-        } else if environment::is_reserved(name) {
+            continue;
+        }
+        if environment::is_reserved(name) {
             keys.fault_at(
                 "env",
                 &path,
                 "a name that belayd sets itself",
                 "a name outside BELAY_* and R1_*",
             );
-        } else if value.contains('\0') {
-            keys.fault_at("env", &path, "a NUL character", "a text without it");
-        } else {
-            env.insert(name.to_owned(), value);
+            continue;
+        }
+        match value {
+            Entry::Text(value) if value.contains('\0') => {
+                keys.fault_at("env", &path, "a NUL character", "a text without it");
+            }
+            Entry::Text(value) => _ = env.insert(name.to_owned(), value),
+            Entry::Table(table) => {
+                let source = dependencies::read_source(table, depends_on);
+                env_from.extend(source.map(|source| (name.to_owned(), source)));
+            }
         }
     }
-    env
+    (env, env_from)
 }
 
 /// Parses an absolute, normalised container path.

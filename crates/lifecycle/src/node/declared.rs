@@ -8,6 +8,7 @@ use belay_protocol::{Problem, ProblemCode, RefusedSpec, SpecFault, WorkloadName}
 
 use super::NodeTask;
 use crate::core::container;
+use crate::core::dependencies::{Graph, admit};
 use crate::core::record::{Declaration, Source, TABLE, WorkloadRecord};
 use crate::core::spec::{self, WorkloadSpec};
 use crate::problems;
@@ -92,7 +93,8 @@ impl NodeTask {
     ///
     /// A file that is refused changes nothing about its workload; a file that is gone ends it.
     pub(super) fn declare(&mut self, files: &[SpecFile]) {
-        let declared = read(files);
+        let mut declared = read(files);
+        self.refuse_dependencies(&mut declared);
         for refused in &declared.refused {
             for fault in &refused.faults {
                 tracing::error!("{fault}");
@@ -107,6 +109,11 @@ impl NodeTask {
             .collect();
         for name in gone {
             self.declared.remove(&name);
+            let left = crate::core::dependencies::dependants(&self.graph(), &name);
+            if !left.is_empty() {
+                let left: Vec<_> = left.iter().map(WorkloadName::as_str).collect();
+                tracing::warn!(workload = %name, "its file is gone, and {} depend on it", left.join(", "));
+            }
             if let Some(handle) = self.handles.get(&name) {
                 super::deliver(handle, WorkloadCommand::Undeclare);
             }
@@ -120,6 +127,32 @@ impl NodeTask {
             if let Some(handle) = self.handles.get(&name) {
                 let spec = Box::new(spec);
                 super::deliver(handle, WorkloadCommand::Declare { declaration, spec });
+            }
+        }
+    }
+
+    /// Refuses the files whose workloads depend on what is not there, or on themselves.
+    fn refuse_dependencies(&self, declared: &mut Declared) {
+        let graph = self.graph();
+        let kept = |name: &WorkloadName| {
+            // A workload whose file is gone is about to be removed; one whose file is refused stays.
+            self.declared.get(name).is_none_or(|file| {
+                declared.specs.contains_key(name)
+                    || declared.refused.iter().any(|refused| refused.file == *file)
+            })
+        };
+        let mut known: Graph = graph.into_iter().filter(|(name, _)| kept(name)).collect();
+        for name in self.handles.keys().filter(|name| kept(name)) {
+            // One that shows nothing, as after an upgrade that refuses its spec, is there all the same.
+            known.entry(name.clone()).or_default();
+        }
+        let needs = |spec: &WorkloadSpec| super::dependencies::needs(spec);
+        let wanted: Graph =
+            declared.specs.iter().map(|(name, (_, spec))| (name.clone(), needs(spec))).collect();
+        for (name, refusal) in admit(&known, &wanted).refused {
+            if let Some((declaration, _)) = declared.specs.remove(&name) {
+                let faults = vec![super::dependencies::fault(&declaration.file, &refusal)];
+                declared.refused.push(RefusedSpec { file: declaration.file, faults });
             }
         }
     }

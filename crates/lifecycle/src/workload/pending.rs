@@ -111,7 +111,9 @@ impl State {
         let in_force = known.record.previous.is_none();
         let up = in_force && self.renewal == crate::core::machine::Renewal::None;
         let summary = match pending.kind {
-            PendingKind::Stop if gone => format!("{} is stopped", self.name),
+            PendingKind::Stop if gone => {
+                format!("{} is stopped{}", self.name, self.those_who_depend())
+            }
             PendingKind::PrepareDeploy | PendingKind::Remove | PendingKind::Stop => return,
             PendingKind::Deploy | PendingKind::Start | PendingKind::Restart => {
                 if up && self.is_ready() {

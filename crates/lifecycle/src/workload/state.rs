@@ -1,13 +1,14 @@
 //! What a workload's task knows, and the view that the machine decides from.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use belay_engine::{Container, ContainerState, Image};
 use belay_protocol::{
-    DesiredState, Fault, Problem, Transition, WorkloadName, WorkloadPhase, WorkloadStatus,
+    DesiredState, Fault, NodeStatus, Problem, Transition, WorkloadName, WorkloadPhase,
+    WorkloadStatus,
 };
 use belay_sync::{SyncHandle, Window, WindowOutcome, WindowOwner, WindowRefused, WindowReply};
 use belay_volumes::MountedVolume;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::command::WorkloadCommand;
 use super::pending::Pending;
+use super::providers::ProviderWait;
 use super::{Beginning, RELIST};
 use crate::context::Context;
 use crate::core::container;
@@ -27,6 +29,7 @@ use crate::core::gate::Gate;
 use crate::core::machine::{
     Desired, Facts, GateFact, Goal, ImageFact, Renewal, StartFact, Step, VolumesFact, WindowDemand,
 };
+use crate::core::providers::Providers;
 use crate::core::record::{Declaration, Interruption, WorkloadRecord};
 use crate::core::spec::{self, WorkloadSpec};
 use crate::probe;
@@ -58,6 +61,14 @@ pub(crate) struct State {
     pub(crate) volumes: VolumesFact,
     pub(crate) gate: Option<GateRun>,
     pub(crate) renewal: Renewal,
+    /// The node's page, followed for the workloads that this one depends on.
+    pub(crate) page: watch::Receiver<Arc<NodeStatus>>,
+    /// Those workloads, as last seen there.
+    pub(crate) providers: Providers,
+    /// What a start waits for among them.
+    pub(crate) awaited: BTreeMap<WorkloadName, String>,
+    /// A start that waits for them.
+    pub(crate) wait: Option<ProviderWait>,
     pub(crate) window: Option<OpenWindow>,
     /// A window that is granted once the container is shown to be stopped.
     pub(crate) window_request: Option<WindowRequest>,
@@ -235,6 +246,7 @@ impl State {
         own_commands: mpsc::Sender<WorkloadCommand>,
         published: watch::Sender<Option<WorkloadStatus>>,
     ) -> Self {
+        let page = context.board.subscribe();
         let mut state = Self {
             context,
             name,
@@ -253,6 +265,10 @@ impl State {
             volumes: VolumesFact::Partial,
             gate: None,
             renewal: Renewal::None,
+            page,
+            providers: Providers::new(),
+            awaited: BTreeMap::new(),
+            wait: None,
             window: None,
             window_request: None,
             window_return: None,
@@ -325,10 +341,11 @@ impl State {
             window,
             renewal: self.renewal,
         };
+        let print = self.environment_print();
         let members = self
             .seen
             .as_ref()
-            .map(|seen| seen.iter().filter_map(container::member).collect::<Vec<_>>());
+            .map(|seen| seen.iter().filter_map(|c| container::member(c, print.as_ref())).collect());
         let image = match (&self.image, &self.fetch) {
             (Some(_), _) => ImageFact::Present,
             (None, Some(Fetch { purpose: FetchPurpose::Target, .. })) => ImageFact::Fetching,
@@ -338,6 +355,7 @@ impl State {
             members,
             image,
             volumes: self.volumes,
+            providers: self.providers_fact(),
             start: self.start_state(),
             gate: self.gate_fact(),
         };
@@ -384,7 +402,7 @@ impl State {
     pub(crate) fn target(&self) -> Option<&Container> {
         let generation = self.known.as_ref()?.record.generation;
         self.seen.as_ref()?.iter().find(|container| {
-            container::member(container).is_some_and(|member| member.generation == generation)
+            container::member(container, None).is_some_and(|member| member.generation == generation)
         })
     }
 
@@ -417,6 +435,7 @@ impl State {
         {
             wake = wake.min(wish.due);
         }
+        wake = self.wait_due().map_or(wake, |due| wake.min(due));
         wake = self.sync_due.map_or(wake, |due| wake.min(due));
         // A time that has just passed must not spin the task.
         wake.max(now + Duration::from_millis(5))

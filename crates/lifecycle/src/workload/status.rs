@@ -11,6 +11,7 @@ use belay_volumes::SYSTEM_VOLUME;
 
 use super::state::{GateOutcome, State};
 use crate::core::machine::{StartFact, Step};
+use crate::core::providers;
 
 impl State {
     /// The phase that a step belongs to, with its reason; `None` keeps the present one.
@@ -92,6 +93,9 @@ impl State {
             StartFact::Allowed if self.fetch.is_some() => {
                 some(P::FetchingImage, "its image is being fetched")
             }
+            StartFact::Allowed if !self.awaited.is_empty() => {
+                Some((P::Waiting, providers::sentence(&self.awaited)))
+            }
             StartFact::BackingOff if self.phase != P::BackOff => {
                 let failures = record.failures;
                 Some((P::BackOff, format!("{failures} failures in a row before belayd looked")))
@@ -161,6 +165,7 @@ impl State {
                     protocol: port.transport.as_str().to_owned(),
                 })
                 .collect(),
+            depends_on: self.dependencies(known),
             volumes: mounts.keys().cloned().collect(),
             mounts,
             sync: self.sync.as_ref().map(|sync| {

@@ -203,11 +203,12 @@ impl State {
             let target = known.spec.system_mount.clone();
             binds.push(Bind { source: system.data.clone(), target });
         }
+        let exports = self.exports(known);
         let spec = container::container_spec(
             &known.spec,
             &record.declaration,
             record.generation,
-            &self.context.node,
+            self.layers(known, &exports),
             &self.context.instance,
             &image.id,
             &binds,
@@ -254,7 +255,9 @@ impl State {
                 }
                 self.renewal = Renewal::None;
                 let boot = self.context.boot_id.clone();
+                let started_with = self.followed_providers();
                 self.keep(|record| {
+                    record.started_with = started_with;
                     record.interruption = Interruption::None;
                     record.next_try_at = None;
                     record.started_in_boot = Some(boot);
@@ -446,7 +449,9 @@ impl State {
                 VolumeFate::Keep => "its volumes are kept",
                 VolumeFate::Delete => "its volumes are deleted",
             };
-            pending.reporter.done(format!("{} is removed; {volumes}", self.name));
+            let mut summary = format!("{} is removed; {volumes}", self.name);
+            summary.push_str(&self.those_who_depend());
+            pending.reporter.done(summary);
         }
         if let Some(wish) = self.wish.take() {
             self.declare(wish.declaration, wish.spec).await;

@@ -39,6 +39,17 @@ pub(crate) fn page(
             },
         },
     );
+    for (number, needed) in workload.depends_on.iter().enumerate() {
+        let label = if number == 0 { "depends on" } else { "" };
+        let until = needed.until.as_str();
+        facts.add(
+            label,
+            match &needed.awaited {
+                Some(awaited) => format!("{}, until {until}; it is {awaited}", needed.workload),
+                None => format!("{}, until {until}", needed.workload),
+            },
+        );
+    }
     if let Some(back_off) = &workload.back_off {
         let failures = human::count(back_off.failures as usize, "failure");
         let at = human::clock(back_off.next_try_at);
@@ -107,6 +118,27 @@ mod tests {
              2026-03-01 11:59:40Z  back-off  starting  the wait is over\n\
              2026-03-01 11:59:48Z  starting  back-off  exited with code 1\n"
         );
+    }
+
+    #[test]
+    fn a_wait_names_what_is_awaited() {
+        use belay_protocol::{DependencyState, DependencyStatus, WorkloadPhase};
+        let mut web = sample::workload("web");
+        web.phase = WorkloadPhase::Waiting;
+        let on = |name: &str, until, awaited: Option<&str>| DependencyStatus {
+            workload: name.parse().expect("a name"),
+            until,
+            awaited: awaited.map(str::to_owned),
+        };
+        web.depends_on = vec![
+            on("cache", DependencyState::Started, None),
+            on("db", DependencyState::Ready, Some("stopped, an operator stopped it")),
+        ];
+        let text = page(&sample::status(), &web, sample::now(), Style::Plain);
+        assert!(text.contains("depends on: cache, until started\n"), "{text}");
+        let awaited = "            db, until ready; it is stopped, an operator stopped it\n";
+        assert!(text.contains(awaited), "{text}");
+        assert!(text.contains("next: belay explain db\n"), "{text}");
     }
 
     #[test]

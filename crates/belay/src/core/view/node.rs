@@ -108,6 +108,10 @@ pub(crate) fn workload(
         let failures = human::count(back_off.failures as usize, "failure");
         facts.add("next try", format!("in {due}, after {failures} in a row"));
     }
+    if !workload.depends_on.is_empty() {
+        let names: Vec<_> = workload.depends_on.iter().map(|on| on.workload.as_str()).collect();
+        facts.add("depends on", names.join(", "));
+    }
     if !workload.ports.is_empty() {
         facts.add("ports", workloads::ports(&workload.ports));
     }

@@ -46,10 +46,15 @@ impl World {
                 self.next_id += 1;
                 let id = format!("new{}", self.next_id);
                 let generation = desired.target;
-                self.members().push(Member { id, generation, state: MemberState::Created });
+                assert_eq!(self.facts.providers, ProvidersFact::There, "made without its values");
+                let (state, fit) = (MemberState::Created, Fit::Current);
+                self.members().push(Member { id, generation, state, fit });
             }
             Step::Start { id } => {
                 assert_eq!(running, 0, "two would run at once");
+                assert_eq!(self.facts.providers, ProvidersFact::There, "started before them");
+                let target = self.members().iter().find(|member| member.id == id);
+                assert_eq!(target.map(|t| t.fit), Some(Fit::Current), "started as it was");
                 assert_eq!(desired.goal, Goal::Running, "started what should not run");
                 assert_eq!(desired.window, WindowDemand::Closed, "started during a window");
                 assert_eq!(self.facts.volumes, VolumesFact::Whole);
@@ -74,10 +79,12 @@ fn member() -> impl Strategy<Value = Member> {
         Just(MemberState::Running),
         Just(MemberState::Exited),
     ];
-    ("[a-z]{8}", 1_u64..5, state).prop_map(|(id, generation, state)| Member {
+    let fit = prop_oneof![Just(Fit::Current), Just(Fit::Stale)];
+    ("[a-z]{8}", 1_u64..5, state, fit).prop_map(|(id, generation, state, fit)| Member {
         id,
         generation,
         state,
+        fit,
     })
 }
 
@@ -97,6 +104,7 @@ fn facts() -> impl Strategy<Value = Facts> {
             members: Some(members),
             image,
             volumes,
+            providers: ProvidersFact::There,
             start: StartFact::Allowed,
             gate,
         })
@@ -195,13 +203,14 @@ fn settled(members: Vec<Member>) -> Facts {
         members: Some(members),
         image: ImageFact::Present,
         volumes: VolumesFact::Whole,
+        providers: ProvidersFact::There,
         start: StartFact::Allowed,
         gate: GateFact::Settled,
     }
 }
 
 fn of(id: &str, generation: u64, state: MemberState) -> Member {
-    Member { id: id.into(), generation, state }
+    Member { id: id.into(), generation, state, fit: Fit::Current }
 }
 
 const RUN: Desired = Desired {
@@ -240,4 +249,34 @@ fn the_old_one_stays_until_the_new_one_is_ready() {
 fn a_settled_workload_is_left_alone() {
     let facts = settled(vec![of("new", 2, MemberState::Running)]);
     assert_eq!(next_step(&Desired { previous: None, ..RUN }, &facts), Step::Wait);
+}
+
+#[test]
+fn a_start_waits_for_its_providers_and_what_runs_is_left_alone() {
+    let done = Desired { previous: None, ..RUN };
+    let awaited =
+        |members: Vec<Member>| Facts { providers: ProvidersFact::Awaited, ..settled(members) };
+    assert_eq!(next_step(&done, &awaited(vec![])), Step::Wait);
+    assert_eq!(next_step(&done, &awaited(vec![of("c", 2, MemberState::Exited)])), Step::Wait);
+    assert_eq!(next_step(&done, &awaited(vec![of("c", 2, MemberState::Running)])), Step::Wait);
+    // The version before serves on meanwhile.
+    assert_eq!(next_step(&RUN, &awaited(vec![of("old", 1, MemberState::Running)])), Step::Wait);
+    let fetched = Facts { image: ImageFact::Missing, ..awaited(vec![]) };
+    assert_eq!(next_step(&done, &fetched), Step::FetchImage, "what needs no provider goes on");
+    let stop = Desired { goal: Goal::Stopped, ..done };
+    let remove = Step::Remove { id: "c".into() };
+    assert_eq!(next_step(&stop, &awaited(vec![of("c", 2, MemberState::Exited)])), remove);
+}
+
+#[test]
+fn a_container_with_another_environment_is_made_anew_before_its_next_start() {
+    let done = Desired { previous: None, ..RUN };
+    let stale = |state| Member { fit: Fit::Stale, ..of("c", 2, state) };
+    let facts = settled(vec![stale(MemberState::Exited)]);
+    assert_eq!(next_step(&done, &facts), Step::Remove { id: "c".into() });
+    let facts = settled(vec![stale(MemberState::Running)]);
+    assert_eq!(next_step(&done, &facts), Step::Wait, "one that runs is not ended for it");
+    let mut facts = settled(vec![stale(MemberState::Exited)]);
+    facts.start = StartFact::Completed;
+    assert_eq!(next_step(&done, &facts), Step::Wait, "one that is complete is not run again");
 }

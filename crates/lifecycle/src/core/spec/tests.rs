@@ -1,3 +1,5 @@
+use belay_protocol::DependencyState;
+
 use super::*;
 
 fn read(text: &str) -> Result<WorkloadSpec, Vec<SpecFault>> {
@@ -247,5 +249,67 @@ file_system = "xfs"
             .any(|f| f
                 .contains("volumes.inner.mount: found \"/a/in\", inside \"/a\" of volume huge")),
         "{found:#?}"
+    );
+}
+
+#[test]
+fn dependencies_are_a_list_or_a_table_each() {
+    let spec = read("name = \"web\"\nimage = \"x\"\ndepends_on = [\"db\", \"cache\"]");
+    let spec = spec.expect("a good spec");
+    let names: Vec<_> = spec.depends_on.keys().map(WorkloadName::as_str).collect();
+    assert_eq!(names, ["cache", "db"]);
+    let plain = Dependency {
+        until: DependencyState::Ready,
+        timeout: Duration::from_secs(60),
+        restart: ProviderRestart::Ignored,
+    };
+    assert!(spec.depends_on.values().all(|dependency| *dependency == plain));
+
+    let spec = read(
+        "name = \"web\"\nimage = \"x\"\n[depends_on.cache]\n[depends_on.db]\nuntil = \"started\"\n\
+         timeout = \"5m\"\nrestart_with_provider = true",
+    );
+    let spec = spec.expect("a good spec");
+    assert_eq!(spec.depends_on[&"cache".parse().expect("a name")], plain);
+    assert_eq!(
+        spec.depends_on[&"db".parse().expect("a name")],
+        Dependency {
+            until: DependencyState::Started,
+            timeout: Duration::from_secs(300),
+            restart: ProviderRestart::Followed,
+        }
+    );
+}
+
+#[test]
+fn every_fault_of_dependencies_and_of_what_is_taken_from_them_is_listed() {
+    assert_eq!(
+        faults(
+            "name = \"web\"\nimage = \"x\"\ndepends_on = [\"web\", \"db\", \"db\", \"No\"]\n[env]\n\
+             A = { from = \"cache\", port = 1 }\nB = { from = \"db\" }\n\
+             C = { from = \"db\", port = 0, value = \"adress\", x = 1 }\nD = []"
+        ),
+        [
+            "web.toml:3: depends_on[0]: found the workload itself, expected other workloads",
+            "web.toml:3: depends_on[2]: found db twice, expected each name once",
+            "web.toml:3: depends_on[3]: found \"No\", expected a workload name (\"No\" is not a \
+             workload name: use lower-case letters, digits and '-', beginning and ending with a \
+             letter or digit)",
+            "web.toml:5: env.A.from: found \"cache\", expected the name of a workload in depends_on",
+            "web.toml:6: env.B.port: found nothing, expected a container port that it publishes",
+            "web.toml:7: env.C.port: found 0, expected a whole number from 1 to 65535",
+            "web.toml:7: env.C.value: found \"adress\", expected one of address, host, port (did \
+             you mean \"address\"?)",
+            "web.toml:7: env.C.x: found an unknown key, expected one of the keys from, port, value",
+            "web.toml:8: env.D: found a list, expected a text, a number, a boolean, or a table \
+             with from and port",
+        ]
+    );
+    assert_eq!(
+        faults("name = \"web\"\nimage = \"x\"\ndepends_on = \"db\""),
+        [
+            "web.toml:3: depends_on: found \"db\", expected a list of workload names, or a table for \
+          each of them"
+        ]
     );
 }
