@@ -1,13 +1,14 @@
 //! The handle: what a caller sees of the ledger.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::writer::{self, Request};
+use crate::journal::{Journal, Retention, STAGED};
+use crate::writer::{self, Request, Writer};
 
 /// Requests that may wait for the writer; callers beyond that wait for a place.
 const QUEUE: usize = 256;
@@ -112,6 +113,7 @@ pub struct SetAside {
 #[derive(Debug, Clone)]
 pub struct Ledger {
     requests: mpsc::Sender<Request>,
+    journal: Journal,
 }
 
 impl Ledger {
@@ -120,13 +122,29 @@ impl Ledger {
     /// Blocks on the disk for as long as SQLite needs to check the file. The writer ends when the
     /// last clone of the handle is dropped.
     pub fn open(path: &Path) -> Result<(Self, Opening), OpenError> {
+        Self::open_keeping(path, Retention::default())
+    }
+
+    /// [`Self::open`], with so much of the journal kept.
+    pub fn open_keeping(path: &Path, retention: Retention) -> Result<(Self, Opening), OpenError> {
         let (connection, opening) = writer::open(path)?;
+        let newest = writer::newest(&connection)
+            .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
         let (requests, queue) = mpsc::channel(QUEUE);
+        let (staging, staged) = mpsc::channel(STAGED);
+        let (told, newest) = watch::channel(newest);
+        let writer = Writer { connection, retention, staged, held: VecDeque::new(), newest: told };
         std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || writer::run(connection, queue))
+            .spawn(move || writer::run(writer, queue))
             .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
-        Ok((Self { requests }, opening))
+        let journal = Journal { staged: staging, requests: requests.clone(), newest };
+        Ok((Self { requests, journal }, opening))
+    }
+
+    /// The journal that this ledger keeps beside its records.
+    pub fn journal(&self) -> Journal {
+        self.journal.clone()
     }
 
     /// Writes a record; it is on the disk when this returns.

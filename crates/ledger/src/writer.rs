@@ -1,16 +1,23 @@
 //! The thread that owns the file.
 
+mod entries;
+
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, params};
-use tokio::sync::{mpsc, oneshot};
+use rusqlite::{Connection, ErrorCode, params};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::journal::{Entry, JournalPage, JournalQuery, Retention};
 use crate::ledger::{LedgerError, OpenError, Opening};
 
 /// Most writes that share one transaction, so that a flood cannot delay an answer without end.
 const GROUP: usize = 512;
 
-/// Raised with the layout of the tables.
+/// Most entries of the journal that one commit carries.
+const CARRIED: usize = 512;
+
+/// Raised when an older belayd could not use the tables any more.
 const LAYOUT: i64 = 1;
 
 pub(crate) enum Request {
@@ -30,6 +37,13 @@ pub(crate) enum Request {
         table: &'static str,
         reply: oneshot::Sender<Result<Vec<(String, String)>, LedgerError>>,
     },
+    Flush {
+        reply: oneshot::Sender<Result<(), LedgerError>>,
+    },
+    ReadJournal {
+        query: JournalQuery,
+        reply: oneshot::Sender<Result<JournalPage, LedgerError>>,
+    },
 }
 
 pub(crate) fn open(path: &Path) -> Result<(Connection, Opening), OpenError> {
@@ -39,8 +53,12 @@ pub(crate) fn open(path: &Path) -> Result<(Connection, Opening), OpenError> {
         Ok(connection) => Ok((connection, Opening::Fresh)),
         Err(error) if existed && is_damage(&error) => {
             let kept = set_file_aside(path).map_err(|source| io(path, source))?;
-            let connection = connect(path)
-                .map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
+            let begun = connect(path).and_then(|connection| {
+                entries::begin_above(&connection, entries::floor_after_loss())?;
+                Ok(connection)
+            });
+            let connection =
+                begun.map_err(|source| OpenError::Sqlite { path: path.to_owned(), source })?;
             Ok((connection, Opening::Replaced { kept, reason: error.to_string() }))
         }
         Err(source) => Err(OpenError::Sqlite { path: path.to_owned(), source }),
@@ -50,7 +68,6 @@ pub(crate) fn open(path: &Path) -> Result<(Connection, Opening), OpenError> {
 /// Whether the file itself is at fault. A full or failing disk, a lock or a missing permission is
 /// not: the ledger is whole then, and putting it aside would forget what must be remembered.
 fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode;
     let code = error.sqlite_error_code();
     matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
@@ -85,6 +102,7 @@ fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
          CREATE TABLE IF NOT EXISTS set_aside (
              tbl TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL);",
     )?;
+    connection.execute_batch(entries::TABLES)?;
     connection.pragma_update(None, "user_version", LAYOUT)?;
     Ok(connection)
 }
@@ -118,43 +136,138 @@ fn set_file_aside(path: &Path) -> std::io::Result<PathBuf> {
     Ok(kept)
 }
 
-pub(crate) fn run(mut connection: Connection, mut queue: mpsc::Receiver<Request>) {
+/// Number of the newest entry of the journal.
+pub(crate) fn newest(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    entries::newest(connection)
+}
+
+pub(crate) fn run(mut writer: Writer, mut queue: mpsc::Receiver<Request>) {
     let mut group = Vec::with_capacity(GROUP);
     while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-        serve(&mut connection, &mut group);
+        writer.serve(&mut group);
+    }
+    // What was staged after the last commit; whoever would be told of a failure has gone.
+    let _ = writer.commit_all(&[]);
+}
+
+/// What the thread owns.
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) retention: Retention,
+    pub(crate) staged: mpsc::Receiver<Entry>,
+    /// Taken from `staged` and not on the disk yet.
+    pub(crate) held: VecDeque<Entry>,
+    pub(crate) newest: watch::Sender<u64>,
+}
+
+impl Writer {
+    /// Writes a group in one transaction and answers each of its writes with the fate of the
+    /// commit.
+    fn serve(&mut self, group: &mut Vec<Request>) {
+        let mut waiting = Vec::with_capacity(group.len());
+        let mut hurried = Vec::new();
+        let mut writes = Vec::with_capacity(group.len());
+        let mut loads = Vec::new();
+        let mut reads = Vec::new();
+        for request in group.drain(..) {
+            match request {
+                Request::Write { table, key, body, reply } => {
+                    writes.push(Change::Put { table, key, body });
+                    waiting.push(reply);
+                }
+                Request::SetAside { table, key, reply } => {
+                    writes.push(Change::SetAside { table, key });
+                    waiting.push(reply);
+                }
+                Request::Load { table, reply } => loads.push((table, reply)),
+                Request::Flush { reply } => hurried.push(reply),
+                Request::ReadJournal { query, reply } => reads.push((query, reply)),
+            }
+        }
+        if !writes.is_empty() || !hurried.is_empty() {
+            let (records, entries) = self.commit_all(&writes);
+            // A caller that went away does not undo its write.
+            for reply in waiting {
+                let _ = reply.send(answer(&records));
+            }
+            for reply in hurried {
+                let _ = reply.send(answer(&entries));
+            }
+        }
+        for (table, reply) in loads {
+            let rows = read(&self.connection, table)
+                .map_err(|error| LedgerError::Read { reason: error.to_string() });
+            let _ = reply.send(rows);
+        }
+        for (query, reply) in reads {
+            let page = entries::read(&self.connection, &query)
+                .map_err(|error| LedgerError::Read { reason: error.to_string() });
+            let _ = reply.send(page);
+        }
+    }
+
+    /// Commits changes of records together with what is staged for the journal, and says what
+    /// became of each of the two. Entries that the disk refused are held for the next commit.
+    fn commit_all(&mut self, mut changes: &[Change]) -> (Fate, Fate) {
+        loop {
+            while self.held.len() < CARRIED
+                && let Ok(entry) = self.staged.try_recv()
+            {
+                self.held.push_back(entry);
+            }
+            if changes.is_empty() && self.held.is_empty() {
+                return (Ok(()), Ok(()));
+            }
+            match self.commit(changes, &self.held) {
+                Ok(newest) => {
+                    self.newest.send_if_modified(|told| std::mem::replace(told, newest) != newest);
+                    changes = &[];
+                    self.held.clear();
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    // The entries may be what the last free blocks have no room for; a record must
+                    // not be refused for their sake.
+                    let alone = error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+                        && !self.held.is_empty();
+                    let written = if changes.is_empty() {
+                        Ok(())
+                    } else if alone {
+                        let written = self.commit(changes, &VecDeque::new());
+                        written.map(|_| ()).map_err(|error| error.to_string())
+                    } else {
+                        Err(reason.clone())
+                    };
+                    return (written, Err(reason));
+                }
+            }
+        }
+    }
+
+    fn commit(
+        &self,
+        changes: &[Change],
+        entries: &VecDeque<Entry>,
+    ) -> Result<u64, rusqlite::Error> {
+        let transaction = self.connection.unchecked_transaction()?;
+        for change in changes {
+            change.make(&transaction)?;
+        }
+        let newest = if entries.is_empty() {
+            entries::newest(&transaction)?
+        } else {
+            entries::append(&transaction, entries.iter(), self.retention)?
+        };
+        transaction.commit()?;
+        Ok(newest)
     }
 }
 
-/// Writes a group in one transaction and answers each of its writes with the fate of the commit.
-fn serve(connection: &mut Connection, group: &mut Vec<Request>) {
-    let mut waiting = Vec::with_capacity(group.len());
-    let mut writes = Vec::with_capacity(group.len());
-    let mut loads = Vec::new();
-    for request in group.drain(..) {
-        match request {
-            Request::Write { table, key, body, reply } => {
-                writes.push(Change::Put { table, key, body });
-                waiting.push(reply);
-            }
-            Request::SetAside { table, key, reply } => {
-                writes.push(Change::SetAside { table, key });
-                waiting.push(reply);
-            }
-            Request::Load { table, reply } => loads.push((table, reply)),
-        }
-    }
-    if !writes.is_empty() {
-        let result = commit(connection, &writes).map_err(|error| error.to_string());
-        for reply in waiting {
-            // A caller that went away does not undo its write.
-            let _ = reply.send(result.clone().map_err(|reason| LedgerError::Write { reason }));
-        }
-    }
-    for (table, reply) in loads {
-        let rows = read(connection, table)
-            .map_err(|error| LedgerError::Read { reason: error.to_string() });
-        let _ = reply.send(rows);
-    }
+/// What became of a write, with what SQLite said against it.
+type Fate = Result<(), String>;
+
+fn answer(fate: &Fate) -> Result<(), LedgerError> {
+    fate.clone().map_err(|reason| LedgerError::Write { reason })
 }
 
 enum Change {
@@ -162,11 +275,10 @@ enum Change {
     SetAside { table: &'static str, key: String },
 }
 
-fn commit(connection: &mut Connection, changes: &[Change]) -> Result<(), rusqlite::Error> {
-    let transaction = connection.transaction()?;
-    for change in changes {
-        match change {
-            Change::Put { table, key, body: Some(body) } => {
+impl Change {
+    fn make(&self, transaction: &rusqlite::Transaction<'_>) -> Result<(), rusqlite::Error> {
+        match self {
+            Self::Put { table, key, body: Some(body) } => {
                 transaction
                     .prepare_cached(
                         "INSERT INTO record (tbl, key, body) VALUES (?1, ?2, ?3)
@@ -174,12 +286,12 @@ fn commit(connection: &mut Connection, changes: &[Change]) -> Result<(), rusqlit
                     )?
                     .execute(params![table, key, body])?;
             }
-            Change::Put { table, key, body: None } => {
+            Self::Put { table, key, body: None } => {
                 transaction
                     .prepare_cached("DELETE FROM record WHERE tbl = ?1 AND key = ?2")?
                     .execute(params![table, key])?;
             }
-            Change::SetAside { table, key } => {
+            Self::SetAside { table, key } => {
                 transaction.execute(
                     "INSERT INTO set_aside SELECT tbl, key, body FROM record
                      WHERE tbl = ?1 AND key = ?2",
@@ -191,8 +303,8 @@ fn commit(connection: &mut Connection, changes: &[Change]) -> Result<(), rusqlit
                 )?;
             }
         }
+        Ok(())
     }
-    transaction.commit()
 }
 
 fn read(connection: &Connection, table: &str) -> Result<Vec<(String, String)>, rusqlite::Error> {
@@ -201,3 +313,6 @@ fn read(connection: &Connection, table: &str) -> Result<Vec<(String, String)>, r
         .query_map(params![table], |row| Ok((row.get(0)?, row.get(1)?)))?
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

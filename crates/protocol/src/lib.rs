@@ -5,6 +5,7 @@
 //! unrepresentable. There is no io, no task and no clock.
 
 pub mod control;
+pub mod event;
 mod ids;
 mod operations;
 mod problem;
@@ -12,6 +13,10 @@ pub mod record;
 pub mod runner;
 mod status;
 
+pub use event::{
+    Event, EventDetails, EventGap, EventKind, EventPage, EventQuery, EventSeq, EventStart,
+    EventSubject, EventTally, EventText, Severity,
+};
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
 pub use operations::{
     CheckMode, CheckRequest, DependantsRule, DeployRequest, Finding, GrowRequest, HistoryEntry,
