@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use belay_api::{ApiState, Limits};
 use belay_engine::{Engine, EngineOptions, PodmanService};
+use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
 use belay_lifecycle::{Context, NodeCommand, NodeTask, StatusBoard};
+use belay_protocol::EventDetails;
 use belay_store::LocalStore;
 use belay_volumes::{Volumes, VolumesConfig, Watchdog};
 use nix::unistd::Group;
@@ -21,7 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::{bridge, instance, sources, watchdog};
+use crate::{bridge, instance, run_record, sources, watchdog};
 
 /// Commands that may wait on their way from the API to the node.
 const QUEUE: usize = 64;
@@ -31,6 +33,9 @@ const ENGINE_RETRY: Duration = Duration::from_secs(1);
 
 /// Longest pause between two tries to reach an engine.
 const ENGINE_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How long the last events may take to be written.
+const EVENTS_GRACE: Duration = Duration::from_secs(5);
 
 /// How long the Podman service that belayd started may take to end.
 const SERVICE_GRACE: Duration = Duration::from_secs(10);
@@ -45,6 +50,13 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let _lock = instance::lock(&config.state_dir, config.node.as_str()).await?;
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "belayd starts");
 
+    let (ledger, opening) = open_ledger(&config)?;
+    // Ended last: whatever ends has something to tell until then.
+    let telling = CancellationToken::new();
+    let (events, _log, events_task) = EventsTask::spawn(&ledger, telling.clone());
+    let boot_id = instance::boot_id()?;
+    run_record::tell_start(&ledger, &events, &boot_id, opening).await?;
+
     let shutdown = CancellationToken::new();
     let (board, watched) = StatusBoard::new(config.node.clone());
     let (turned, turns) = watch::channel(Instant::now());
@@ -57,7 +69,8 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     tasks.spawn(bridge::carry(commands, node_commands, shutdown.clone()));
     tasks.spawn(watchdog::run(watched, turns, shutdown.clone()));
 
-    let supervised = supervise(&config, &shutdown, &board, &turned, &node);
+    let parts = Parts { ledger: &ledger, events: &events, board: &board };
+    let supervised = supervise(&config, &shutdown, parts, &turned, &node);
     tokio::pin!(supervised);
     let mut ended = None;
     loop {
@@ -74,6 +87,10 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
 
     watchdog::notify(&[NotifyState::Stopping]);
     tracing::info!("belayd ends; workloads keep running");
+    let noted = run_record::tell_stop(&ledger, &events, &boot_id);
+    if tokio::time::timeout(EVENTS_GRACE, noted).await.is_err() {
+        tracing::warn!("that belayd ends could not be noted");
+    }
     shutdown.cancel();
     let drained = tokio::time::timeout(config.shutdown_deadline, async {
         let result = match ended {
@@ -91,6 +108,10 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
             config.shutdown_deadline.as_secs()
         ))
     });
+    telling.cancel();
+    if tokio::time::timeout(EVENTS_GRACE, events_task).await.is_err() {
+        tracing::warn!("the last events could not be written");
+    }
     tracing::info!("belayd has ended");
     result
 }
@@ -145,15 +166,23 @@ async fn serve(
     Ok(())
 }
 
+/// What is there before the node is.
+#[derive(Clone, Copy)]
+struct Parts<'a> {
+    ledger: &'a Ledger,
+    events: &'a EventSink,
+    board: &'a StatusBoard,
+}
+
 /// Brings the node up, shows what it says of itself, and ends it in order.
 async fn supervise(
     config: &Config,
     shutdown: &CancellationToken,
-    board: &StatusBoard,
+    parts: Parts<'_>,
     turned: &watch::Sender<Instant>,
     node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
 ) -> anyhow::Result<()> {
-    let ledger = open_ledger(config)?;
+    let Parts { ledger, events, board } = parts;
     let records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
     tracing::info!(workloads = records.records.len(), "the ledger is open");
     let store = LocalStore::open(&config.store)
@@ -172,7 +201,7 @@ async fn supervise(
         discarded = recovered.discarded.len(),
         "the volumes are open"
     );
-    let Some((engine, service)) = reach_engine(config, shutdown, board, turned).await else {
+    let Some((engine, service)) = reach_engine(config, shutdown, parts, turned).await else {
         return Ok(());
     };
     let context = Arc::new(Context {
@@ -181,7 +210,8 @@ async fn supervise(
         boot_id: instance::boot_id()?,
         engine,
         volumes,
-        ledger,
+        ledger: ledger.clone(),
+        events: events.clone(),
         store: Arc::new(store),
         workloads_dir: config.state_dir.join("workloads"),
         board: board.clone(),
@@ -209,24 +239,24 @@ async fn supervise(
     Ok(())
 }
 
-fn open_ledger(config: &Config) -> anyhow::Result<Ledger> {
+fn open_ledger(config: &Config) -> anyhow::Result<(Ledger, Opening)> {
     let path = config.state_dir.join("belay.db");
     let (ledger, opening) = Ledger::open(&path)?;
-    if let Opening::Replaced { kept, reason } = opening {
+    if let Opening::Replaced { kept, reason } = &opening {
         tracing::error!(
             "the ledger could not be used ({reason}) and is kept as {}; what runs is found again \
              by its labels",
             kept.display()
         );
     }
-    Ok(ledger)
+    Ok((ledger, opening))
 }
 
 /// Reaches an engine, however long it takes; `None` when belayd ends before.
 async fn reach_engine(
     config: &Config,
     shutdown: &CancellationToken,
-    board: &StatusBoard,
+    parts: Parts<'_>,
     turned: &watch::Sender<Instant>,
 ) -> Option<(Engine, Option<PodmanService>)> {
     let mut pause = ENGINE_RETRY;
@@ -245,6 +275,13 @@ async fn reach_engine(
             Ok((engine, service)) => {
                 let info = engine.info();
                 tracing::info!(kind = %info.kind, version = %info.version, socket = %info.socket.display(), "the engine is reached");
+                parts.events.emit_of_node(
+                    format!("{} {} answers", info.kind, info.version),
+                    EventDetails::EngineReached {
+                        engine: info.kind.to_string().to_ascii_lowercase().into(),
+                        version: info.version.to_string().into(),
+                    },
+                );
                 return Some((engine, service));
             }
             Err(error) => {
@@ -252,8 +289,12 @@ async fn reach_engine(
                 if reason != said {
                     tracing::error!("{reason}; belayd keeps trying, belay doctor says more");
                     said.clone_from(&reason);
+                    parts.events.emit_of_node(
+                        format!("no container engine answers: {reason}"),
+                        EventDetails::EngineLost { cause: reason.as_str().into() },
+                    );
                 }
-                board.hold(&reason);
+                parts.board.hold(&reason);
                 turned.send_replace(Instant::now());
             }
         }

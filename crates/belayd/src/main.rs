@@ -7,6 +7,7 @@ mod daemon;
 mod doctor;
 mod instance;
 mod logging;
+mod run_record;
 mod sources;
 mod watchdog;
 

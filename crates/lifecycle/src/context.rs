@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use belay_engine::Engine;
+use belay_events::EventSink;
 use belay_ledger::Ledger;
 use belay_protocol::{NodeId, WorkloadName};
 use belay_sync::LocalStore;
@@ -32,6 +33,8 @@ pub struct Context {
     pub store: Arc<LocalStore>,
     /// Directory with one directory per workload.
     pub workloads_dir: PathBuf,
+    /// Where what happens is told.
+    pub events: EventSink,
     /// The page that the node shows of itself.
     pub board: StatusBoard,
     /// Cancelled when belayd ends.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use belay_engine::{Container, ContainerState, Image};
 use belay_protocol::{
-    DesiredState, Fault, NodeStatus, Problem, Transition, WorkloadName, WorkloadPhase,
-    WorkloadStatus,
+    DesiredState, EventDetails, EventText, Fault, NodeStatus, Problem, Transition, WorkloadName,
+    WorkloadPhase, WorkloadStatus,
 };
 use belay_sync::{SyncHandle, Window, WindowOutcome, WindowOwner, WindowRefused, WindowReply};
 use belay_volumes::MountedVolume;
@@ -517,6 +517,12 @@ impl State {
             return;
         }
         tracing::info!(workload = %self.name, from = self.phase.as_str(), to = phase.as_str(), cause = %self.reason, "phase");
+        let details = EventDetails::PhaseChanged {
+            from: self.phase,
+            to: phase,
+            cause: self.reason.as_str().into(),
+        };
+        self.tell(format!("{} is {}: {}", self.name, phase.as_str(), self.reason), details);
         let at = Timestamp::now();
         if self.transitions.len() == KEPT {
             self.transitions.pop_front();
@@ -525,6 +531,11 @@ impl State {
         self.transitions.push_back(Transition { at, from: self.phase, to: phase, cause });
         self.phase = phase;
         self.phase_since = at;
+    }
+
+    /// Tells that something happened to this workload.
+    pub(crate) fn tell(&self, message: impl Into<EventText>, details: EventDetails) {
+        self.context.events.emit(&self.name, message, details);
     }
 
     /// The phase that a step belongs to.

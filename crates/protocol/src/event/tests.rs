@@ -239,3 +239,11 @@ fn a_page_says_what_is_missing() {
     assert_eq!(serde_json::to_value(&page).expect("serialises"), golden);
     assert_eq!(serde_json::from_value::<EventPage>(golden).expect("reads"), page);
 }
+
+#[test]
+fn every_kind_has_a_line_in_the_documentation() {
+    let page = include_str!("../../../../docs/events.md");
+    for kind in EventKind::ALL {
+        assert!(page.contains(&format!("\n| `{kind}` |")), "{kind} is not in docs/events.md");
+    }
+}

@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
         &[
             "api",
             "engine",
+            "events",
             "ledger",
             "lifecycle",
             "protocol",
@@ -28,7 +29,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("belay", &["protocol"]),
     ("api", &["protocol"]),
-    ("lifecycle", &["engine", "ledger", "protocol", "sync", "volumes"]),
+    ("lifecycle", &["engine", "events", "ledger", "protocol", "sync", "volumes"]),
+    ("events", &["ledger", "protocol"]),
     ("sync", &["protocol", "store"]),
     ("runner", &["ledger", "protocol", "timer-wheel"]),
     ("runner-client", &["protocol"]),
