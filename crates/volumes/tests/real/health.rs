@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use belay_volumes::{
-    ByteSize, CheckOutcome, EnsureError, HealthTracker, Refusal, VolumeEvent, Volumes,
+    ByteSize, CheckOutcome, EnsureError, FileSystem, HealthTracker, Refusal, VolumeEvent, Volumes,
 };
 
 use crate::scratch::{Scratch, spec};
@@ -46,6 +46,40 @@ async fn a_file_system_that_stopped_writing_is_an_event_and_is_checked_at_the_ne
     let list = volumes.list().await.expect("a list");
     let check = list[0].last_check.clone().expect("it was checked");
     assert!(matches!(check.outcome, CheckOutcome::Clean | CheckOutcome::Repaired), "{check:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_xfs_that_shut_itself_down_is_an_event_and_is_whole_after_the_next_start() {
+    let scratch = Scratch::new();
+    let volumes = scratch.open().await;
+    let mut wanted = spec("web/store", ByteSize::mib(300));
+    wanted.file_system = FileSystem::Xfs;
+    let id = wanted.id.clone();
+    let mounted = volumes.ensure(&wanted).await.expect("a volume");
+    let file = mounted.data.join("file");
+    fs::write(&file, "content").expect("a file");
+    fs::File::open(&file).and_then(|file| file.sync_all()).expect("synced");
+    volumes.idle().await;
+    let mut tracker = HealthTracker::default();
+    assert_eq!(events(&mut tracker, 0, &volumes).await, []);
+
+    // What a failing journal leads to; the journal keeps what was synced.
+    let shut = std::process::Command::new("/usr/sbin/xfs_io")
+        .args(["-x", "-c", "shutdown"])
+        .arg(mounted.data.parent().expect("the root of the volume"))
+        .status();
+    assert!(shut.expect("xfs_io runs").success());
+    let seen = events(&mut tracker, 1, &volumes).await;
+    assert!(seen.contains(&VolumeEvent::Failed { id: id.clone() }), "{seen:?}");
+    let error = volumes.ensure(&wanted).await.expect_err("it takes no writes");
+    assert!(error.is_retryable(), "{error}");
+
+    volumes.release(&id).await.expect("released");
+    let again = volumes.ensure(&wanted).await.expect("mounted");
+    assert_eq!(fs::read(again.data.join("file")).expect("the file"), b"content");
+    fs::write(again.data.join("file"), "new").expect("it takes writes");
+    let seen = events(&mut tracker, 2, &volumes).await;
+    assert!(seen.contains(&VolumeEvent::Restored { id: id.clone() }), "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
