@@ -2,6 +2,7 @@
 
 pub(crate) mod abilities;
 pub(crate) mod archive;
+pub(crate) mod criu;
 pub(crate) mod diagnosis;
 pub(crate) mod events;
 pub(crate) mod fault;

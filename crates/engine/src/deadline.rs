@@ -21,6 +21,11 @@ pub const STOP_BEYOND_GRACE: Duration = Duration::from_mins(1);
 pub const PULL_SILENCE: Duration = Duration::from_mins(5);
 /// Loading an image from a file.
 pub const LOAD: Duration = Duration::from_mins(30);
+/// Writing a container's processes to disk or bringing them back: about a millisecond for each
+/// MiB of memory, and as long as a slow disk takes for it.
+pub const CHECKPOINT: Duration = Duration::from_mins(10);
+/// Longest silence within a stream that has begun.
+pub const STREAM_SILENCE: Duration = Duration::from_mins(1);
 /// Making an exec session, and asking for its result.
 pub const EXEC_SETUP: Duration = Duration::from_secs(15);
 /// First bytes of a log, event or archive stream.

@@ -1,6 +1,7 @@
 //! The handle: one engine, by its socket.
 
 mod archive;
+mod checkpoint;
 mod containers;
 mod events;
 mod exec;

@@ -43,6 +43,10 @@ pub enum Operation {
     Pause,
     /// Thawing it.
     Unpause,
+    /// Writing its processes to disk.
+    Checkpoint,
+    /// Bringing them back.
+    Restore,
     /// Reading files out of it.
     ArchiveOut,
 }
@@ -68,6 +72,8 @@ impl fmt::Display for Operation {
             Self::Exec => "run a command in",
             Self::Pause => "freeze",
             Self::Unpause => "thaw",
+            Self::Checkpoint => "checkpoint",
+            Self::Restore => "restore",
             Self::ArchiveOut => "read files of",
         })
     }

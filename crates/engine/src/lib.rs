@@ -3,7 +3,7 @@
 //! [`connect`] finds an engine (a configured socket, Podman's, Docker's, or a `podman system
 //! service` that it starts itself) and gives an [`Engine`], a cheap handle whose methods are the
 //! verbs: image, pull, load, create, start, stop, kill, remove, inspect, list, events, logs, exec,
-//! pause, archive. Every call but the streams has a deadline of its own, see [`deadline`]; every
+//! pause, checkpoint, restore, archive. Every call but the streams has a deadline of its own, see [`deadline`]; every
 //! error is an [`EngineError`] that tells absent, conflict, busy, invalid, unreachable, timed out
 //! and unknown apart.
 //!
@@ -17,6 +17,7 @@
 //! `core` decides (what a body, a status or a name means); everything beside it carries out.
 
 mod blocking;
+mod checkpoint;
 mod connect;
 mod container;
 mod core;
@@ -30,6 +31,7 @@ pub mod labels;
 mod service;
 mod spec;
 
+pub use checkpoint::{CheckpointError, CheckpointReport, RestoreReport};
 pub use connect::{ConnectError, EngineChoice, EngineOptions, connect, connect_own};
 pub use container::{
     Container, ContainerId, ContainerState, Incarnation, Liveness, MountSeen, RestartPolicy,

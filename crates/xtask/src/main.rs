@@ -5,6 +5,7 @@
 
 mod belongings;
 mod core;
+mod criu;
 mod demo;
 mod probe;
 mod process;

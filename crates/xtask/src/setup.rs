@@ -10,6 +10,7 @@ use crate::core::engine_config::{self, DropInStep};
 use crate::core::host::{self, Blocker};
 use crate::core::invocation::Consent;
 use crate::core::needs::{self, Need, Purpose};
+use crate::criu::{self, CriuError};
 use crate::probe;
 use crate::process::{Call, CallError};
 
@@ -34,6 +35,7 @@ pub(crate) enum SetupError {
     DropIn { action: &'static str, source: io::Error },
     Engine(CallError),
     EngineDiffers { want: String, foreign: bool },
+    Criu(CriuError),
 }
 
 impl fmt::Display for SetupError {
@@ -65,6 +67,7 @@ impl fmt::Display for SetupError {
                 "apt reported success, and these are still not there: {}",
                 missing.iter().map(|need| need.package).collect::<Vec<_>>().join(" ")
             ),
+            Self::Criu(error) => error.fmt(f),
             Self::DropIn { action, source } => {
                 write!(f, "{} could not be {action}: {source}", engine_config::PATH)
             }
@@ -126,6 +129,7 @@ pub(crate) fn ensure(
     if let DropInStep::Write(_) | DropInStep::Remove = drop_in_step() {
         changes.push(format!("write {}", engine_config::PATH));
     }
+    changes.extend(criu::changes());
     if changes.is_empty() {
         println!("host: {called}, nothing is missing");
     } else {
@@ -143,7 +147,12 @@ pub(crate) fn ensure(
             return Err(SetupError::StillMissing(missing));
         }
     }
-    configure_engine()
+    configure_engine()?;
+    match release {
+        Some(release) => criu::ensure(release).map_err(SetupError::Criu),
+        // Packages are not ours to fetch there; `belay doctor` says what is missing.
+        None => Ok(()),
+    }
 }
 
 /// A target directory that was built in before needs little more.

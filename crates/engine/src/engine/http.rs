@@ -76,6 +76,33 @@ impl Http {
         self.client.request(method, format!("http://engine/{prefix}{path}"))
     }
 
+    /// Sends a request and gives the answer before its body, which the caller reads.
+    pub(crate) async fn open(
+        &self,
+        operation: Operation,
+        object: Object,
+        after: Duration,
+        request: reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, EngineError> {
+        let exchange = async {
+            let response = request.send().await.map_err(|error| EngineError::Unreachable {
+                operation,
+                object: object.clone(),
+                source: Box::new(error),
+            })?;
+            if response.status().is_success() {
+                return Ok(response);
+            }
+            let status = response.status().as_u16();
+            let body = read(operation, &object, response).await?;
+            Err(refused(operation, object.clone(), Some(status), &message(&body)))
+        };
+        match tokio::time::timeout(after, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(EngineError::TimedOut { operation, object: object.clone(), after }),
+        }
+    }
+
     pub(crate) async fn json<T: DeserializeOwned>(
         &self,
         operation: Operation,
@@ -83,33 +110,16 @@ impl Http {
         after: Duration,
         request: reqwest::RequestBuilder,
     ) -> Result<T, EngineError> {
-        let unreachable = |object, source: reqwest::Error| EngineError::Unreachable {
-            operation,
-            object,
-            source: Box::new(source),
-        };
         let exchange = async {
-            let response = match request.send().await {
-                Ok(response) => response,
-                Err(error) => return Err(unreachable(object.clone(), error)),
-            };
+            let response = request.send().await.map_err(|error| EngineError::Unreachable {
+                operation,
+                object: object.clone(),
+                source: Box::new(error),
+            })?;
             let status = response.status();
-            let mut body = Vec::new();
-            let mut chunks = response.bytes_stream();
-            while let Some(chunk) = chunks.next().await {
-                body.extend_from_slice(&chunk.map_err(|error| unreachable(object.clone(), error))?);
-                if body.len() > BODY_MAX {
-                    return Err(EngineError::Unknown {
-                        operation,
-                        object: object.clone(),
-                        status: Some(status.as_u16()),
-                        detail: format!("the answer is larger than {BODY_MAX} bytes"),
-                    });
-                }
-            }
+            let body = read(operation, &object, response).await?;
             if !status.is_success() {
-                let message = serde_json::from_slice::<Refusal>(&body)
-                    .map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |it| it.message);
+                let message = message(&body);
                 return Err(refused(operation, object.clone(), Some(status.as_u16()), &message));
             }
             serde_json::from_slice(&body).map_err(|error| EngineError::Unknown {
@@ -124,4 +134,38 @@ impl Http {
             Err(_) => Err(EngineError::TimedOut { operation, object: object.clone(), after }),
         }
     }
+}
+
+/// The whole body of an answer, up to a bound.
+async fn read(
+    operation: Operation,
+    object: &Object,
+    response: reqwest::Response,
+) -> Result<Vec<u8>, EngineError> {
+    let status = response.status();
+    let mut body = Vec::new();
+    let mut chunks = response.bytes_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| EngineError::Unreachable {
+            operation,
+            object: object.clone(),
+            source: Box::new(error),
+        })?;
+        body.extend_from_slice(&chunk);
+        if body.len() > BODY_MAX {
+            return Err(EngineError::Unknown {
+                operation,
+                object: object.clone(),
+                status: Some(status.as_u16()),
+                detail: format!("the answer is larger than {BODY_MAX} bytes"),
+            });
+        }
+    }
+    Ok(body)
+}
+
+/// The words of a refusal.
+fn message(body: &[u8]) -> String {
+    serde_json::from_slice::<Refusal>(body)
+        .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |it| it.message)
 }

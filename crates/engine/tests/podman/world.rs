@@ -26,7 +26,7 @@ const OWNER: &str = "io.belay.test.engine";
 /// Programs of the image, all busybox.
 const APPLETS: &[&str] = &[
     "sh", "cat", "echo", "sleep", "true", "grep", "httpd", "yes", "head", "tail", "dd", "id",
-    "pwd", "touch", "ps", "kill", "printf", "seq", "env", "test", "tr",
+    "pwd", "touch", "ps", "kill", "printf", "seq", "env", "test", "tr", "rm", "nc", "mkfifo",
 ];
 
 pub(crate) struct World {
