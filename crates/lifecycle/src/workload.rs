@@ -201,7 +201,7 @@ impl WorkloadTask {
                 state.window_closed(outcome, reply).await;
             }
             changed = state::sync_changed(&mut state.sync) => state.sync_changed(changed),
-            () = providers::changed(&mut state.page, &state.known, &state.providers) => {}
+            () = providers::changed(&mut state.page, state.known.as_ref(), &state.providers) => {}
             // Answers that are done are let go of.
             Some(_) = state.answers.join_next() => {}
             () = tokio::time::sleep_until(wake) => state.stale_if_due(),

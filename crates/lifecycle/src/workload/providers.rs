@@ -40,17 +40,17 @@ pub(crate) enum Patience {
 /// there are none.
 pub(crate) async fn changed(
     page: &mut watch::Receiver<Arc<NodeStatus>>,
-    known: &Option<Known>,
+    known: Option<&Known>,
     last: &Providers,
 ) {
-    if let Some(known) = known.as_ref().filter(|known| !known.spec.depends_on.is_empty()) {
+    if let Some(known) = known.filter(|known| !known.spec.depends_on.is_empty()) {
         while page.changed().await.is_ok() {
             if providers::seen(&known.spec, &page.borrow_and_update()) != *last {
                 return;
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 impl State {

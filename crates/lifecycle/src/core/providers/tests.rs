@@ -13,13 +13,14 @@ fn port(host_address: &str, host_port: u16, container_port: u16, protocol: &str)
     PortStatus { host_address, host_port, container_port, protocol }
 }
 
-fn provider(phase: WorkloadPhase, ports: Vec<PortStatus>) -> Option<Provider> {
+fn provider(phase: WorkloadPhase, ports: Vec<PortStatus>) -> Provider {
     let incarnation = Some("c1@2026-03-01T12:00:00Z".to_owned());
-    Some(Provider { phase, reason: "why".to_owned(), incarnation, ports })
+    Provider { phase, reason: "why".to_owned(), incarnation, ports }
 }
 
-fn providers(list: Vec<(&str, Option<Provider>)>) -> Providers {
-    list.into_iter().map(|(name, found)| (name.parse().expect("a name"), found)).collect()
+fn providers(list: Vec<(&str, Provider)>) -> Providers {
+    let named = |(name, found): (&str, _)| (name.parse().expect("a name"), Some(found));
+    list.into_iter().map(named).collect()
 }
 
 #[test]
@@ -57,11 +58,11 @@ fn what_is_awaited_is_said_in_one_line() {
         "depends_on = [\"cache\", \"db\", \"queue\"]\n\
                      env = { Q = { from = \"queue\", port = 5 } }",
     );
-    let seen = providers(vec![
-        ("cache", None),
+    let mut seen = providers(vec![
         ("db", provider(WorkloadPhase::BackOff, vec![])),
         ("queue", provider(WorkloadPhase::Ready, vec![port("0.0.0.0", 5, 5, "udp")])),
     ]);
+    seen.insert("cache".parse().expect("a name"), None);
     assert_eq!(
         sentence(&awaited(&spec, &seen)),
         "waiting-for cache: there is no such workload; db: back-off, why; \
@@ -134,9 +135,7 @@ fn only_a_provider_that_is_followed_and_runs_anew_restarts_its_dependant() {
     let spec = spec("[depends_on.db]\nrestart_with_provider = true\n[depends_on.log]\n");
     let at = |db: &str| {
         let mut found = provider(WorkloadPhase::Ready, vec![]);
-        if let Some(found) = &mut found {
-            found.incarnation = Some(db.to_owned());
-        }
+        found.incarnation = Some(db.to_owned());
         providers(vec![("db", found), ("log", provider(WorkloadPhase::Ready, vec![]))])
     };
     let started = followed(&spec, &at("one"));

@@ -124,7 +124,7 @@ pub(super) fn read_source(
         ("host", AddressPart::Host),
         ("port", AddressPart::Port),
     ];
-    let part = table.choice("value", &parts).unwrap_or(AddressPart::Address);
+    let value = table.choice("value", &parts).unwrap_or(AddressPart::Address);
     table.finish();
-    Some(ValueSource { from: from?, port: port?, part })
+    Some(ValueSource { from: from?, port: port?, part: value })
 }

@@ -202,6 +202,7 @@ proptest::proptest! {
 fn the_examples_are_good_specs() {
     for (file, text) in [
         ("web.toml", include_str!("../../../../../config/examples/web.toml")),
+        ("frontend.toml", include_str!("../../../../../config/examples/frontend.toml")),
         ("replica.toml", include_str!("../../../../../config/examples/replica.toml")),
     ] {
         parse(text, file, Path::new("/etc/belay/workloads.d")).expect(file);
