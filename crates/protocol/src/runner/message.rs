@@ -27,7 +27,7 @@ pub enum RunnerRequest {
 }
 
 /// What a runner tells without waiting for an answer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunnerNote {
     /// It executes.
     Progress(Progress),

@@ -1,0 +1,11 @@
+//! Every decision about runs: pure, without io, tasks or clocks.
+
+pub(crate) mod admission;
+pub(crate) mod bindings;
+pub(crate) mod dispatch;
+pub(crate) mod event;
+pub(crate) mod hub;
+pub(crate) mod lane;
+pub(crate) mod now;
+pub(crate) mod run;
+pub(crate) mod snapshots;

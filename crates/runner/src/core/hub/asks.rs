@@ -1,0 +1,203 @@
+//! What operators and apps ask for.
+
+use std::io;
+use std::sync::Arc;
+
+use belay_protocol::runner::{
+    MAX_PAYLOAD, MAX_WAIT_OUTPUT, ReleaseReason, RunId, WaitRequest, WaitResult, WaitpointId,
+};
+use serde_json::Value;
+
+use super::{Hub, RunTimer};
+use crate::core::dispatch::{Flight, Stage};
+use crate::core::event::{Answer, Ask, AskId, Effect, HostOrder, Refusal, WhetherNew};
+use crate::core::now::Now;
+use crate::core::run::{Phase, Run, RunEnd, Submission, SuspendedWait};
+
+impl Hub {
+    pub(super) fn asked(&mut self, id: AskId, ask: Ask, now: &Now, fx: &mut Vec<Effect>) {
+        // The answer follows what must be durable for it, and comes before what follows from it.
+        let mut after = Vec::new();
+        let result = match ask {
+            Ask::Submit(submission) => self.submit(submission, now, fx),
+            Ask::Cancel { run } => self.cancel(run, now, fx, &mut after),
+            Ask::CompleteWaitpoint { waitpoint, output } => {
+                self.complete_waitpoint(waitpoint, output, now, fx, &mut after)
+            }
+        };
+        fx.push(Effect::Answer { id, result });
+        fx.append(&mut after);
+    }
+
+    fn submit(
+        &mut self,
+        submission: Submission,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+    ) -> Result<Answer, Refusal> {
+        let workload = &submission.workload;
+        let key = submission.idempotency_key.clone().map(|key| (workload.clone(), key));
+        if let Some(&run) = key.as_ref().and_then(|key| self.keys.get(key)) {
+            let known = self.runs.get(&run).is_some_and(|run| *run.submission == submission);
+            return if known {
+                Ok(Answer::Submitted { run, whether: WhetherNew::Known })
+            } else {
+                Err(Refusal::KeyTaken { run })
+            };
+        }
+        if self.is_draining {
+            return Err(Refusal::Draining);
+        }
+        if self.lanes.get(workload).is_none_or(|lane| lane.policy.is_none()) {
+            return Err(Refusal::UnknownWorkload(workload.clone()));
+        }
+        if submission.max_attempts == 0 {
+            return Err(Refusal::NoAttempts);
+        }
+        check_size(&submission.payload, MAX_PAYLOAD)?;
+        if self.runs.len() >= self.policy.max_runs {
+            return Err(Refusal::Full { limit: self.policy.max_runs });
+        }
+        let id = RunId::after(self.last_run, now.unix_millis(), now.entropy);
+        self.last_run = Some(id);
+        if let Some(key) = key {
+            self.keys.insert(key, id);
+        }
+        self.runs.insert(id, Run::new(id, Arc::new(submission), now));
+        self.after_attempt(id, now);
+        self.save(id, now, fx);
+        Ok(Answer::Submitted { run: id, whether: WhetherNew::New })
+    }
+
+    fn cancel(
+        &mut self,
+        id: RunId,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+        after: &mut Vec<Effect>,
+    ) -> Result<Answer, Refusal> {
+        let run = self.runs.get(&id).ok_or(Refusal::UnknownRun(id))?;
+        let was = run.phase.clone();
+        match &was {
+            Phase::Ended { end: RunEnd::Cancelled, .. } => return Ok(Answer::Cancelled),
+            Phase::Ended { .. } => return Err(Refusal::Ended { run: id, state: run.state() }),
+            Phase::Queued { .. }
+            | Phase::Assigned
+            | Phase::Executing { .. }
+            | Phase::Waiting { .. }
+            | Phase::Suspended { .. }
+            | Phase::Restoring { .. } => {}
+        }
+        let (workload, priority) = (run.submission.workload.clone(), run.submission.priority);
+        self.end_snapshot(id, fx);
+        let ticket = self.ticket(id);
+        let binding = self.unbind(id, now);
+        self.stop_timers(id, now);
+        if let Some(lane) = self.lanes.get_mut(&workload) {
+            lane.unqueue(priority, id);
+            lane.restores.remove(&id);
+        }
+        self.fences.retain(|_, fenced| *fenced != id);
+        self.change(id, |run| run.cancel(now).expect("it has not ended"));
+        self.after_attempt(id, now);
+        if let (Phase::Suspended { .. }, Some(ticket)) = (&was, ticket) {
+            // The drop is its stop.
+            self.admission.begin_stop(&ticket.runner);
+            after.push(Effect::Host(HostOrder::Drop(ticket.clone())));
+            let stage = Stage::Dropping;
+            self.dispatch.begin(Flight { ticket, stage, failures: 0, exit: None });
+        }
+        self.save(id, now, fx);
+        if let Some(binding) = binding {
+            self.tell_released(&binding, id, ReleaseReason::Cancelled, after);
+            let is_absent = self.bindings.session_of(&binding.runner).is_none();
+            // A container that is only on its way to this run has no other purpose.
+            if is_absent && matches!(was, Phase::Assigned | Phase::Restoring { .. }) {
+                self.stop_runner(&binding.runner, after);
+            }
+        }
+        Ok(Answer::Cancelled)
+    }
+
+    fn complete_waitpoint(
+        &mut self,
+        waitpoint: WaitpointId,
+        output: Value,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+        after: &mut Vec<Effect>,
+    ) -> Result<Answer, Refusal> {
+        let unknown = Refusal::UnknownWaitpoint(waitpoint);
+        let Some(&id) = self.waitpoints.get(&waitpoint) else { return Err(unknown) };
+        let Some(run) = self.runs.get_mut(&id) else { return Err(unknown) };
+        let (is_ended, state) = (run.is_ended(), run.state());
+        match run.waitpoints.get(&waitpoint) {
+            Some(Some(held)) if *held == output => return Ok(Answer::WaitpointCompleted),
+            Some(Some(_)) => return Err(Refusal::CompletedOtherwise(waitpoint)),
+            Some(None) if is_ended => return Err(Refusal::Ended { run: id, state }),
+            Some(None) => {}
+            None => return Err(unknown),
+        }
+        check_size(&output, MAX_WAIT_OUTPUT)?;
+        run.waitpoints.insert(waitpoint, Some(output.clone()));
+        let waited = match &run.phase {
+            Phase::Waiting { wait, .. }
+            | Phase::Suspended { wait: SuspendedWait::Pending(wait), .. } => {
+                *wait == (WaitRequest::Token { waitpoint })
+            }
+            _ => false,
+        };
+        if waited {
+            self.end_wait(id, WaitResult::Completed { output }, now, fx, after);
+        } else {
+            self.save(id, now, fx);
+        }
+        Ok(Answer::WaitpointCompleted)
+    }
+
+    /// The wait of a waiting or suspended run is over.
+    pub(super) fn end_wait(
+        &mut self,
+        id: RunId,
+        result: WaitResult,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+        after: &mut Vec<Effect>,
+    ) {
+        self.stop_timer(id, RunTimer::Wait, now);
+        match self.phase(id) {
+            Some(Phase::Waiting { .. }) => {
+                self.end_snapshot(id, fx);
+                self.resume(id, Some(result), now);
+                self.save(id, now, fx);
+                self.tell_state(id, after);
+            }
+            Some(Phase::Suspended { wait: SuspendedWait::Pending(_), .. }) => {
+                self.change(id, |run| run.end_wait(result).expect("its wait is pending"));
+                if let Some(lane) = self.lane_of(id) {
+                    lane.restores.insert(id);
+                }
+                self.save(id, now, fx);
+            }
+            Some(_) | None => {}
+        }
+    }
+}
+
+/// Refuses JSON of more than `limit` bytes, without writing it anywhere.
+fn check_size(value: &Value, limit: usize) -> Result<(), Refusal> {
+    struct Count(usize);
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value)
+        .expect("a JSON value is JSON, and counting never fails");
+    if count.0 > limit { Err(Refusal::TooLarge { size: count.0, limit }) } else { Ok(()) }
+}

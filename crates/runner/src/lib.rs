@@ -1,0 +1,24 @@
+//! Runs, the runners that execute them, and snapshots of runners that wait for long.
+//!
+//! A [`Hub`] decides: which runner gets which run, whose messages count, which waits are over, and
+//! which runner is snapshotted when. It has no task, no clock and no io. Whoever drives it hands it
+//! each [`Event`] with its [`Now`], calls it at [`Hub::next_deadline`] with [`Event::Tick`], and
+//! carries out the [`Effect`]s in their order, those behind an [`Effect::Save`] not before its
+//! commit. `docs/runner.md` says what follows from that.
+
+mod core;
+
+pub use crate::core::bindings::SessionId;
+pub use crate::core::dispatch::{Flight, Stage};
+pub use crate::core::event::{
+    Answer, Ask, AskId, Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord, Refusal,
+    RunRecord, SnapshotOutcome, WhetherNew,
+};
+pub use crate::core::hub::{Hosted, Hub, HubPolicy};
+pub use crate::core::lane::{RunnerSource, WorkloadPolicy};
+pub use crate::core::now::Now;
+pub use crate::core::run::{
+    Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Submission, SuspendedWait,
+    WrongState,
+};
+pub use crate::core::snapshots::Ticket;
