@@ -11,6 +11,7 @@ use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
 use belay_lifecycle::{Context, NodeCommand, NodeTask, StatusBoard};
+use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
 use belay_store::LocalStore;
 use belay_volumes::{Volumes, VolumesConfig, Watchdog};
@@ -47,7 +48,9 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let mut hang_up = signal(SignalKind::hangup()).context("cannot take SIGHUP")?;
 
     make_directories(&config)?;
-    let _lock = instance::lock(&config.state_dir, config.node.as_str()).await?;
+    let locks =
+        Locks::new(Places { run: config.runtime_dir.clone(), state: config.state_dir.clone() });
+    let instance = instance::lock(&locks, &config.state_dir, config.node.as_str()).await?;
     tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "belayd starts");
 
     let (ledger, opening) = open_ledger(&config)?;
@@ -111,6 +114,9 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     telling.cancel();
     if tokio::time::timeout(EVENTS_GRACE, events_task).await.is_err() {
         tracing::warn!("the last events could not be written");
+    }
+    if result.is_ok() {
+        instance.finish();
     }
     tracing::info!("belayd has ended");
     result

@@ -1,30 +1,18 @@
-//! One belayd per state directory.
-//!
-//! The lock is `flock` on a file in the state directory itself, so that the same directory under
-//! another name (a symlink, a bind mount) is the same lock. The kernel frees it when its holder
-//! dies. The file is never deleted: a deleted one would let two holders in. What is written in it is
-//! for people, and never decides anything.
+//! One belayd per state directory, and the id of the installation that it keeps there.
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize};
+use belay_locks::{AcquireError, Claim, Guard, LockName, LockSet, Locks, Role};
 
 /// Exit code of a second belayd on one state directory. systemd must not restart on it.
 pub(crate) const EXIT_HELD: u8 = 73;
 
 /// How long the belayd before is given to end: a restart overlaps a little.
 const HAND_OVER: Duration = Duration::from_secs(5);
-
-/// Pause between two tries.
-const RETRY: Duration = Duration::from_millis(100);
-
-/// Longest record that is read back.
-const RECORD_MAX: u64 = 4096;
 
 /// Why the instance lock was not had.
 #[derive(Debug, thiserror::Error)]
@@ -40,84 +28,36 @@ pub(crate) enum LockError {
         /// What the holder says of itself.
         holder: String,
     },
-    /// The lock file cannot be used.
-    #[error("cannot lock {path}")]
-    Io {
-        /// The lock file.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+    /// The lock cannot be used.
+    #[error("cannot lock {directory}")]
+    Unusable {
+        /// The state directory.
+        directory: String,
+        /// Why.
+        source: AcquireError,
     },
 }
 
-/// What a holder says of itself.
-#[derive(Debug, Serialize, Deserialize)]
-struct Holder {
-    role: String,
-    pid: u32,
-    node: String,
-    version: String,
-    since: jiff::Timestamp,
-}
-
-/// The lock. It is let go of when this is dropped or the process ends.
-#[derive(Debug)]
-pub(crate) struct InstanceLock {
-    _file: Flock<File>,
-}
-
-/// Takes the lock of a state directory, waiting a moment for a belayd that is ending.
-pub(crate) async fn lock(state_dir: &Path, node: &str) -> Result<InstanceLock, LockError> {
-    let path = state_dir.join("instance.lock");
-    let end = tokio::time::Instant::now() + HAND_OVER;
-    loop {
-        match try_lock(&path, node)
-            .map_err(|source| LockError::Io { path: path.clone(), source })?
-        {
-            Ok(lock) => return Ok(lock),
-            Err(holder) if tokio::time::Instant::now() >= end => {
-                let directory = state_dir.display().to_string();
-                return Err(LockError::Held { directory, holder });
+/// Takes the lock of a state directory, waiting a moment for a belayd that is ending. It is held
+/// until the guard is dropped or the process ends.
+pub(crate) async fn lock(locks: &Locks, state_dir: &Path, node: &str) -> Result<Guard, LockError> {
+    let mut claim = Claim::new(Role::Daemon, "supervise");
+    claim.hint = format!("node {node}");
+    let set = LockSet::one(LockName::Instance);
+    let directory = || state_dir.display().to_string();
+    match locks.acquire(&set, &claim, HAND_OVER, |_| {}).await {
+        Ok(guard) => {
+            for before in guard.interrupted() {
+                tracing::info!("the belayd before did not end in order: {}", before.line());
             }
-            Err(_) => tokio::time::sleep(RETRY).await,
+            Ok(guard)
         }
-    }
-}
-
-fn try_lock(path: &Path, node: &str) -> std::io::Result<Result<InstanceLock, String>> {
-    // Not truncated: whoever only tries must not erase the holder's record.
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut locked) => {
-            let holder = Holder {
-                role: "belayd".into(),
-                pid: std::process::id(),
-                node: node.to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                since: jiff::Timestamp::now(),
-            };
-            locked.set_len(0)?;
-            locked.rewind()?;
-            locked.write_all(serde_json::to_string(&holder)?.as_bytes())?;
-            Ok(Ok(InstanceLock { _file: locked }))
+        Err(AcquireError::Held(held)) => {
+            Err(LockError::Held { directory: directory(), holder: held.line })
         }
-        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-            let mut text = String::new();
-            // A record that is torn or not there yet does not matter: the lock decided.
-            let _ = (&mut file).take(RECORD_MAX).read_to_string(&mut text);
-            Ok(Err(describe(&text)))
+        Err(source @ (AcquireError::Unusable(_) | AcquireError::OutOfOrder(_))) => {
+            Err(LockError::Unusable { directory: directory(), source })
         }
-        Err((_, errno)) => Err(errno.into()),
-    }
-}
-
-fn describe(record: &str) -> String {
-    match serde_json::from_str::<Holder>(record) {
-        Ok(holder) => format!(
-            "{} of node {}, pid {}, since {}",
-            holder.role, holder.node, holder.pid, holder.since
-        ),
-        Err(_) => "its holder has not said who it is".to_owned(),
     }
 }
 
@@ -168,17 +108,23 @@ fn write_durably(directory: &Path, path: &Path, text: &str) -> std::io::Result<(
 mod tests {
     use super::*;
 
+    fn locks(state_dir: &Path) -> Locks {
+        let (run, state) = (state_dir.join("run"), state_dir.to_owned());
+        Locks::new(belay_locks::Places { run, state })
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_second_is_told_who_the_first_is_and_a_third_gets_it_after_the_first() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let link = dir.path().with_extension("link");
         std::os::unix::fs::symlink(dir.path(), &link).expect("links");
-        let first = lock(dir.path(), "shop-7").await.expect("free");
-        let refused = lock(&link, "other").await.expect_err("held, also by another name");
-        let text = refused.to_string();
-        assert!(text.contains("belayd of node shop-7, pid"), "{text}");
+        let first = lock(&locks(dir.path()), dir.path(), "shop-7").await.expect("free");
+        let refused = lock(&locks(&link), &link, "other").await;
+        let text = refused.expect_err("held, also by another name").to_string();
+        let told = format!("supervise (daemon, pid {}, node shop-7) for ", std::process::id());
+        assert!(text.contains(&told), "{text}");
         drop(first);
-        lock(dir.path(), "shop-7").await.expect("free again");
+        lock(&locks(dir.path()), dir.path(), "shop-7").await.expect("free again");
         std::fs::remove_file(link).expect("removes the link");
     }
 
@@ -190,13 +136,5 @@ mod tests {
         std::fs::write(dir.path().join("instance-id"), "").expect("empties it");
         let refused = id(dir.path()).expect_err("is refused").to_string();
         assert!(refused.contains("io.belay.instance"), "{refused}");
-    }
-
-    #[test]
-    fn garbage_in_the_file_decides_nothing() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().join("instance.lock");
-        std::fs::write(&path, b"\xff{\"pid\":1").expect("writes garbage");
-        assert!(try_lock(&path, "n").expect("can be locked").is_ok());
     }
 }

@@ -111,7 +111,7 @@ async fn supervise(config: Config, file: Option<PathBuf>) -> ExitCode {
             tracing::error!("{error:#}");
             match error.downcast_ref::<instance::LockError>() {
                 Some(instance::LockError::Held { .. }) => ExitCode::from(instance::EXIT_HELD),
-                Some(instance::LockError::Io { .. }) | None => ExitCode::FAILURE,
+                Some(instance::LockError::Unusable { .. }) | None => ExitCode::FAILURE,
             }
         }
     }

@@ -221,7 +221,7 @@ async fn a_second_belayd_on_the_same_state_ends_with_the_holder_named() {
     let second = second.await.expect("joins").expect("runs");
     assert_eq!(second.status.code(), Some(73));
     let words = String::from_utf8_lossy(&second.stderr);
-    assert!(words.contains(&format!("belayd of node {}, pid", node.name())), "{words}");
+    assert!(words.contains(&format!("node {}) for ", node.name())), "{words}");
     assert!(node.client().status().await.is_ok(), "the first is untouched");
     node.end().await;
 }
