@@ -4,14 +4,15 @@
 //! Nothing here owns state. Pages are read from a watched [`NodeStatus`]; operations, logs and
 //! histories are asked of belayd as [`Command`]s and answered through the channel that each command
 //! carries. Tasks: one per listener ([`serve_unix`], [`serve_tcp`]), which joins one per connection;
-//! and one per operation under way, which reads its events whether or not the client does and is
-//! joined by [`ApiState::finish`].
+//! one per operation under way, which reads its events whether or not the client does; and one per
+//! command that is talked to in a workload. The last two are joined by [`ApiState::finish`].
 //!
 //! [`NodeStatus`]: belay_protocol::NodeStatus
 
 mod answer;
 mod bind;
 mod core;
+mod exec;
 mod operation;
 mod routes;
 mod serve;

@@ -21,13 +21,14 @@ const BODY_LIMIT: usize = 1024 * 1024;
 
 /// Pages that change something, or show what a workload wrote. A method router answers on each of
 /// them for the operator, a refusal for the observer.
-const ACTS: [&str; 12] = [
+const ACTS: [&str; 13] = [
     "/v1/workloads/{name}/start",
     "/v1/workloads/{name}/stop",
     "/v1/workloads/{name}/restart",
     "/v1/workloads/{name}/sync/publish",
     "/v1/workloads/{name}/sync/history",
     "/v1/workloads/{name}/logs",
+    "/v1/workloads/{name}/exec",
     "/v1/volumes/{workload}/{volume}/grow",
     "/v1/volumes/{workload}/{volume}/check",
     "/v1/volumes/{workload}/{volume}/reset",
@@ -38,8 +39,21 @@ const ACTS: [&str; 12] = [
 
 /// Every page, for those whom the Unix socket's mode lets in.
 pub fn operator_router(state: ApiState) -> Router {
-    let [start, stop, restart, publish, history, logs, grow, check, reset, rollback, adopt, trim] =
-        ACTS;
+    let [
+        start,
+        stop,
+        restart,
+        publish,
+        history,
+        logs,
+        exec,
+        grow,
+        check,
+        reset,
+        rollback,
+        adopt,
+        trim,
+    ] = ACTS;
     questions()
         .route("/v1/workloads", post(operate::deploy))
         .route("/v1/workloads/{name}", delete(operate::remove))
@@ -49,6 +63,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(publish, post(operate::publish))
         .route(history, get(ask::history))
         .route(logs, get(ask::logs))
+        .route(exec, post(operate::exec))
         .route("/v1/volumes/{workload}/{volume}", delete(operate::remove_volume))
         .route(grow, post(operate::grow))
         .route(check, post(operate::check))

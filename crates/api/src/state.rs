@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::{
-    HistoryEntry, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode,
-    WorkloadName,
+    ExecInput, ExecOutput, ExecRequest, HistoryEntry, LogLine, LogQuery, NodeStatus, Operation,
+    OperationEvent, Problem, ProblemCode, WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,20 @@ pub enum Command {
         /// The lines in order, or why there are none. A slow client is felt here as a full channel,
         /// one that went away as a closed one.
         reply: oneshot::Sender<Result<mpsc::Receiver<LogLine>, Problem>>,
+    },
+    /// Run a command in a workload.
+    Exec {
+        /// Whose.
+        workload: WorkloadName,
+        /// What to run.
+        request: ExecRequest,
+        /// What the client sends; closed when it went away, and the command is to be ended then.
+        input: mpsc::Receiver<ExecInput>,
+        /// Takes what the command writes and exactly one `Exited` or `Failed` at the end. A slow
+        /// client is felt here as a full channel, one that went away as a closed one.
+        output: mpsc::Sender<ExecOutput>,
+        /// Whether the command is accepted; nothing is sent on `output` before.
+        reply: oneshot::Sender<Result<(), Problem>>,
     },
     /// Read a workload's sync history, newest first.
     History {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use belay_protocol::{VolumeName, WorkloadName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -67,6 +68,13 @@ pub(crate) enum Verb {
         #[arg(short, long)]
         timestamps: bool,
     },
+    /// Run a command in a workload that runs
+    #[command(after_help = "Example: belay exec -it web -- sh")]
+    Exec {
+        workload: WorkloadName,
+        #[command(flatten)]
+        options: ExecOptions,
+    },
     /// Make a workload run
     #[command(after_help = "Example: belay start web")]
     Start { workload: WorkloadName },
@@ -122,6 +130,54 @@ pub(crate) enum Verb {
         #[arg(long, conflicts_with = "once")]
         clean: bool,
     },
+}
+
+/// How a command is run.
+#[derive(Debug, Args)]
+pub(crate) struct ExecOptions {
+    /// Pass standard input on
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+    /// Give it this terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Set a variable of its environment
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Run it as this user of the container
+    #[arg(short, long)]
+    pub(crate) user: Option<String>,
+    /// Run it in this directory of the container
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// End it after this time: 500ms, 30s, 5m, 2h
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) timeout: Option<Duration>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("expected NAME=VALUE".to_owned()),
+    }
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a time above 0 with its unit: 500ms, 30s, 5m, 2h";
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u32 = number.parse().map_err(|_| EXPECTED)?;
+    let unit = match unit {
+        "ms" => Duration::from_millis(1),
+        "s" => Duration::from_secs(1),
+        "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
+        _ => return Err(EXPECTED.to_owned()),
+    };
+    if number == 0 { Err(EXPECTED.to_owned()) } else { Ok(unit * number) }
 }
 
 #[derive(Debug, Subcommand)]
@@ -308,6 +364,32 @@ mod tests {
         ] {
             let error = volume_path(wrong).expect_err(wrong);
             assert!(error.contains(words), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_told_from_the_options_before_it() {
+        let parse = |line: &str| Arguments::try_parse_from(line.split(' '));
+        let parsed = parse("belay exec -it -e A=b=c -u 7 -w /x --timeout 90s web -- ls -l --all");
+        let Ok(Arguments { verb: Verb::Exec { options, workload }, .. }) = parsed else {
+            panic!("{parsed:?}");
+        };
+        assert_eq!(workload.as_str(), "web");
+        assert_eq!(options.command, ["ls", "-l", "--all"]);
+        assert_eq!(options.env, [("A".to_owned(), "b=c".to_owned())]);
+        assert!(options.interactive && options.tty);
+        assert_eq!(options.timeout, Some(Duration::from_secs(90)));
+        for wrong in ["belay exec web", "belay exec web --", "belay exec web ls"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(time("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(time("2h"), Ok(Duration::from_secs(7200)));
+        for wrong in ["", "5", "s", "0s", "-1s", "1.5s", "1d", "99999999999s"] {
+            assert!(time(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -8,7 +8,7 @@ use belay_protocol::{OperationEvent, OperationOutcome, OperationProgress, Proble
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use reqwest::{Method, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -104,29 +104,60 @@ impl Client {
         })
     }
 
+    /// A connection that belayd speaks `protocol` on from here.
+    pub(crate) async fn upgrade(
+        &self,
+        path: &str,
+        body: Document,
+        protocol: &str,
+    ) -> Result<Upgraded, Ending> {
+        let request = self.prepared(Method::POST, path, body);
+        let request =
+            request.header(header::CONNECTION, "Upgrade").header(header::UPGRADE, protocol);
+        let answer = async {
+            let response = self.answered(request).await?;
+            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(self.unexplained(response.status()));
+            }
+            response.upgrade().await.map_err(|error| lost(&error))
+        };
+        tokio::time::timeout(PAGE, answer).await.map_err(|_| self.silent(PAGE))?
+    }
+
     async fn request(
         &self,
         method: Method,
         path: &str,
-        Document(body): Document,
+        body: Document,
     ) -> Result<Response, Ending> {
+        self.answered(self.prepared(method, path, body)).await
+    }
+
+    fn prepared(&self, method: Method, path: &str, Document(body): Document) -> RequestBuilder {
         let request = self.http.request(method, format!("http://belayd{path}"));
-        let request = request.header("content-type", "application/json").body(body);
+        request.header(header::CONTENT_TYPE, "application/json").body(body)
+    }
+
+    async fn answered(&self, request: RequestBuilder) -> Result<Response, Ending> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if response.status().is_success() {
+        let status = response.status();
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
-        let status = response.status();
         let body = response.bytes().await.map_err(|error| lost(&error))?;
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => Err(problem.into()),
-            Err(_) => Err(Failure::new(
-                failure::PROTOCOL,
-                format!("{} answered {status} without saying why", self.socket.display()),
-                "check that --socket is the socket of a belayd",
-            )
-            .into()),
+            Err(_) => Err(self.unexplained(status)),
         }
+    }
+
+    fn unexplained(&self, status: StatusCode) -> Ending {
+        Failure::new(
+            failure::PROTOCOL,
+            format!("{} answered {status} without saying why", self.socket.display()),
+            "check that --socket is the socket of a belayd",
+        )
+        .into()
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Ending {

@@ -1,6 +1,7 @@
 //! One function a verb: ask belayd, show the answer.
 
 mod doctor;
+mod exec;
 mod operate;
 mod show;
 mod volume;
@@ -33,6 +34,9 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
             let query = belay_protocol::LogQuery { follow, tail };
             let stamps = if timestamps { show::Stamps::Shown } else { show::Stamps::Hidden };
             show::logs(&client()?, &workload, &query, stamps, output).await?;
+        }
+        Verb::Exec { workload, options } => {
+            return exec::run(&client()?, &workload, options).await;
         }
         Verb::Start { workload } => operate::start(&client()?, &workload, output).await?,
         Verb::Stop { workload } => operate::stop(&client()?, &workload, output).await?,

@@ -17,6 +17,10 @@ pub(crate) const SOFTWARE: u8 = 70;
 pub(crate) const PROTOCOL: u8 = 76;
 /// The user may not do this (`EX_NOPERM`).
 pub(crate) const NO_PERMISSION: u8 = 77;
+/// A command in a workload that was not run or not heard to the end, as docker has it.
+pub(crate) const EXEC_NOT_RUN: u8 = 125;
+/// Interrupted; what a shell reports for `SIGINT`.
+pub(crate) const INTERRUPTED: u8 = 130;
 /// The reader of the output went away; what a shell reports for `SIGPIPE`.
 pub(crate) const PIPE_CLOSED: u8 = 141;
 

@@ -12,6 +12,7 @@ mod core;
 mod demo;
 mod failure;
 mod output;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -37,7 +38,12 @@ fn main() -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = match runtime {
-        Ok(runtime) => runtime.block_on(command::run(arguments, &output)),
+        Ok(runtime) => {
+            let ended = runtime.block_on(command::run(arguments, &output));
+            // A read of standard input cannot be taken back, and nobody types any more.
+            runtime.shutdown_background();
+            ended
+        }
         Err(error) => Err(failure::Failure::local("cannot start", &error, "try again").into()),
     };
     match ended {

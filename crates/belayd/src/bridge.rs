@@ -33,6 +33,9 @@ fn translate(command: Command) -> NodeCommand {
     match command {
         Command::Operate { operation, events } => NodeCommand::Operate { operation, events },
         Command::Logs { workload, query, reply } => NodeCommand::Logs { workload, query, reply },
+        Command::Exec { workload, request, input, output, reply } => {
+            NodeCommand::Exec { workload, request, input, output, reply }
+        }
         Command::History { workload, reply } => NodeCommand::History { workload, reply },
     }
 }
@@ -46,6 +49,9 @@ fn refuse(command: Command) {
     match command {
         Command::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
         Command::Logs { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+        Command::Exec { reply, .. } => {
             let _ = reply.send(Err(problem));
         }
         Command::History { reply, .. } => {

@@ -220,6 +220,7 @@ async fn supervise(
         events: events.clone(),
         store: Arc::new(store),
         workloads_dir: config.state_dir.join("workloads"),
+        runtime_dir: config.runtime_dir.clone(),
         board: board.clone(),
         shutdown: shutdown.clone(),
     });

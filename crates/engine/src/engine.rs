@@ -12,6 +12,7 @@ mod load;
 mod logs;
 mod oom;
 mod request;
+mod session;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,9 @@ pub use containers::Removal;
 pub use events::Events;
 pub use exec::{ExecOutput, ExecSpec};
 pub use logs::{LogLine, LogOptions, LogStream};
+pub use session::{
+    Session, SessionInput, SessionOutput, SessionPiece, SessionSignal, SessionSpec, Stdin, Terminal,
+};
 
 use crate::core::abilities::{InfoBody, VersionBody, abilities};
 use crate::core::image_name;

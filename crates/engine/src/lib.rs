@@ -39,7 +39,8 @@ pub use container::{
 pub use doctor::{DoctorReport, Finding, Severity, examine};
 pub use engine::{
     Abilities, Engine, EngineInfo, EngineKind, Events, ExecOutput, ExecSpec, LogLine, LogOptions,
-    LogStream, Removal, Version,
+    LogStream, Removal, Session, SessionInput, SessionOutput, SessionPiece, SessionSignal,
+    SessionSpec, Stdin, Terminal, Version,
 };
 pub use error::{EngineError, LoadError, Object, Operation};
 pub use event::{Action, EngineEvent, EventMarker, Health};

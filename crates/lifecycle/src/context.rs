@@ -35,6 +35,8 @@ pub struct Context {
     pub workloads_dir: PathBuf,
     /// Where what happens is told.
     pub events: EventSink,
+    /// Directory on tmpfs for what must not outlive a boot.
+    pub runtime_dir: PathBuf,
     /// The page that the node shows of itself.
     pub board: StatusBoard,
     /// Cancelled when belayd ends.

@@ -3,6 +3,7 @@
 mod declared;
 mod dependencies;
 mod engine_events;
+mod exec;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use belay_ledger::Loaded;
 use belay_protocol::{
-    DependantsRule, DeployRequest, HistoryEntry, LogLine, LogQuery, Operation, OperationEvent,
-    Problem, ProblemCode, WorkloadName,
+    DependantsRule, DeployRequest, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LogLine,
+    LogQuery, Operation, OperationEvent, Problem, ProblemCode, WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -60,6 +61,19 @@ pub enum NodeCommand {
         /// Where the lines will come from.
         reply: oneshot::Sender<Result<mpsc::Receiver<LogLine>, Problem>>,
     },
+    /// A command in a workload.
+    Exec {
+        /// Whose.
+        workload: WorkloadName,
+        /// What to run.
+        request: ExecRequest,
+        /// What its client sends; closed when it has gone.
+        input: mpsc::Receiver<ExecInput>,
+        /// Takes what it writes, and how it ended.
+        output: mpsc::Sender<ExecOutput>,
+        /// Whether it is run.
+        reply: oneshot::Sender<Result<(), Problem>>,
+    },
     /// A workload's sync history.
     History {
         /// Whose.
@@ -96,6 +110,8 @@ pub struct NodeTask {
     look: (VolumesLook, mpsc::Receiver<oneshot::Sender<()>>),
     /// Acts on volumes that no workload names.
     acts: JoinSet<()>,
+    /// Commands under way in workloads.
+    sessions: JoinSet<()>,
     /// Workloads that files declare, with their file.
     declared: BTreeMap<WorkloadName, String>,
     /// What `workloads.d` holds, until the containers of a lost ledger were found: a spec must not
@@ -126,6 +142,7 @@ impl NodeTask {
             volumes: VolumesWatch::new(),
             look: VolumesLook::channel(),
             acts: JoinSet::new(),
+            sessions: JoinSet::new(),
             declared: BTreeMap::new(),
             waiting: None,
             adopted: false,
@@ -182,6 +199,7 @@ impl NodeTask {
 
     async fn run(mut self) {
         let ending = self.context.shutdown.clone();
+        self.sessions.spawn(exec::end_left_behind(Arc::clone(&self.context)));
         let mut measure = Instant::now();
         let mut measured_at = measure;
         let mut glance = measure;
@@ -230,6 +248,7 @@ impl NodeTask {
                     let _ = shown.send(());
                 }
                 Some(_) = self.acts.join_next() => {}
+                Some(_) = self.sessions.join_next() => {}
                 () = tokio::time::sleep_until(measure.min(glance)) => {}
                 () = tokio::time::sleep(ADOPT_AGAIN), if !self.adopted => {}
                 () = ending.cancelled() => break,
@@ -250,6 +269,7 @@ impl NodeTask {
         while self.look.1.try_recv().is_ok() {}
         while self.tasks.join_next().await.is_some() {}
         while self.acts.join_next().await.is_some() {}
+        while self.sessions.join_next().await.is_some() {}
     }
 
     fn nudge(&self, nudge: &engine_events::Nudge) {
@@ -276,6 +296,9 @@ impl NodeTask {
                     let _ = reply.send(Err(problem));
                 }
             },
+            NodeCommand::Exec { workload, request, input, output, reply } => {
+                self.exec(exec::Exec { workload, request, input, output, reply });
+            }
             NodeCommand::History { workload, reply } => match self.find(&workload) {
                 Ok(handle) => {
                     deliver(handle, WorkloadCommand::History { reply });
@@ -285,6 +308,26 @@ impl NodeTask {
                 }
             },
             NodeCommand::Declare(files) => self.waiting = Some(files),
+        }
+    }
+
+    fn exec(&mut self, exec: exec::Exec) {
+        let refused = if self.sessions.len() >= exec::MOST {
+            Err(Problem::new(
+                ProblemCode::Busy,
+                format!("{} commands are under way on this node", exec::MOST),
+                "end one of them, then try again",
+            ))
+        } else {
+            self.find(&exec.workload).map(|handle| handle.status.borrow().clone())
+        };
+        match refused {
+            Ok(status) => {
+                self.sessions.spawn(exec.run(Arc::clone(&self.context), status));
+            }
+            Err(problem) => {
+                let _ = exec.reply.send(Err(problem));
+            }
         }
     }
 
@@ -440,6 +483,9 @@ fn refuse(command: NodeCommand) {
     match command {
         NodeCommand::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
         NodeCommand::Logs { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+        NodeCommand::Exec { reply, .. } => {
             let _ = reply.send(Err(problem));
         }
         NodeCommand::History { reply, .. } => {

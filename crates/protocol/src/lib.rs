@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod event;
+mod exec;
 mod ids;
 mod operations;
 mod problem;
@@ -16,6 +17,10 @@ mod status;
 pub use event::{
     Event, EventDetails, EventGap, EventKind, EventPage, EventQuery, EventSeq, EventStart,
     EventSubject, EventTally, EventText, Severity,
+};
+pub use exec::{
+    EXEC_FRAME_MAX, EXEC_PROTOCOL, EXEC_WINDOW, ExecFrame, ExecFrames, ExecInput, ExecOutput,
+    ExecRequest, ExecSignal, FrameError, TerminalSize,
 };
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
 pub use operations::{

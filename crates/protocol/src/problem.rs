@@ -144,6 +144,12 @@ codes! {
     Halted = "halted", 409, 69, "the workload is halted";
     /// The publish failed; the stage is in the detail.
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
+    /// The program of a command is not in the container.
+    ProgramNotFound = "program-not-found", 404, 127, "no such program in the container";
+    /// The command in the container could not be run.
+    ExecFailed = "exec-failed", 502, 126, "the command could not be run";
+    /// The command in the container ran longer than it was given.
+    ExecTimedOut = "exec-timed-out", 504, 124, "the command ran out of time";
     /// The engine does not answer.
     EngineUnreachable = "engine-unreachable", 503, 69, "the container engine does not answer";
     /// The node is not reconciled yet, or its engine is away.

@@ -1,15 +1,17 @@
 //! Pages that change something: each names an [`Operation`] and answers with its events.
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{FromRequest as _, Request, State};
 use axum::response::Response;
 use belay_protocol::{
-    CheckRequest, DeployRequest, GrowRequest, Operation, PublishRequest, RollbackRequest, VolumeAct,
+    CheckRequest, DeployRequest, ExecRequest, GrowRequest, Operation, PublishRequest,
+    RollbackRequest, VolumeAct,
 };
 
 use super::extract::{Document, Named, NamedVolume, Pairs};
 use crate::answer::Refusal;
 use crate::core::query;
+use crate::exec;
 use crate::operation::carry_out;
 use crate::state::{ApiState, Caller};
 
@@ -62,6 +64,17 @@ pub(crate) async fn publish(
     Document(request): Document<PublishRequest>,
 ) -> Response {
     carry_out(&state, caller, Operation::Publish { workload, request }).await
+}
+
+pub(crate) async fn exec(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+    mut request: Request,
+) -> Result<Response, Refusal> {
+    let offer = exec::offer(&mut request)?;
+    let Document(request) = Document::<ExecRequest>::from_request(request, &state).await?;
+    exec::begin(&state, caller, workload, request, offer).await
 }
 
 pub(crate) async fn grow(

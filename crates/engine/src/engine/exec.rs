@@ -8,7 +8,7 @@ use bollard::models::ExecConfig;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
-use super::{Engine, reference};
+use super::{Engine, Session, reference};
 use crate::deadline;
 use crate::error::{EngineError, Object, Operation};
 
@@ -70,7 +70,7 @@ pub struct ExecOutput {
 }
 
 /// How long the engine may take to note the exit code after the output ended.
-const CODE_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const CODE_WITHIN: Duration = Duration::from_secs(5);
 
 impl Engine {
     /// Runs a command in a running container and waits for its end. A container that does not run
@@ -121,14 +121,14 @@ impl Engine {
         if let Ok(result) = read {
             result?;
         } else {
-            self.end_session(name, &session).await;
+            Session::of(self, name, session).end().await?;
             return Err(EngineError::TimedOut {
                 operation,
                 object: object(),
                 after: spec.deadline,
             });
         }
-        let exit_code = self.exit_code(name, &session).await?;
+        let exit_code = self.exit_code(name, &session, CODE_WITHIN).await?;
         Ok(ExecOutput {
             exit_code,
             stdout: kept.stdout.freeze(),
@@ -138,10 +138,15 @@ impl Engine {
     }
 
     /// The output can end a moment before the engine notes the code.
-    async fn exit_code(&self, name: &str, session: &str) -> Result<i32, EngineError> {
+    pub(super) async fn exit_code(
+        &self,
+        name: &str,
+        session: &str,
+        within: Duration,
+    ) -> Result<i32, EngineError> {
         let operation = Operation::Exec;
         let object = || Object::Container(name.to_owned());
-        let end = tokio::time::Instant::now() + CODE_WITHIN;
+        let end = tokio::time::Instant::now() + within;
         loop {
             let inspect = self.docker().inspect_exec(session);
             let found = self.call(operation, object(), deadline::EXEC_SETUP, inspect).await?;
@@ -157,34 +162,6 @@ impl Engine {
                 });
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// Kills a command that took too long. No engine has a call for that, so the process is killed
-    /// from outside, after a look at its control group: it must be one of this container's.
-    async fn end_session(&self, name: &str, session: &str) {
-        let inspect = self.docker().inspect_exec(session);
-        let found = self
-            .call(
-                Operation::Exec,
-                Object::Container(name.to_owned()),
-                deadline::EXEC_SETUP,
-                inspect,
-            )
-            .await;
-        let Ok(found) = found else { return };
-        let (Some(true), Some(pid), Some(container)) =
-            (found.running, found.pid.and_then(|pid| i32::try_from(pid).ok()), found.container_id)
-        else {
-            return;
-        };
-        let groups = tokio::fs::read_to_string(format!("/proc/{pid}/cgroup")).await;
-        if pid > 1 && groups.is_ok_and(|groups| groups.contains(&container)) {
-            let killed = nix::sys::signal::kill(
-                nix::unistd::Pid::from_raw(pid),
-                nix::sys::signal::Signal::SIGKILL,
-            );
-            tracing::debug!(pid, ?killed, container = name, "a command took too long");
         }
     }
 }

@@ -134,6 +134,21 @@ impl Http {
             Err(_) => Err(EngineError::TimedOut { operation, object: object.clone(), after }),
         }
     }
+
+    /// A refusal in the engine's words. The body is read up to a bound and without a deadline of its
+    /// own.
+    pub(crate) async fn refusal(
+        &self,
+        operation: Operation,
+        object: Object,
+        response: reqwest::Response,
+    ) -> EngineError {
+        let status = response.status().as_u16();
+        match read(operation, &object, response).await {
+            Ok(body) => refused(operation, object, Some(status), &message(&body)),
+            Err(error) => error,
+        }
+    }
 }
 
 /// The whole body of an answer, up to a bound.

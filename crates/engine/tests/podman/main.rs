@@ -8,4 +8,5 @@ mod life;
 mod output;
 mod registry;
 mod service;
+mod sessions;
 mod world;

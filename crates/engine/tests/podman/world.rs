@@ -27,6 +27,7 @@ const OWNER: &str = "io.belay.test.engine";
 const APPLETS: &[&str] = &[
     "sh", "cat", "echo", "sleep", "true", "grep", "httpd", "yes", "head", "tail", "dd", "id",
     "pwd", "touch", "ps", "kill", "printf", "seq", "env", "test", "tr", "rm", "nc", "mkfifo",
+    "stty",
 ];
 
 pub(crate) struct World {

@@ -191,6 +191,13 @@ kinds! {
         /// What cleared it.
         by: HaltCleared,
     }
+    /// An operator runs a command in its container.
+    CommandBegun = "command-begun" {
+        /// The program; its arguments may be secrets and are nowhere kept.
+        program: EventText,
+        /// How many arguments it has.
+        arguments: u64,
+    }
     /// A workload is gone.
     Removed = "removed" {
         /// What became of its volumes.
@@ -301,6 +308,7 @@ impl EventDetails {
             | Self::Ended { exit_code: 0, .. }
             | Self::Recovered { .. }
             | Self::HaltCleared { .. }
+            | Self::CommandBegun { .. }
             | Self::Removed { .. }
             | Self::VolumeLevelChanged { level: VolumeLevel::Normal, .. }
             | Self::VolumeTakesWrites {}

@@ -99,6 +99,11 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
         (D::Recovered { failures: 3 }, json!({"failures": 3}), Info),
         (D::Halted { cause: "cut short".into() }, json!({"cause": "cut short"}), Alarm),
         (D::HaltCleared { by: HaltCleared::Operator }, json!({"by": "operator"}), Info),
+        (
+            D::CommandBegun { program: "/bin/sh".into(), arguments: 2 },
+            json!({"program": "/bin/sh", "arguments": 2}),
+            Info,
+        ),
         (D::Removed { volumes: VolumeFate::Keep }, json!({"volumes": "keep"}), Info),
         (
             D::VolumeLevelChanged {

@@ -1,0 +1,79 @@
+//! Which processes belong to a command, from what the kernel says of all of them.
+
+use std::collections::BTreeSet;
+
+/// A process as `/proc/PID/stat` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    pub(crate) session: i32,
+}
+
+/// Reads a line of `/proc/PID/stat`; `None` for a process that is only waited for (a zombie) and
+/// for what cannot be read. The name may hold anything, brackets and spaces included.
+pub(crate) fn parse_stat(line: &str) -> Option<Process> {
+    let pid = line.split(' ').next()?.parse().ok()?;
+    let mut after = line.rsplit_once(") ")?.1.split(' ');
+    if after.next()? == "Z" {
+        return None;
+    }
+    let parent = after.next()?.parse().ok()?;
+    let _group = after.next()?;
+    let session = after.next()?.parse().ok()?;
+    Some(Process { pid, parent, session })
+}
+
+/// The processes of the command that `leader` began: those of its session, which every engine
+/// makes it the leader of, and all that descend from them.
+pub(crate) fn of_command(leader: i32, all: &[Process]) -> BTreeSet<i32> {
+    let mut found: BTreeSet<i32> = all
+        .iter()
+        .filter(|process| process.session == leader || process.pid == leader)
+        .map(|process| process.pid)
+        .collect();
+    loop {
+        let before = found.len();
+        for process in all {
+            if found.contains(&process.parent) {
+                found.insert(process.pid);
+            }
+        }
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_shift_the_fields() {
+        let line = "12 (a) S 9 (b) S 7 12 11 0 -1 4194304";
+        assert_eq!(parse_stat(line), Some(Process { pid: 12, parent: 7, session: 11 }));
+        assert_eq!(parse_stat("12 (sh) Z 7 12 11 0"), None);
+        for wrong in ["", "12", "12 (sh", "12 (sh) S", "x (sh) S 1 2 3"] {
+            assert_eq!(parse_stat(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_its_session_and_what_descends_from_it() {
+        let process = |pid, parent, session| Process { pid, parent, session };
+        let all = [
+            process(1, 0, 1),
+            process(20, 9, 20),
+            process(21, 20, 20),
+            // Has begun a session of its own, and a child in it.
+            process(22, 21, 22),
+            process(23, 22, 22),
+            // Was left by its parent, and is still of the session.
+            process(24, 1, 20),
+            process(30, 1, 30),
+        ];
+        assert_eq!(of_command(20, &all), BTreeSet::from([20, 21, 22, 23, 24]));
+        assert_eq!(of_command(40, &all), BTreeSet::new());
+    }
+}
