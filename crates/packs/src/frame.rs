@@ -1,0 +1,201 @@
+//! The frame around a chunk: compressed where that helps, sealed where there is a key.
+//!
+//! The body of a frame is one byte that says how the content is written, and the content. Sealed, the
+//! frame is a nonce of 24 bytes and the body under XChaCha20-Poly1305, with the chunk's id as
+//! associated data. The nonce is a keyed hash of id and body: two frames of one nonce are one frame,
+//! also when another version of the compressor writes the same chunk in another way.
+
+use chacha20poly1305::XNonce;
+use chacha20poly1305::aead::{Aead, Payload};
+use zstd::bulk::{Compressor, Decompressor};
+
+use crate::chunk::{ChunkId, ChunkRef};
+use crate::cut::MAX;
+use crate::keys::{Keys, Sealing};
+
+/// Content as it is.
+const RAW: u8 = 0;
+/// Content as one zstd frame.
+const ZSTD: u8 = 1;
+
+const NONCE: usize = 24;
+/// Bytes at the head of a chunk that are tried first.
+const SAMPLE: usize = 4 * 1024;
+
+/// Most bytes of a frame: raw content, the byte before it, nonce and tag.
+pub const FRAME_MAX: u32 = MAX + 1 + 24 + 16;
+
+/// How hard the compressor tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// For content: zstd level 1.
+    Fast,
+    /// For what is small and fetched by everyone: zstd level 3.
+    Thorough,
+}
+
+impl Effort {
+    fn level(self) -> i32 {
+        match self {
+            Self::Fast => 1,
+            Self::Thorough => 3,
+        }
+    }
+}
+
+/// Why a frame was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameFault {
+    /// It has another length than its reference says.
+    #[error("the frame has another length than its reference says")]
+    Length,
+    /// It was not sealed under this key, or was changed since.
+    #[error("the frame was not sealed under this key, or was changed since")]
+    Seal,
+    /// It is written in a way that is not known.
+    #[error("the frame is written in a way that is not known")]
+    Encoding,
+    /// Its content has another size than its reference says.
+    #[error("the content of the frame has another size than its reference says")]
+    Size,
+    /// Its content is not what its id names.
+    #[error("the content of the frame is not what its id names")]
+    Content,
+}
+
+/// Makes frames.
+pub(crate) struct Sealer<'k> {
+    keys: &'k Keys,
+    fast: Compressor<'static>,
+    thorough: Compressor<'static>,
+    body: Vec<u8>,
+}
+
+impl<'k> Sealer<'k> {
+    pub(crate) fn new(keys: &'k Keys) -> Self {
+        let compressor = |effort: Effort| {
+            Compressor::new(effort.level()).expect("zstd has the level, and memory is not refused")
+        };
+        Self {
+            keys,
+            fast: compressor(Effort::Fast),
+            thorough: compressor(Effort::Thorough),
+            body: Vec::new(),
+        }
+    }
+
+    /// The frame of a chunk of at most [`MAX`] bytes.
+    pub(crate) fn seal(&mut self, id: ChunkId, plain: &[u8], effort: Effort) -> Vec<u8> {
+        let compressor = match effort {
+            Effort::Fast => &mut self.fast,
+            Effort::Thorough => &mut self.thorough,
+        };
+        self.body.clear();
+        if let Some(content) = compressed(compressor, plain) {
+            self.body.push(ZSTD);
+            self.body.extend_from_slice(&content);
+        } else {
+            self.body.push(RAW);
+            self.body.extend_from_slice(plain);
+        }
+        match &self.keys.sealing {
+            None => self.body.clone(),
+            Some(sealing) => sealed(sealing, id.as_bytes(), &self.body),
+        }
+    }
+}
+
+/// The content compressed, if that saves a thirty-second of it or more. What a pass over its head
+/// does not shrink is taken for compressed already.
+fn compressed(compressor: &mut Compressor<'_>, plain: &[u8]) -> Option<Vec<u8>> {
+    let enough = |packed: usize, of: usize| packed + of / 32 < of;
+    if plain.len() > 2 * SAMPLE {
+        let sample = compressor.compress(&plain[..SAMPLE]).ok()?;
+        if !enough(sample.len(), SAMPLE) {
+            return None;
+        }
+    }
+    let packed = compressor.compress(plain).ok()?;
+    enough(packed.len(), plain.len()).then_some(packed)
+}
+
+/// Seals a body; `context` binds it to its place.
+pub(crate) fn sealed(sealing: &Sealing, context: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut hasher = blake3::Hasher::new_keyed(&sealing.nonce);
+    hasher.update(&(context.len() as u64).to_le_bytes());
+    hasher.update(context);
+    hasher.update(body);
+    let mut nonce = [0; NONCE];
+    nonce.copy_from_slice(&hasher.finalize().as_bytes()[..NONCE]);
+    let payload = Payload { msg: body, aad: context };
+    let sealed = sealing.cipher.encrypt(&XNonce::from(nonce), payload);
+    let sealed = sealed.expect("a body is far shorter than the cipher's limit");
+    let mut frame = Vec::with_capacity(NONCE + sealed.len());
+    frame.extend_from_slice(&nonce);
+    frame.extend_from_slice(&sealed);
+    frame
+}
+
+/// Undoes [`sealed`]; `None` if it was not sealed so.
+pub(crate) fn unsealed(sealing: &Sealing, context: &[u8], frame: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = frame.split_first_chunk::<NONCE>()?;
+    let payload = Payload { msg: sealed, aad: context };
+    sealing.cipher.decrypt(&XNonce::from(*nonce), payload).ok()
+}
+
+/// Takes chunks out of their frames.
+pub struct Opener<'k> {
+    keys: &'k Keys,
+    decompressor: Decompressor<'static>,
+}
+
+impl<'k> Opener<'k> {
+    /// For frames made under these keys.
+    ///
+    /// # Panics
+    /// If the decompressor gets no memory.
+    pub fn new(keys: &'k Keys) -> Self {
+        let decompressor = Decompressor::new().expect("memory is not refused");
+        Self { keys, decompressor }
+    }
+
+    /// The content of a chunk, of which nothing is believed but that its hash is right.
+    ///
+    /// # Errors
+    /// What is wrong with the frame. No more memory is taken than the reference promises.
+    pub fn open(&mut self, of: &ChunkRef, frame: &[u8]) -> Result<Vec<u8>, FrameFault> {
+        if frame.len() != of.stored as usize {
+            return Err(FrameFault::Length);
+        }
+        let unsealed = match &self.keys.sealing {
+            None => None,
+            Some(sealing) => {
+                Some(unsealed(sealing, of.id.as_bytes(), frame).ok_or(FrameFault::Seal)?)
+            }
+        };
+        let body = unsealed.as_deref().unwrap_or(frame);
+        let (&encoding, content) = body.split_first().ok_or(FrameFault::Encoding)?;
+        let size = of.plain as usize;
+        let plain = match encoding {
+            RAW => content.to_vec(),
+            ZSTD => self.decompressor.decompress(content, size).map_err(|_| FrameFault::Size)?,
+            _ => return Err(FrameFault::Encoding),
+        };
+        if plain.len() != size {
+            return Err(FrameFault::Size);
+        }
+        if self.keys.chunk_id(&plain) != of.id {
+            return Err(FrameFault::Content);
+        }
+        Ok(plain)
+    }
+}
+
+impl std::fmt::Debug for Opener<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opener").field("keys", self.keys).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;
