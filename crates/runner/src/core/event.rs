@@ -183,7 +183,8 @@ pub enum Effect {
     Host(HostOrder),
 }
 
-/// What is ordered of the engine's side. Every order can be repeated.
+/// What is ordered of the engine's side. Every order can be repeated, and those for one runner are
+/// obeyed in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostOrder {
     /// Start a runner. It ends with its connection, or with [`HostEvent::StartFailed`].

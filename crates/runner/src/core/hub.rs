@@ -23,7 +23,7 @@ use belay_timer_wheel::{Moment, TimerWheel};
 
 use crate::core::admission::{Admission, Fate};
 use crate::core::bindings::{Binding, Bindings};
-use crate::core::dispatch::{Dispatch, Flight};
+use crate::core::dispatch::{Dispatch, Flight, Stage};
 use crate::core::event::{
     Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord, RunRecord,
 };
@@ -438,6 +438,10 @@ impl Hub {
     ) -> Option<NextForRun> {
         let EndedAttempt { run: id, failure, again, fate } = ended;
         self.end_snapshot(id, fx);
+        let stored = match (self.phase(id), fate) {
+            (Some(Phase::Restoring { .. }), Fate::Stopping) => self.ticket(id),
+            _ => None,
+        };
         let binding = self.unbind(id, now)?;
         if let Some(lane) = self.lane_of(id) {
             lane.restores.remove(&id);
@@ -450,11 +454,25 @@ impl Hub {
         });
         let next = next?.ok();
         self.after_attempt(id, now);
+        let dropped = stored.map(|ticket| self.drop_stored(ticket));
         self.save(id, now, fx);
-        if fate == Fate::Stopping {
-            self.stop_runner(&binding.runner, fx);
+        match (dropped, fate) {
+            (Some(order), _) => fx.push(order),
+            (None, Fate::Stopping) => self.stop_runner(&binding.runner, fx),
+            (None, Fate::Stays) => {}
         }
         next
+    }
+
+    /// Has a snapshot removed with its container. The flight is in the run's record until that is
+    /// done, because a container that is stored is seen by nobody.
+    fn drop_stored(&mut self, ticket: Ticket) -> Effect {
+        self.admission.begin_stop(&ticket.runner);
+        self.timers.cancel(&TimerKey::Runner(ticket.runner.clone()));
+        let order = Effect::Host(HostOrder::Drop(ticket.clone()));
+        let stage = Stage::Dropping;
+        self.dispatch.begin(Flight { ticket, stage, failures: 0, exit: None });
+        order
     }
 
     /// Finds the place of a run that nobody holds any more.

@@ -9,8 +9,7 @@ use belay_protocol::runner::{
 use serde_json::Value;
 
 use super::{Hub, RunTimer};
-use crate::core::dispatch::{Flight, Stage};
-use crate::core::event::{Answer, Ask, AskId, Effect, HostOrder, Refusal, WhetherNew};
+use crate::core::event::{Answer, Ask, AskId, Effect, Refusal, WhetherNew};
 use crate::core::now::Now;
 use crate::core::run::{Phase, Run, RunEnd, Submission, SuspendedWait};
 
@@ -100,19 +99,15 @@ impl Hub {
         self.fences.retain(|_, fenced| *fenced != id);
         self.change(id, |run| run.cancel(now).expect("it has not ended"));
         self.after_attempt(id, now);
-        if let (Phase::Suspended { .. }, Some(ticket)) = (&was, ticket) {
-            // The drop is its stop.
-            self.admission.begin_stop(&ticket.runner);
-            after.push(Effect::Host(HostOrder::Drop(ticket.clone())));
-            let stage = Stage::Dropping;
-            self.dispatch.begin(Flight { ticket, stage, failures: 0, exit: None });
+        if let (Phase::Suspended { .. } | Phase::Restoring { .. }, Some(ticket)) = (&was, ticket) {
+            after.push(self.drop_stored(ticket));
         }
         self.save(id, now, fx);
         if let Some(binding) = binding {
             self.tell_released(&binding, id, ReleaseReason::Cancelled, after);
             let is_absent = self.bindings.session_of(&binding.runner).is_none();
             // A container that is only on its way to this run has no other purpose.
-            if is_absent && matches!(was, Phase::Assigned | Phase::Restoring { .. }) {
+            if is_absent && matches!(was, Phase::Assigned) {
                 self.stop_runner(&binding.runner, after);
             }
         }

@@ -1,5 +1,6 @@
 //! What the next process makes of what it finds.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use belay_protocol::WorkloadName;
@@ -43,10 +44,17 @@ impl Hub {
         for Hosted { runner, workload } in hosted {
             hub.adopt(runner, workload);
         }
+        // A container in the engine's hands may be stored, and seen by nobody. The flight may be of
+        // another run than the one that its runner is at by now.
+        let records: Vec<RunRecord> = records.into_iter().collect();
+        let listed = hosted.iter().map(|found| &found.runner);
+        let flying =
+            records.iter().filter_map(|record| Some(&record.flight.as_ref()?.ticket.runner));
+        let seen = Seen { listed: listed.cloned().collect(), flying: flying.cloned().collect() };
         let mut gone = Vec::new();
         for record in records {
             let id = record.run.id;
-            if hub.take_in(record, hosted, now, &mut fx) == Found::Gone {
+            if hub.take_in(record, &seen, now, &mut fx) == Found::Gone {
                 gone.push(id);
             }
         }
@@ -81,7 +89,7 @@ impl Hub {
     fn take_in(
         &mut self,
         record: RunRecord,
-        hosted: &[Hosted],
+        seen: &Seen,
         now: &Now,
         fx: &mut Vec<Effect>,
     ) -> Found {
@@ -104,7 +112,6 @@ impl Hub {
         let (epoch, suspension, phase) = (run.epoch, run.suspension, run.phase.clone());
         self.runs.insert(id, run);
 
-        let is_listed = |runner: &RunnerId| hosted.iter().any(|found| found.runner == *runner);
         let mut found = Found::There;
         if let Some(owner) = &owner {
             let binding = Binding { runner: owner.runner.clone(), epoch };
@@ -117,7 +124,8 @@ impl Hub {
                     phase,
                     Phase::Suspended { means: Means::Checkpoint, .. } | Phase::Restoring { .. }
                 );
-                if is_listed(&owner.runner) || is_stored || flight.is_some() {
+                let is_seen = seen.listed.contains(&owner.runner);
+                if is_seen || is_stored || seen.flying.contains(&owner.runner) {
                     self.adopt(&owner.runner, workload);
                 } else {
                     found = Found::Gone;
@@ -134,18 +142,13 @@ impl Hub {
         }
         if let Some(flight) = flight {
             self.adopt(&flight.ticket.runner, workload);
-            self.resume_flight(flight, &is_listed, fx);
+            self.resume_flight(flight, seen, fx);
         }
         self.resume_phase(id, phase, now, fx);
         found
     }
 
-    fn resume_flight(
-        &mut self,
-        flight: Flight,
-        is_listed: &impl Fn(&RunnerId) -> bool,
-        fx: &mut Vec<Effect>,
-    ) {
+    fn resume_flight(&mut self, flight: Flight, seen: &Seen, fx: &mut Vec<Effect>) {
         let ticket = flight.ticket.clone();
         let order = match flight.stage {
             Stage::Taking | Stage::Aborting => HostOrder::FindSnapshot(ticket.clone()),
@@ -156,27 +159,25 @@ impl Hub {
             }
         };
         // If no snapshot was taken, a container that is not there has ended.
-        let exit = (!is_listed(&ticket.runner)).then(Exit::default);
+        let exit = (!seen.listed.contains(&ticket.runner)).then(Exit::default);
         self.dispatch.begin(Flight { exit, ..flight });
         fx.push(Effect::Host(order));
     }
 
     fn resume_phase(&mut self, id: RunId, phase: Phase, now: &Now, fx: &mut Vec<Effect>) {
         match phase {
-            Phase::Queued { fence: Some(runner), .. }
-                if self.admission.resident(&runner).is_some() =>
-            {
+            Phase::Queued { fence: Some(runner), .. } => {
+                // Whether anything is left of it, its exit says; a container that is stored would
+                // not be among those found.
+                if let Some(workload) =
+                    self.runs.get(&id).map(|run| run.submission.workload.clone())
+                {
+                    self.adopt(&runner, &workload);
+                }
                 self.stop_runner(&runner, fx);
                 self.after_attempt(id, now);
             }
-            Phase::Queued { .. } => {
-                self.change(id, |run| {
-                    if let Phase::Queued { fence, .. } = &mut run.phase {
-                        *fence = None;
-                    }
-                });
-                self.after_attempt(id, now);
-            }
+            Phase::Queued { fence: None, .. } | Phase::Ended { .. } => self.after_attempt(id, now),
             Phase::Assigned => {
                 self.start_timer(id, RunTimer::Start, self.policy.start_timeout, now);
             }
@@ -202,7 +203,6 @@ impl Hub {
                     fx.push(Effect::Host(HostOrder::Restore(ticket)));
                 }
             }
-            Phase::Ended { .. } => self.after_attempt(id, now),
         }
     }
 
@@ -211,6 +211,12 @@ impl Hub {
             self.start_timer(id, RunTimer::Wait, now.until(*until), now);
         }
     }
+}
+
+/// Which runners there may be.
+struct Seen {
+    listed: HashSet<RunnerId>,
+    flying: HashSet<RunnerId>,
 }
 
 /// Whether the runner of a run is still there.

@@ -844,11 +844,16 @@ fn a_restore_that_fails_fails_the_attempt_and_fences_its_container() {
     rig.complete_waitpoint(waitpoint, json!(1)).expect("it waits");
     let [HostOrder::Restore(ticket)] = &rig.orders()[..] else { panic!("{:?}", rig.orders()) };
     let ticket = ticket.clone();
-    rig.host(HostEvent::RestoreFailed { ticket, reason: "damaged".to_owned() });
-    assert_eq!(rig.orders(), [HostOrder::StopRunner { runner: held.runner.clone() }]);
+    rig.host(HostEvent::RestoreFailed { ticket: ticket.clone(), reason: "damaged".to_owned() });
+    assert_eq!(rig.orders(), [HostOrder::Drop(ticket.clone())]);
     rig.seconds(100);
     assert_eq!(rig.state_of(held.run), "queued");
-    rig.exited(&held.runner, 0);
+    // Killed before it was dropped: a container that is stored is not among those found.
+    rig.restart(&[]);
+    assert_eq!(rig.orders(), [HostOrder::Drop(ticket.clone())]);
+    rig.seconds(100);
+    assert_eq!(rig.state_of(held.run), "queued");
+    rig.settled(&ticket);
     assert_eq!(rig.state_of(held.run), "assigned");
 
     // One that never connects is the same.
@@ -856,7 +861,13 @@ fn a_restore_that_fails_fails_the_attempt_and_fences_its_container() {
     let (held, waitpoint) = suspended(&mut rig);
     rig.complete_waitpoint(waitpoint, json!(1)).expect("it waits");
     rig.seconds(120);
-    assert_eq!(rig.orders(), [HostOrder::StopRunner { runner: held.runner }]);
+    assert!(matches!(&rig.orders()[..], [HostOrder::Drop(ticket)] if ticket.runner == held.runner));
+
+    // Nor does one whose run is cancelled meanwhile leave anything.
+    let (held, waitpoint) = suspended(&mut rig);
+    rig.complete_waitpoint(waitpoint, json!(1)).expect("it waits");
+    rig.cancel(held.run).expect("it is not over");
+    assert!(matches!(&rig.orders()[..], [HostOrder::Drop(ticket)] if ticket.runner == held.runner));
 }
 
 #[test]
@@ -1062,6 +1073,24 @@ fn what_ended_while_belayd_was_down_is_found() {
     assert_eq!(rig.state_of(held.run), "queued");
     rig.exited(&held.runner, 0);
     assert_eq!(rig.state_of(held.run), "assigned");
+}
+
+#[test]
+fn a_runner_that_is_stored_by_a_late_call_of_its_last_run_is_not_taken_for_gone() {
+    let mut rig = Rig::hosted();
+    let (held, _, ticket) = dispatching(&mut rig);
+    rig.finish(&held).expect("it is bound");
+    rig.ready(held.session).expect("it may");
+    let next = rig.submit(submission("mail"));
+    assert_eq!(rig.hub.holder(next), Some(&held.runner));
+    let epoch = rig.state(held.session).expect("it is assigned").epoch;
+    rig.start(&Held { run: next, epoch, ..held.clone() }).expect("it is bound");
+    rig.restart(&[]);
+    assert_eq!(rig.orders(), [HostOrder::FindSnapshot(ticket.clone())]);
+    assert_eq!(rig.state_of(next), "executing");
+    rig.taken(&ticket);
+    rig.settled(&ticket);
+    rig.reconnect(&Held { run: next, epoch, ..held });
 }
 
 #[test]
