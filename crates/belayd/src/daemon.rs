@@ -72,7 +72,10 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     tasks.spawn(bridge::carry(commands, node_commands, shutdown.clone()));
     tasks.spawn(watchdog::run(watched, turns, shutdown.clone()));
 
-    let parts = Parts { ledger: &ledger, events: &events, board: &board };
+    if let Err(error) = locks.prepare() {
+        tracing::error!("{:#}; nothing is changed until that is mended", anyhow::Error::new(error));
+    }
+    let parts = Parts { locks: &locks, ledger: &ledger, events: &events, board: &board };
     let supervised = supervise(&config, &shutdown, parts, &turned, &node);
     tokio::pin!(supervised);
     let mut ended = None;
@@ -175,6 +178,7 @@ async fn serve(
 /// What is there before the node is.
 #[derive(Clone, Copy)]
 struct Parts<'a> {
+    locks: &'a Locks,
     ledger: &'a Ledger,
     events: &'a EventSink,
     board: &'a StatusBoard,
@@ -188,7 +192,7 @@ async fn supervise(
     turned: &watch::Sender<Instant>,
     node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
 ) -> anyhow::Result<()> {
-    let Parts { ledger, events, board } = parts;
+    let Parts { locks, ledger, events, board } = parts;
     let records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
     tracing::info!(workloads = records.records.len(), "the ledger is open");
     let store = LocalStore::open(&config.store)
@@ -216,6 +220,7 @@ async fn supervise(
         boot_id: instance::boot_id()?,
         engine,
         volumes,
+        locks: locks.clone(),
         ledger: ledger.clone(),
         events: events.clone(),
         store: Arc::new(store),

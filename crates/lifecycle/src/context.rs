@@ -6,6 +6,7 @@ use std::sync::Arc;
 use belay_engine::Engine;
 use belay_events::EventSink;
 use belay_ledger::Ledger;
+use belay_locks::Locks;
 use belay_protocol::{NodeId, WorkloadName};
 use belay_sync::LocalStore;
 use belay_volumes::Volumes;
@@ -27,6 +28,8 @@ pub struct Context {
     pub engine: Engine,
     /// The volumes.
     pub volumes: Volumes,
+    /// The locks that other processes of this host see.
+    pub locks: Locks,
     /// The durable state.
     pub ledger: Ledger,
     /// Where volume-sync publishes and looks.

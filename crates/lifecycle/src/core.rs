@@ -7,6 +7,7 @@ pub mod environment;
 pub mod exit;
 pub mod gate;
 pub mod keys;
+pub mod lock_phase;
 pub mod machine;
 pub mod providers;
 pub mod record;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_ledger::Loaded;
+use belay_locks::LockName;
 use belay_protocol::{
     DependantsRule, DeployRequest, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LogLine,
     LogQuery, Operation, OperationEvent, Problem, ProblemCode, WorkloadName,
@@ -239,6 +240,7 @@ impl NodeTask {
                         && self.handles.get(&name).is_some_and(|h| h.commands.is_closed())
                     {
                         self.handles.remove(&name);
+                        self.prune_locks();
                     }
                     measure = Instant::now();
                 }
@@ -255,6 +257,23 @@ impl NodeTask {
             }
         }
         self.end().await;
+    }
+
+    /// Deletes the lock files of what is gone.
+    fn prune_locks(&self) {
+        let keep = self.handles.values().flat_map(|handle| {
+            let status = handle.status.borrow();
+            let volumes = status.as_ref().map(|status| status.volumes.clone());
+            volumes
+                .unwrap_or_default()
+                .into_iter()
+                .map(|volume| LockName::volume(&handle.name, volume))
+                .chain([LockName::workload(&handle.name)])
+                .collect::<Vec<_>>()
+        });
+        if let Err(error) = self.context.locks.prune(&keep.collect()) {
+            tracing::debug!("lock files are left: {}", crate::problems::with_causes(&error));
+        }
     }
 
     /// Waits for every workload to come to a rest.

@@ -124,6 +124,29 @@ pub(crate) fn release(error: &ReleaseError) -> Problem {
     )
 }
 
+/// The problem of a lock that somebody else has.
+pub(crate) fn lock_held(wanted: &str, held: &belay_locks::HeldError) -> Problem {
+    let holder = held
+        .holder
+        .record()
+        .map_or_else(String::new, |record| format!(" (ps -p {} shows it)", record.pid));
+    Problem::new(
+        ProblemCode::LockHeld,
+        format!("{wanted}: {held}"),
+        format!("wait until it is done{holder}, then repeat the command"),
+    )
+}
+
+/// The locks cannot be used, so nothing is changed.
+pub(crate) fn locks_unusable(wanted: &str, error: &belay_locks::AcquireError) -> Problem {
+    Problem::new(
+        ProblemCode::LocksUnusable,
+        format!("{wanted}: {}", with_causes(error)),
+        "nothing was changed; see that the runtime directory can be written and is left alone, then \
+         restart belayd: systemctl restart belayd",
+    )
+}
+
 /// The ledger refused a write.
 pub(crate) fn ledger(error: &belay_ledger::LedgerError) -> Problem {
     Problem::new(

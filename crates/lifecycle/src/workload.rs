@@ -6,6 +6,7 @@
 
 mod command;
 mod deploy;
+mod locking;
 mod observe;
 mod operate;
 mod pending;
@@ -25,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use command::WorkloadCommand;
+use locking::Hold;
 use providers::Patience;
 use state::{FetchDone, State};
 
@@ -94,7 +96,8 @@ impl WorkloadTask {
     /// Runs until the workload is forgotten or belayd ends.
     async fn run(mut self) -> WorkloadName {
         loop {
-            let wake = self.converge().await;
+            let mut wake = self.converge().await;
+            self.state.rest_locks();
             self.state.publish_status();
             if self.state.is_forgotten() {
                 break;
@@ -102,9 +105,11 @@ impl WorkloadTask {
             if self.state.context.shutdown.is_cancelled() && self.drained().await {
                 break;
             }
+            wake = self.state.deferred_wake().map_or(wake, |due| wake.min(due));
             self.rest(wake).await;
         }
         self.commands.close();
+        self.state.refuse_deferred();
         while let Some(command) = self.commands.recv().await {
             command.refuse(self.state.gone());
         }
@@ -114,6 +119,7 @@ impl WorkloadTask {
         if tokio::time::timeout(ANSWERS, answered).await.is_err() {
             self.state.answers.shutdown().await;
         }
+        self.state.end_locks();
         self.state.publish_status();
         self.state.name
     }
@@ -148,6 +154,15 @@ impl WorkloadTask {
                 return Instant::now() + RELIST;
             };
             let step = machine::next_step(&desired, &facts);
+            match self.state.hold_for(&step) {
+                Hold::Go => {}
+                Hold::LookAgain => continue,
+                Hold::Until(at) => {
+                    self.state.publish_status();
+                    self.state.settle_pending();
+                    return at;
+                }
+            }
             self.state.enter(&step);
             self.state.publish_status();
             // Whoever waits is told after the status, so that what they look at next agrees.
@@ -176,8 +191,9 @@ impl WorkloadTask {
         }
     }
 
-    /// Takes every command that is already there.
+    /// Takes every command that is already there, first those that have waited for a lock.
     async fn take_waiting(&mut self) {
+        self.state.take_deferred().await;
         while let Ok(command) = self.commands.try_recv() {
             self.state.take(command).await;
         }
@@ -214,6 +230,7 @@ impl WorkloadTask {
     /// An open window has a stopped container behind it: it is closed and the container started
     /// again first.
     async fn drained(&mut self) -> bool {
+        self.state.refuse_deferred();
         self.state.refuse_new_work();
         if self.state.window.is_some() {
             self.state.cancel_sync();

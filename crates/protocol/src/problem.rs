@@ -112,6 +112,10 @@ codes! {
     NotRunning = "not-running", 409, 69, "the workload is not running";
     /// Another operation on the same workload is under way.
     Busy = "busy", 409, 75, "another operation is under way";
+    /// Another process has a lock that is needed.
+    LockHeld = "lock-held", 423, 75, "another process is at work on it";
+    /// The place where the locks lie cannot be used.
+    LocksUnusable = "locks-unusable", 503, 69, "the locks cannot be used";
     /// The workload's spec is a file that the operator owns.
     OwnedByFile = "owned-by-file", 409, 69, "the workload is declared by a file";
     /// Other workloads depend on the one that is to be removed.

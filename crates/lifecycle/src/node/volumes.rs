@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use belay_locks::{AcquireError, Claim, LockName, LockSet, Role};
 use belay_protocol::{
     GenerationStorage, OperationOutcome, Problem, ProblemCode, SpaceStatus, VolumeAct, VolumeName,
     WorkloadName,
@@ -28,6 +29,9 @@ pub(super) const LOOKS: usize = 16;
 
 /// How long an answer waits for the page to agree with it.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long an act waits for another process that is at work on the volume.
+const LOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long the generations of all volumes may take to be listed. A volume that is being worked on
 /// is not waited for; what was known of it stays.
@@ -194,7 +198,7 @@ impl NodeTask {
         let id = VolumeId { workload, volume };
         let context = Arc::clone(&self.context);
         self.acts.spawn(async move {
-            let done = act_on_orphan(&context.volumes, &id, &act).await;
+            let done = act_under_locks(&context, &id, &act, &reporter).await;
             if let Ok(summary) = &done {
                 tracing::info!(volume = %id, act = act.verb(), "{summary}");
             }
@@ -202,6 +206,44 @@ impl NodeTask {
             reporter.finish(done.map(|summary| OperationOutcome { summary, publish: None }));
         });
     }
+}
+
+/// Acts once no other process is at work on the volume.
+async fn act_under_locks(
+    context: &Context,
+    id: &VolumeId,
+    act: &VolumeAct,
+    reporter: &Reporter,
+) -> Result<String, Problem> {
+    let set: LockSet =
+        [LockName::volume(&id.workload, &id.volume), LockName::workload(&id.workload)]
+            .into_iter()
+            .collect();
+    let mut claim = Claim::new(Role::Daemon, "volume");
+    act.verb().clone_into(&mut claim.phase);
+    claim.hint = format!("node {}", context.node);
+    let progress = reporter.progress_end();
+    let acquired = context.locks.acquire(&set, &claim, LOCK_PATIENCE, |waiting| {
+        progress.say("wait", format!("{} is locked by {}", waiting.lock, waiting.line));
+    });
+    let acquired = tokio::select! {
+        acquired = acquired => acquired,
+        () = context.shutdown.cancelled() => return Err(Problem::new(
+            ProblemCode::ShuttingDown,
+            format!("belayd ends; nothing was done to {id}"),
+            "try again once belayd runs",
+        )),
+    };
+    let wanted = format!("{} of {id}", act.verb());
+    let guard = acquired.map_err(|error| match &error {
+        AcquireError::Held(held) => crate::problems::lock_held(&wanted, held),
+        AcquireError::Unusable(_) | AcquireError::OutOfOrder(_) => {
+            crate::problems::locks_unusable(&wanted, &error)
+        }
+    })?;
+    let done = act_on_orphan(&context.volumes, id, act).await;
+    guard.finish();
+    done
 }
 
 async fn act_on_orphan(

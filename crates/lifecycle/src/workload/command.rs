@@ -96,6 +96,25 @@ pub enum WorkloadCommand {
 }
 
 impl WorkloadCommand {
+    /// Whom to tell what becomes of it, where somebody waits.
+    pub(crate) fn reporter(&self) -> Option<&Reporter> {
+        match self {
+            Self::Deploy { reporter, .. }
+            | Self::Start { reporter }
+            | Self::Stop { reporter }
+            | Self::Restart { reporter }
+            | Self::Remove { reporter, .. }
+            | Self::Publish { reporter, .. }
+            | Self::Volume { reporter, .. } => Some(reporter),
+            Self::Logs { .. }
+            | Self::History { .. }
+            | Self::OpenWindow { .. }
+            | Self::Declare { .. }
+            | Self::Undeclare
+            | Self::Nudge => None,
+        }
+    }
+
     /// Answers a command that nobody takes any more.
     pub(crate) fn refuse(self, problem: Problem) {
         match self {

@@ -24,8 +24,8 @@ const LOG_LINES: usize = 256;
 const HISTORY: usize = 200;
 
 impl State {
-    /// Takes one command. What it asks for is done by the steps that follow.
-    pub(crate) async fn take(&mut self, command: WorkloadCommand) {
+    /// Takes one command that has all it needs. What it asks for is done by the steps that follow.
+    pub(crate) async fn take_now(&mut self, command: WorkloadCommand) {
         match command {
             WorkloadCommand::Deploy { declaration, spec, reporter } => {
                 self.deploy(declaration, spec, reporter).await;

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::command::WorkloadCommand;
+use super::locking::Locking;
 use super::pending::Pending;
 use super::providers::ProviderWait;
 use super::{Beginning, RELIST};
@@ -76,6 +77,7 @@ pub(crate) struct State {
     pub(crate) window_return: Option<WindowReturn>,
     pub(crate) sync: Option<RunningSync>,
     pub(crate) pending: Option<Pending>,
+    pub(crate) locking: Locking,
     /// A spec from `workloads.d` that is to replace the one in force.
     pub(crate) wish: Option<Wish>,
     /// Whether the record in memory is ahead of the ledger, which refused it.
@@ -274,6 +276,7 @@ impl State {
             window_return: None,
             sync: None,
             pending: None,
+            locking: Locking::default(),
             wish: None,
             unwritten: false,
             retry_at: None,
