@@ -27,6 +27,13 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// What failed, on what, and why.
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+}
+
 impl From<Box<Problem>> for Refusal {
     fn from(problem: Box<Problem>) -> Self {
         Self(problem)

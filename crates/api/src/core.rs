@@ -5,3 +5,4 @@ pub(crate) mod host;
 pub(crate) mod metrics;
 pub(crate) mod page;
 pub(crate) mod query;
+pub(crate) mod stream;

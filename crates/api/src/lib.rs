@@ -3,9 +3,10 @@
 //!
 //! Nothing here owns state. Pages are read from a watched [`NodeStatus`]; operations, logs and
 //! histories are asked of belayd as [`Command`]s and answered through the channel that each command
-//! carries. Tasks: one per listener ([`serve_unix`], [`serve_tcp`]), which joins one per connection;
-//! one per operation under way, which reads its events whether or not the client does; and one per
-//! command that is talked to in a workload. The last two are joined by [`ApiState::finish`].
+//! carries; so are events, as [`ReadEvents`]. Tasks: one per listener ([`serve_unix`],
+//! [`serve_tcp`]), which joins one per connection; one per operation under way, which reads its
+//! events whether or not the client does; and one per command that is talked to in a workload. The
+//! last two are joined by [`ApiState::finish`].
 //!
 //! [`NodeStatus`]: belay_protocol::NodeStatus
 
@@ -21,4 +22,4 @@ mod state;
 pub use bind::{BindError, BoundSocket, bind_tcp, bind_unix};
 pub use routes::{observer_router, operator_router};
 pub use serve::{Limits, ServeReport, serve_tcp, serve_unix};
-pub use state::{ApiState, Command};
+pub use state::{ApiState, Command, EventFeed, ReadEvents};

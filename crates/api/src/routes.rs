@@ -1,6 +1,7 @@
 //! Which page does what, on which listener.
 
 mod ask;
+mod events;
 mod extract;
 mod operate;
 
@@ -100,6 +101,7 @@ fn questions() -> Router<ApiState> {
         .route("/v1/workloads/{name}", get(ask::workload))
         .route("/v1/volumes", get(ask::volumes))
         .route("/v1/volumes/{workload}/{volume}", get(ask::volume))
+        .route("/v1/events", get(events::events))
         .route("/metrics", get(ask::metrics))
         .route("/v1/sync", get(ask::sync))
 }

@@ -206,9 +206,21 @@ async fn connection<S>(
             connection.await
         }
     };
-    if let Err(error) = served {
-        tracing::debug!(%error, %caller, "a connection ended early");
+    match served {
+        Ok(()) => {}
+        Err(error) if is_stalled(&error) => {
+            let patience = limits.stall_time.as_secs();
+            tracing::info!(%caller, "a client was cut: it read nothing for {patience} s");
+        }
+        Err(error) => tracing::debug!(%error, %caller, "a connection ended early"),
     }
+}
+
+/// Whether the connection ended because its client did not read what it was sent.
+fn is_stalled(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    let io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::TimedOut)
 }
 
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {

@@ -5,15 +5,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::{
-    ExecInput, ExecOutput, ExecRequest, HistoryEntry, LogLine, LogQuery, NodeStatus, Operation,
-    OperationEvent, Problem, ProblemCode, WorkloadName,
+    EventPage, EventQuery, EventTally, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LogLine,
+    LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode, WorkloadName,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How long a command waits for room in belayd's queue before the caller is told to come back.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Clients that follow the events at one time. Each keeps a connection, of which each listener has
+/// twice as many: whoever follows leaves room for whoever operates.
+const FOLLOWERS: usize = 64;
+
+/// Where the events of the node come from.
+#[derive(Debug, Clone)]
+pub struct EventFeed {
+    /// How many there were; changes when there is a new one.
+    pub tally: watch::Receiver<EventTally>,
+    /// Takes questions. Each is answered through the channel that it carries.
+    pub reads: mpsc::Sender<ReadEvents>,
+}
+
+/// Asks for events that are on the disk.
+#[derive(Debug)]
+pub struct ReadEvents {
+    /// Which.
+    pub query: EventQuery,
+    /// The page, or why there is none.
+    pub reply: oneshot::Sender<Result<EventPage, Problem>>,
+}
 
 /// What the API asks of belayd.
 #[derive(Debug)]
@@ -88,18 +110,22 @@ impl fmt::Display for Caller {
 pub struct ApiState {
     status: watch::Receiver<Arc<NodeStatus>>,
     commands: mpsc::Sender<Command>,
+    events: EventFeed,
+    followers: Arc<Semaphore>,
     shutdown: CancellationToken,
     operations: TaskTracker,
 }
 
 impl ApiState {
-    /// `shutdown` ends followed logs; operations under way are not ended by it, belayd ends them.
+    /// `shutdown` ends followed logs and events; operations under way are not ended by it, belayd ends them.
     pub fn new(
         status: watch::Receiver<Arc<NodeStatus>>,
         commands: mpsc::Sender<Command>,
+        events: EventFeed,
         shutdown: CancellationToken,
     ) -> Self {
-        Self { status, commands, shutdown, operations: TaskTracker::new() }
+        let followers = Arc::new(Semaphore::new(FOLLOWERS));
+        Self { status, commands, events, followers, shutdown, operations: TaskTracker::new() }
     }
 
     /// Waits until the answers of all operations under way were read to their end. Call it after
@@ -121,16 +147,33 @@ impl ApiState {
         &self.operations
     }
 
+    pub(crate) fn tally(&self) -> watch::Receiver<EventTally> {
+        self.events.tally.clone()
+    }
+
+    /// A place among those who follow the events, if there is one.
+    pub(crate) fn follower(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.followers).try_acquire_owned().ok()
+    }
+
+    pub(crate) async fn read_events(&self, read: ReadEvents) -> Result<(), Box<Problem>> {
+        send_to(&self.events.reads, read).await
+    }
+
     pub(crate) async fn send(&self, command: Command) -> Result<(), Box<Problem>> {
-        match self.commands.send_timeout(command, QUEUE_PATIENCE).await {
-            Ok(()) => Ok(()),
-            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Box::new(Problem::new(
-                ProblemCode::Busy,
-                "belayd has more commands waiting than it takes",
-                "try again in a few seconds",
-            ))),
-            Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(shutting_down().into()),
-        }
+        send_to(&self.commands, command).await
+    }
+}
+
+async fn send_to<T>(queue: &mpsc::Sender<T>, request: T) -> Result<(), Box<Problem>> {
+    match queue.send_timeout(request, QUEUE_PATIENCE).await {
+        Ok(()) => Ok(()),
+        Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Box::new(Problem::new(
+            ProblemCode::Busy,
+            "belayd has more commands waiting than it takes",
+            "try again in a few seconds",
+        ))),
+        Err(mpsc::error::SendTimeoutError::Closed(_)) => Err(shutting_down().into()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use belay_protocol::{VolumeName, WorkloadName};
+use belay_protocol::{EventKind, EventSeq, VolumeName, WorkloadName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -102,6 +102,9 @@ pub(crate) enum Verb {
         #[command(flatten)]
         listing: Listing,
     },
+    /// Show what happened on this node
+    #[command(after_help = "Example: belay events -f --workload web")]
+    Events(EventsShown),
     /// Volumes of this node
     #[command(subcommand, after_help = "Example: belay volume ls")]
     Volume(VolumeVerb),
@@ -297,6 +300,25 @@ fn volume_path(text: &str) -> Result<VolumePath, String> {
     let workload = workload.parse().map_err(|error| format!("{error}"))?;
     let volume = volume.parse().map_err(|error| format!("{error}"))?;
     Ok(VolumePath { workload, volume })
+}
+
+/// Which events are shown, and how.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct EventsShown {
+    /// Stay and show what happens from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only those after this number
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) after: Option<EventSeq>,
+    /// Only those that concern this workload
+    #[arg(long, value_name = "WORKLOAD")]
+    pub(crate) workload: Option<WorkloadName>,
+    /// Only those of this kind; may be repeated
+    #[arg(long = "kind", value_name = "KIND")]
+    pub(crate) kinds: Vec<EventKind>,
+    #[command(flatten)]
+    pub(crate) listing: Listing,
 }
 
 /// How a page is shown.

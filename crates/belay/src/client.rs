@@ -92,7 +92,21 @@ impl Client {
         path: &str,
         body: Document,
     ) -> Result<AnswerLines<'_>, Ending> {
-        let answer = self.request(method, path, body);
+        self.answer_lines(self.request(method, path, body), path).await
+    }
+
+    /// An answer of server-sent events, line by line.
+    pub(crate) async fn stream(&self, path: &str) -> Result<AnswerLines<'_>, Ending> {
+        let request = self.prepared(Method::GET, path, Document::none());
+        let request = request.header(header::ACCEPT, "text/event-stream");
+        self.answer_lines(self.answered(request), path).await
+    }
+
+    async fn answer_lines(
+        &self,
+        answer: impl Future<Output = Result<Response, Ending>>,
+        path: &str,
+    ) -> Result<AnswerLines<'_>, Ending> {
         let response =
             tokio::time::timeout(PAGE, answer).await.map_err(|_| self.silent(PAGE))??;
         Ok(AnswerLines {
@@ -224,10 +238,20 @@ pub(crate) struct AnswerLines<'a> {
 impl AnswerLines<'_> {
     /// The next line, or `None` after the last.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Ending> {
+        let Some(line) = self.next_line().await? else { return Ok(None) };
+        serde_json::from_slice(&line).map(Some).map_err(|error| self.misread(&error))
+    }
+
+    /// The answer is not of the shape that this program knows.
+    pub(crate) fn misread(&self, error: &serde_json::Error) -> Ending {
+        misread(&self.path, error)
+    }
+
+    /// The next line as it came, or `None` after the last.
+    pub(crate) async fn next_line(&mut self) -> Result<Option<Vec<u8>>, Ending> {
         loop {
             if let Some(line) = self.ready.next() {
-                let parsed = serde_json::from_slice(&line);
-                return parsed.map(Some).map_err(|error| misread(&self.path, &error));
+                return Ok(Some(line));
             }
             match self.chunks.next().await {
                 Some(Ok(chunk)) => {

@@ -1,6 +1,7 @@
 //! One function a verb: ask belayd, show the answer.
 
 mod doctor;
+mod events;
 mod exec;
 mod operate;
 mod show;
@@ -49,6 +50,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Explain { workload, listing } => {
             show::explain(&client()?, &workload, listing, output).await?;
         }
+        Verb::Events(shown) => events::run(&client()?, &shown, output).await?,
         Verb::Volume(verb) => volume::run(&client()?, verb, output).await?,
         Verb::Sync(SyncVerb::Status(listing)) => {
             show::sync(&client()?, listing, output).await?;

@@ -1,6 +1,7 @@
 //! What the command shows and how it reads answers, without io and without a clock.
 
 pub(crate) mod advice;
+pub(crate) mod event_blocks;
 pub(crate) mod host;
 pub(crate) mod human;
 pub(crate) mod lines;

@@ -71,6 +71,19 @@ impl Output {
         self.text(&(text + "\n"))
     }
 
+    /// Writes a value as one line of JSON.
+    pub(crate) fn json_line<T: Serialize>(&self, value: &T) -> Result<(), Ending> {
+        let text = serde_json::to_string(value).map_err(|error| {
+            Failure::local("cannot write the answer as JSON", &error, "report this as a bug")
+        })?;
+        self.text(&(text + "\n"))
+    }
+
+    /// Says something about the answer, to standard error: it is no part of it.
+    pub(crate) fn remark(&self, text: &str) {
+        to_stderr(&format!("belay: {}\n", Tone::Faint.paint(self.stderr.style, text)));
+    }
+
     /// Writes what failed to standard error.
     pub(crate) fn failure(&self, failure: &Failure) {
         let page = view::problem::page(&failure.what, &failure.details, &failure.next);

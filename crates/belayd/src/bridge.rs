@@ -1,6 +1,7 @@
 //! From the API's commands to the node's.
 
-use belay_api::Command;
+use belay_api::{Command, ReadEvents};
+use belay_events::EventLog;
 use belay_lifecycle::{NodeCommand, Reporter};
 use belay_protocol::{Problem, ProblemCode};
 use tokio::sync::{mpsc, watch};
@@ -26,6 +27,30 @@ pub(crate) async fn carry(
             }
             None => refuse(command),
         }
+    }
+}
+
+/// Answers what is asked about events. They can be read before there is a node, and while it ends.
+pub(crate) async fn read_events(
+    mut reads: mpsc::Receiver<ReadEvents>,
+    log: EventLog,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let read = tokio::select! {
+            read = reads.recv() => read,
+            () = shutdown.cancelled() => return,
+        };
+        let Some(ReadEvents { query, reply }) = read else { return };
+        let page = log.read(&query).await.map_err(|error| {
+            Problem::new(
+                ProblemCode::Internal,
+                format!("the events cannot be read: {error}"),
+                "see that the state directory can be read; belay doctor shows the host",
+            )
+        });
+        // A caller that went away needs no answer.
+        let _ = reply.send(page);
     }
 }
 

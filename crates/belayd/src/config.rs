@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use belay_engine::EngineChoice;
+use belay_ledger::Retention;
 use belay_lifecycle::core::keys::{self, Faults, Keys};
 use belay_protocol::{NodeId, SpecFault};
 use belay_volumes::ByteSize;
 
 /// Where the configuration is unless the command line says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/belay/belayd.toml";
+
+/// Seconds of a day.
+const DAY: u64 = 24 * 3600;
 
 /// What belayd is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub(crate) struct Config {
     pub store: PathBuf,
     /// Size of the one image that all volumes are kept in, if they are.
     pub pool: Option<ByteSize>,
+    /// How much of what happened is kept.
+    pub events: Retention,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Which lines are logged, as a `tracing` filter.
@@ -81,6 +87,8 @@ struct Said {
     api_group: Option<String>,
     store: Option<PathBuf>,
     pool: Option<ByteSize>,
+    events_keep: Option<u64>,
+    events_days: Option<u64>,
     log_format: Option<LogFormat>,
     log_level: Option<String>,
     shutdown_deadline: Option<Duration>,
@@ -88,7 +96,7 @@ struct Said {
 
 /// Section and key of everything that can be set, for the environment's sake: the variable is
 /// `BELAYD_`, the section, `_`, the key, in capitals.
-pub(crate) const KEYS: [(&str, &str); 15] = [
+pub(crate) const KEYS: [(&str, &str); 17] = [
     ("node", "name"),
     ("node", "state_dir"),
     ("node", "runtime_dir"),
@@ -101,6 +109,8 @@ pub(crate) const KEYS: [(&str, &str); 15] = [
     ("store", "kind"),
     ("store", "path"),
     ("pool", "size"),
+    ("events", "keep"),
+    ("events", "days"),
     ("log", "format"),
     ("log", "level"),
     ("shutdown", "deadline"),
@@ -133,6 +143,8 @@ pub(crate) fn pieces_of_environment(
             let items: Vec<_> =
                 value.split(',').filter(|item| !item.is_empty()).map(quote).collect();
             format!("[{}]", items.join(", "))
+        } else if section == "events" && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            value
         } else {
             quote(&value)
         };
@@ -188,6 +200,8 @@ impl Said {
             api_group: later.api_group.or(self.api_group),
             store: later.store.or(self.store),
             pool: later.pool.or(self.pool),
+            events_keep: later.events_keep.or(self.events_keep),
+            events_days: later.events_days.or(self.events_days),
             log_format: later.log_format.or(self.log_format),
             log_level: later.log_level.or(self.log_level),
             shutdown_deadline: later.shutdown_deadline.or(self.shutdown_deadline),
@@ -197,6 +211,7 @@ impl Said {
     fn with_defaults(self, node: NodeId) -> Config {
         let state_dir = self.state_dir.unwrap_or_else(|| "/var/lib/belay".into());
         let runtime_dir = self.runtime_dir.unwrap_or_else(|| "/run/belay".into());
+        let usual = Retention::default();
         Config {
             node,
             workloads_dir: self.workloads_dir.unwrap_or_else(|| "/etc/belay/workloads.d".into()),
@@ -207,6 +222,10 @@ impl Said {
             api_group: self.api_group,
             store: self.store.unwrap_or_else(|| state_dir.join("store")),
             pool: self.pool,
+            events: Retention {
+                entries: self.events_keep.unwrap_or(usual.entries),
+                age: self.events_days.map_or(usual.age, |days| Duration::from_secs(days * DAY)),
+            },
             log_format: self.log_format.unwrap_or(LogFormat::Auto),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             shutdown_deadline: self.shutdown_deadline.unwrap_or(Duration::from_secs(20)),
@@ -251,6 +270,11 @@ fn read_piece(mut keys: Keys<'_>) -> Said {
     if let Some(mut pool) = keys.table("pool") {
         said.pool = pool.parsed("size", "a size such as \"20G\"");
         pool.finish();
+    }
+    if let Some(mut events) = keys.table("events") {
+        said.events_keep = events.integer("keep", 100..=100_000);
+        said.events_days = events.integer("days", 1..=3_650);
+        events.finish();
     }
     if let Some(mut log) = keys.table("log") {
         said.log_format = log.choice(
@@ -359,6 +383,7 @@ mod tests {
         let variables = [
             ("BELAYD_NODE_NAME", "env"),
             ("BELAYD_API_LISTEN", "127.0.0.1:1,[::1]:2"),
+            ("BELAYD_EVENTS_KEEP", "500"),
             ("PATH", "x"),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -374,12 +399,18 @@ mod tests {
         assert_eq!(config.state_dir, Path::new("/a"));
         assert_eq!(config.log_level, "debug");
         assert_eq!(config.api_listen.len(), 2);
+        assert_eq!(config.events.entries, 500);
+        assert_eq!(config.events.age, Retention::default().age);
     }
 
     #[test]
     fn all_faults_of_all_pieces_are_listed() {
         let variables = [("BELAYD_NODE_NAMEE".to_owned(), "x".to_owned())];
         let (_, environment) = pieces_of_environment(variables.into_iter());
+        let wrong = [("BELAYD_EVENTS_KEEP".to_owned(), "many".to_owned())];
+        let (wrong, _) = pieces_of_environment(wrong.into_iter());
+        let wrong = read(&wrong, "host").expect_err("no number")[0].to_string();
+        assert!(wrong.contains("events.keep: found") && wrong.contains("100"), "{wrong}");
         assert_eq!(environment[0].nearest.as_deref(), Some("BELAYD_NODE_NAME"));
         let faults = read(
             &[

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use belay_api::{ApiState, Limits};
+use belay_api::{ApiState, EventFeed, Limits};
 use belay_engine::{Engine, EngineOptions, PodmanService};
 use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
@@ -56,7 +56,7 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let (ledger, opening) = open_ledger(&config)?;
     // Ended last: whatever ends has something to tell until then.
     let telling = CancellationToken::new();
-    let (events, _log, events_task) = EventsTask::spawn(&ledger, telling.clone());
+    let (events, log, events_task) = EventsTask::spawn(&ledger, telling.clone());
     let boot_id = instance::boot_id()?;
     run_record::tell_start(&ledger, &events, &boot_id, opening).await?;
 
@@ -65,11 +65,14 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let (turned, turns) = watch::channel(Instant::now());
     let (sender, commands) = mpsc::channel(QUEUE);
     let (node, node_commands) = watch::channel(None);
-    let api = ApiState::new(watched.clone(), sender, shutdown.clone());
+    let (reads, asked) = mpsc::channel(QUEUE);
+    let feed = EventFeed { tally: log.tally(), reads };
+    let api = ApiState::new(watched.clone(), sender, feed, shutdown.clone());
 
     let mut tasks = JoinSet::new();
     serve(&config, &api, &shutdown, &mut tasks).await?;
     tasks.spawn(bridge::carry(commands, node_commands, shutdown.clone()));
+    tasks.spawn(bridge::read_events(asked, log, shutdown.clone()));
     tasks.spawn(watchdog::run(watched, turns, shutdown.clone()));
 
     if let Err(error) = locks.prepare() {
@@ -253,7 +256,7 @@ async fn supervise(
 
 fn open_ledger(config: &Config) -> anyhow::Result<(Ledger, Opening)> {
     let path = config.state_dir.join("belay.db");
-    let (ledger, opening) = Ledger::open(&path)?;
+    let (ledger, opening) = Ledger::open_keeping(&path, config.events)?;
     if let Opening::Replaced { kept, reason } = &opening {
         tracing::error!(
             "the ledger could not be used ({reason}) and is kept as {}; what runs is found again \

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::{
-    CheckOutcome, EngineStatus, NodeId, NodeReadiness, NodeStatus, RefusedSpec, STATUS_SCHEMA,
-    SpaceStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage,
+    CheckOutcome, EngineStatus, EventDetails, NodeId, NodeReadiness, NodeStatus, RefusedSpec,
+    STATUS_SCHEMA, SpaceStatus, VolumeAllocation, VolumeCheck, VolumeStatus, VolumeUsage,
     WorkloadName, WorkloadPhase, WorkloadStatus,
 };
 use belay_volumes::{Allocation, Level};
@@ -83,9 +83,33 @@ impl StatusBoard {
 
     /// Asks the engine whether it is there, and shows it.
     pub(crate) async fn ask_engine(&self, context: &Context) {
+        let before = self.0.borrow().engine.clone();
+        // The first answer was told by whoever connected.
+        let seen_before = !before.kind.is_empty();
         let engine = match context.engine.ping().await {
-            Ok(info) => engine_status(&info, true),
-            Err(_) => engine_status(context.engine.info(), false),
+            Ok(info) => {
+                let engine = engine_status(&info, true);
+                if seen_before && !before.reachable {
+                    context.events.emit_of_node(
+                        format!("{} {} answers again", engine.kind, engine.version),
+                        EventDetails::EngineReached {
+                            engine: engine.kind.as_str().into(),
+                            version: engine.version.as_str().into(),
+                        },
+                    );
+                }
+                engine
+            }
+            Err(error) => {
+                if before.reachable || !seen_before {
+                    let cause = crate::problems::with_causes(&error);
+                    context.events.emit_of_node(
+                        format!("the container engine does not answer: {cause}"),
+                        EventDetails::EngineLost { cause: cause.into() },
+                    );
+                }
+                engine_status(context.engine.info(), false)
+            }
         };
         self.change(|status| {
             status.engine = engine;
@@ -188,11 +212,7 @@ pub(crate) fn volume_status(
             Allocation::Thin => VolumeAllocation::Thin,
         }),
         direct_io: mounted.map(|mount| mount.direct_io),
-        level: match level {
-            Level::Normal => VolumeLevel::Normal,
-            Level::Warning => VolumeLevel::Warning,
-            Level::Critical => VolumeLevel::Critical,
-        },
+        level: crate::core::volume_health::shown(level),
         time_to_full_seconds: time_to_full.map(|left| left.as_secs()),
         errors: mounted.map_or(0, |mount| mount.errors),
         last_check: found.last_check.as_ref().and_then(check_status),

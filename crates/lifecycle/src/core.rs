@@ -12,4 +12,5 @@ pub mod machine;
 pub mod providers;
 pub mod record;
 pub mod spec;
+pub mod sync_changes;
 pub mod volume_health;

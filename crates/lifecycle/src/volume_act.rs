@@ -1,6 +1,7 @@
 //! What is done with one volume on an operator's word, and what an operator is told when it is not.
 
-use belay_protocol::{CheckMode, Problem, ProblemCode};
+use belay_events::EventSink;
+use belay_protocol::{CheckMode, EventDetails, EventSubject, Problem, ProblemCode, VolumeAct};
 use belay_volumes::{
     CareError, CheckOutcome, EnsureError, GenerationError, Refusal, RemoveError, VolumeId, Volumes,
 };
@@ -35,6 +36,16 @@ pub(crate) async fn adopt(volumes: &Volumes, id: &VolumeId) -> Result<String, Pr
 pub(crate) async fn remove(volumes: &Volumes, id: &VolumeId) -> Result<String, Problem> {
     volumes.remove(id).await.map_err(|error| removal(&error, id))?;
     Ok(format!("{id} is deleted with everything in it"))
+}
+
+/// A volume as the subject of an event.
+pub(crate) fn subject(id: &VolumeId) -> EventSubject {
+    EventSubject::Volume { workload: id.workload.clone(), volume: id.volume.clone() }
+}
+
+/// Tells that what was asked of a volume is done.
+pub(crate) fn tell_done(events: &EventSink, id: &VolumeId, act: &VolumeAct, summary: &str) {
+    events.emit(subject(id), summary, EventDetails::VolumeActDone { verb: act.into() });
 }
 
 /// The problem of a volume that is not there.

@@ -15,6 +15,7 @@ mod state;
 mod status;
 mod steps;
 mod sync;
+mod telling;
 mod volume;
 
 use std::sync::Arc;
@@ -144,6 +145,7 @@ impl WorkloadTask {
             self.state.grant_window();
             self.state.grant_wish().await;
             self.state.run_sync_if_due();
+            self.state.tell_sync();
             self.state.see_providers();
             self.state.follow_providers();
             if self.state.is_forgotten() {
@@ -167,6 +169,7 @@ impl WorkloadTask {
             self.state.publish_status();
             // Whoever waits is told after the status, so that what they look at next agrees.
             self.state.settle_pending();
+            self.state.tell_deploy_ready();
             match step {
                 Step::Wait => {
                     if self.state.judge_wait().await == Patience::Lost {

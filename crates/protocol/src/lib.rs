@@ -33,6 +33,6 @@ pub use status::{
     BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,
     EngineStatus, ExitStatus, Fault, GenerationStorage, NodeReadiness, NodeStatus, PortStatus,
     RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncOutcome,
-    SyncRole, SyncStatus, Transition, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus,
-    VolumeUsage, WorkloadPhase, WorkloadStatus,
+    SyncRole, SyncStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage,
+    WorkloadPhase, WorkloadStatus,
 };

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Cid, NodeId, SyncKey, VolumeName, WorkloadName};
 
 /// Version of [`NodeStatus`]'s shape; raised when a field changes its meaning or goes away.
-pub const STATUS_SCHEMA: u32 = 1;
+pub const STATUS_SCHEMA: u32 = 2;
 
 /// Everything on one page of JSON (`GET /v1/status`).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,8 +176,6 @@ pub struct WorkloadStatus {
     pub depends_on: Vec<DependencyStatus>,
     /// Volume-sync, if configured.
     pub sync: Option<SyncStatus>,
-    /// The last transitions, oldest first, at most twenty.
-    pub transitions: Vec<Transition>,
 }
 
 /// A workload that another depends on.
@@ -269,19 +267,6 @@ pub struct PortStatus {
     pub container_port: u16,
     /// `tcp` or `udp`.
     pub protocol: String,
-}
-
-/// One change of phase.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Transition {
-    /// When.
-    pub at: Timestamp,
-    /// Phase left.
-    pub from: WorkloadPhase,
-    /// Phase entered.
-    pub to: WorkloadPhase,
-    /// Why.
-    pub cause: String,
 }
 
 /// One fixed-size volume.

@@ -3,17 +3,18 @@
 use std::fmt::{Display, Write};
 
 use belay_protocol::{
-    DesiredState, NodeReadiness, NodeStatus, SyncOutcome, SyncRole, VolumeStatus, VolumeUsage,
-    WorkloadStatus,
+    DesiredState, EventTally, NodeReadiness, NodeStatus, SyncOutcome, SyncRole, VolumeStatus,
+    VolumeUsage, WorkloadStatus,
 };
 
 /// Every metric of a node, each with its help and type, in one page.
-pub(crate) fn page(status: &NodeStatus) -> String {
+pub(crate) fn page(status: &NodeStatus, tally: &EventTally) -> String {
     let mut page = Page::default();
     node(&mut page, status);
     workloads(&mut page, &status.workloads);
     volumes(&mut page, &status.volumes);
     sync(&mut page, &status.workloads);
+    events(&mut page, tally);
     page.0
 }
 
@@ -147,6 +148,16 @@ fn sync(page: &mut Page, workloads: &[WorkloadStatus]) {
     }
 }
 
+fn events(page: &mut Page, tally: &EventTally) {
+    let mut told = page.counter("belay_events_total", "Events since belayd started, by kind.");
+    for (kind, count) in &tally.told {
+        told.value(&[("kind", kind.as_str())], count);
+    }
+    page.counter("belay_events_lost_total", "Events that were given up since belayd started.")
+        .value(&[], tally.lost);
+    page.gauge("belay_events_newest", "Number of the newest event.").value(&[], tally.newest);
+}
+
 /// The page as far as it is written.
 #[derive(Debug, Default)]
 struct Page(String);
@@ -154,7 +165,16 @@ struct Page(String);
 impl Page {
     /// Begins a metric. Every sample of one metric stands below its head.
     fn gauge(&mut self, name: &'static str, help: &str) -> Metric<'_> {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} gauge");
+        self.metric(name, help, "gauge")
+    }
+
+    /// A metric that only grows while belayd runs.
+    fn counter(&mut self, name: &'static str, help: &str) -> Metric<'_> {
+        self.metric(name, help, "counter")
+    }
+
+    fn metric(&mut self, name: &'static str, help: &str, kind: &str) -> Metric<'_> {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
         Metric { page: &mut self.0, name }
     }
 }
@@ -193,7 +213,7 @@ mod tests {
     fn status() -> NodeStatus {
         let cid = belay_protocol::Cid::from_digest([7; 32]).to_string();
         serde_json::from_value(json!({
-            "schema_version": 1, "node": "north", "version": "0.1.0",
+            "schema_version": 2, "node": "north", "version": "0.1.0",
             "started_at": "2026-01-01T00:00:00Z", "ready": {"state": "ready"},
             "engine": {"kind": "podman", "version": "4.3.1", "socket": "/run/x",
                        "reachable": true, "snapshot": "none"},
@@ -202,7 +222,7 @@ mod tests {
                  "since": "2026-01-01T00:00:00Z", "reason": "", "source": "api",
                  "image": "x", "spec_hash": "0123456789ab", "generation": 1, "container": null,
                  "restarts": 4, "back_off": null, "last_fault": null, "ports": [],
-                 "volumes": ["data"], "mounts": {}, "transitions": [],
+                 "volumes": ["data"], "mounts": {},
                  "sync": {"role": "provider", "key": "page", "stage": "idle",
                           "last_publish": {"cid": cid, "version": 1, "at": "2026-01-01T00:00:10Z",
                                            "bytes": 1000, "downtime_ms": 40, "duration_ms": 90},
@@ -229,9 +249,17 @@ mod tests {
         .expect("the shape of a status")
     }
 
+    fn tally() -> EventTally {
+        EventTally {
+            newest: belay_protocol::EventSeq::new(17),
+            told: [(belay_protocol::EventKind::Crashed, 3)].into(),
+            lost: 2,
+        }
+    }
+
     #[test]
     fn every_documented_number_is_on_the_page() {
-        let page = page(&status());
+        let page = page(&status(), &tally());
         for line in [
             r#"belay_info{node="north",version="0.1.0"} 1"#,
             "belay_start_time_seconds 1767225600",
@@ -259,6 +287,9 @@ mod tests {
             r#"belay_sync_last_bytes{workload="web",key="page",role="provider"} 1000"#,
             r#"belay_sync_last_downtime_milliseconds{workload="web",key="page",role="provider"} 40"#,
             r#"belay_sync_failing{workload="web",key="page"} 1"#,
+            r#"belay_events_total{kind="crashed"} 3"#,
+            "belay_events_lost_total 2",
+            "belay_events_newest 17",
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }
@@ -267,7 +298,7 @@ mod tests {
 
     #[test]
     fn every_metric_has_its_head_once_and_its_samples_below() {
-        let page = page(&status());
+        let page = page(&status(), &tally());
         let mut seen = BTreeSet::new();
         let mut current = "";
         for line in page.lines() {
@@ -275,7 +306,8 @@ mod tests {
                 current = head.split(' ').next().expect("a name");
                 assert!(seen.insert(current), "{current} has two heads");
             } else if let Some(kind) = line.strip_prefix("# TYPE ") {
-                assert_eq!(kind, format!("{current} gauge"));
+                let expected = if current.ends_with("_total") { "counter" } else { "gauge" };
+                assert_eq!(kind, format!("{current} {expected}"));
             } else {
                 let name = line.split(['{', ' ']).next().expect("a name");
                 assert_eq!(name, current, "a sample stands below its own head");

@@ -1,6 +1,8 @@
 //! Query strings, read strictly: a key that is not known is an error that names the known ones.
 
-use belay_protocol::{DependantsRule, LogQuery, Problem, ProblemCode, VolumeFate};
+use belay_protocol::{
+    DependantsRule, EventKind, EventSeq, LogQuery, Problem, ProblemCode, VolumeFate, WorkloadName,
+};
 
 /// `follow` (alone, or `true` or `false`) and `tail=N`.
 pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>> {
@@ -18,6 +20,60 @@ pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>>
         }
     }
     Ok(query)
+}
+
+/// Most events on a page.
+const EVENTS_MAX: usize = 1000;
+
+/// Which events are asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct EventsAsked {
+    /// Those after this number.
+    pub(crate) after: Option<EventSeq>,
+    /// So many before the end.
+    pub(crate) last: Option<usize>,
+    /// At most so many.
+    pub(crate) limit: Option<usize>,
+    /// Only those that concern this workload.
+    pub(crate) workload: Option<WorkloadName>,
+    /// Only those of these kinds; all when empty.
+    pub(crate) kinds: Vec<EventKind>,
+}
+
+/// `after=N` with `limit=N`, or `last=N`; `workload=NAME`; `kind=KIND`, as often as wanted.
+pub(crate) fn events(pairs: &[(String, String)]) -> Result<EventsAsked, Box<Problem>> {
+    const COUNT: &str = "a number from 1 to 1000";
+    let count = |key: &str, found: &str| {
+        let number = found.parse().ok().filter(|number| (1..=EVENTS_MAX).contains(number));
+        number.ok_or_else(|| wrong(key, found, COUNT))
+    };
+    let mut asked = EventsAsked::default();
+    for (key, value) in pairs {
+        match (key.as_str(), value.as_str()) {
+            ("after", found) => {
+                let number = found.parse().map_err(|_| wrong(key, found, "a number of an event"));
+                asked.after = Some(number?);
+            }
+            ("last", found) => asked.last = Some(count(key, found)?),
+            ("limit", found) => asked.limit = Some(count(key, found)?),
+            ("workload", found) => {
+                let name = found.parse().map_err(|_| wrong(key, found, "a workload's name"));
+                asked.workload = Some(name?);
+            }
+            ("kind", found) => {
+                let known = "a kind that docs/events.md lists";
+                asked.kinds.push(found.parse().map_err(|_| wrong(key, found, known))?);
+            }
+            (unknown, _) => {
+                let known = "after, last, limit, workload and kind";
+                return Err(unexpected(unknown, known).into());
+            }
+        }
+    }
+    if asked.last.is_some() && (asked.after.is_some() || asked.limit.is_some()) {
+        return Err(wrong("last", "after or limit beside it", "last alone").into());
+    }
+    Ok(asked)
 }
 
 /// `volumes=keep` (the default) or `volumes=delete`, and `dependants=refuse` (the default) or
@@ -73,6 +129,43 @@ mod tests {
         assert_eq!(both, Ok(LogQuery { follow: true, tail: Some(20) }));
         let neither = logs(&pairs(&[("follow", "true"), ("follow", "false")]));
         assert_eq!(neither, Ok(LogQuery { follow: false, tail: None }));
+    }
+
+    #[test]
+    fn events_are_asked_for_by_number_or_from_the_end() {
+        assert_eq!(events(&[]), Ok(EventsAsked::default()));
+        let asked = [
+            ("after", "17"),
+            ("limit", "5"),
+            ("workload", "web"),
+            ("kind", "crashed"),
+            ("kind", "halted"),
+        ];
+        assert_eq!(
+            events(&pairs(&asked)),
+            Ok(EventsAsked {
+                after: Some(EventSeq::new(17)),
+                last: None,
+                limit: Some(5),
+                workload: Some("web".parse().expect("a name")),
+                kinds: vec![EventKind::Crashed, EventKind::Halted],
+            })
+        );
+        let last = events(&pairs(&[("last", "1000")])).expect("asks");
+        assert_eq!(last.last, Some(1000));
+        for (asked, words) in [
+            (&[("after", "-1")][..], "a number of an event"),
+            (&[("limit", "0")], "from 1 to 1000"),
+            (&[("last", "1001")], "from 1 to 1000"),
+            (&[("kind", "crash")], "docs/events.md"),
+            (&[("workload", "W b")], "a workload's name"),
+            (&[("last", "5"), ("after", "1")], "last alone"),
+            (&[("since", "1")], "only after, last, limit, workload and kind"),
+        ] {
+            let problem = events(&pairs(asked)).expect_err(words);
+            assert_eq!(problem.code, ProblemCode::InvalidRequest);
+            assert!(problem.detail.contains(words), "{}", problem.detail);
+        }
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub(crate) async fn volume(
 }
 
 pub(crate) async fn metrics(State(state): State<ApiState>) -> Response {
-    answer::metrics(metrics::page(&state.status()))
+    let tally = state.tally().borrow().clone();
+    answer::metrics(metrics::page(&state.status(), &tally))
 }
 
 pub(crate) async fn sync(State(state): State<ApiState>) -> Response {
@@ -93,7 +94,7 @@ pub(crate) async fn logs(
 }
 
 /// The reply to a command, or what its absence means.
-async fn replied<T>(reply: oneshot::Receiver<Result<T, Problem>>) -> Result<T, Refusal> {
+pub(super) async fn replied<T>(reply: oneshot::Receiver<Result<T, Problem>>) -> Result<T, Refusal> {
     match tokio::time::timeout(REPLY, reply).await {
         Ok(Ok(reply)) => reply.map_err(Refusal::from),
         Ok(Err(_dropped)) => Err(shutting_down().into()),

@@ -1,6 +1,7 @@
 //! The API over a real Unix socket and a real TCP port, with belayd's side of the channels played
 //! by the test.
 
+mod events;
 mod node;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};

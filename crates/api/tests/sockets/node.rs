@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_api::{
-    ApiState, Command, Limits, ServeReport, bind_tcp, bind_unix, observer_router, operator_router,
-    serve_tcp, serve_unix,
+    ApiState, Command, EventFeed, Limits, ReadEvents, ServeReport, bind_tcp, bind_unix,
+    observer_router, operator_router, serve_tcp, serve_unix,
 };
-use belay_protocol::{NodeReadiness, NodeStatus};
+use belay_protocol::{EventTally, NodeReadiness, NodeStatus};
 use reqwest::{Method, Response};
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
@@ -32,7 +32,7 @@ pub(crate) fn quick_limits() -> Limits {
 /// The status of a node with one workload and one volume.
 pub(crate) fn status() -> NodeStatus {
     serde_json::from_value(serde_json::json!({
-        "schema_version": 1, "node": "north", "version": "0.1.0",
+        "schema_version": 2, "node": "north", "version": "0.1.0",
         "started_at": "2026-01-01T00:00:00Z",
         "ready": {"state": "ready"},
         "engine": {"kind": "podman", "version": "4.3.1", "socket": "/run/x", "reachable": true,
@@ -42,7 +42,7 @@ pub(crate) fn status() -> NodeStatus {
              "since": "2026-01-01T00:00:00Z", "reason": "three good probes", "source": "api",
              "image": "file:/x.tar", "spec_hash": "0123456789ab", "generation": 1,
              "container": null, "restarts": 0, "back_off": null, "last_fault": null, "ports": [],
-             "volumes": ["data"], "mounts": {"data": "/data"}, "transitions": [],
+             "volumes": ["data"], "mounts": {"data": "/data"},
              "sync": {"role": "provider", "key": "page", "stage": "idle", "last_publish": null,
                       "last_apply": null, "head": null, "last_failure": null, "quarantine": {},
                       "halted": null}},
@@ -50,7 +50,7 @@ pub(crate) fn status() -> NodeStatus {
              "since": "2026-01-01T00:00:00Z", "reason": "asked for", "source": "api",
              "image": "file:/x.tar", "spec_hash": "0123456789ab", "generation": 1,
              "container": null, "restarts": 0, "back_off": null, "last_fault": null, "ports": [],
-             "volumes": [], "mounts": {}, "transitions": [], "sync": null},
+             "volumes": [], "mounts": {}, "sync": null},
         ],
         "volumes": [
             {"workload": "web", "name": "data", "size_bytes": 1024, "allocated_bytes": 512,
@@ -67,6 +67,8 @@ pub(crate) struct TestNode {
     state: ApiState,
     status: watch::Sender<Arc<NodeStatus>>,
     commands: mpsc::Receiver<Command>,
+    tally: watch::Sender<EventTally>,
+    reads: Option<mpsc::Receiver<ReadEvents>>,
     shutdown: CancellationToken,
     unix: Option<JoinHandle<ServeReport>>,
     tcp: Option<JoinHandle<ServeReport>>,
@@ -86,7 +88,10 @@ impl TestNode {
         let (status, watched) = watch::channel(Arc::new(status()));
         let (sender, commands) = mpsc::channel(4);
         let shutdown = CancellationToken::new();
-        let state = ApiState::new(watched, sender, shutdown.clone());
+        let (tally, tallied) = watch::channel(EventTally::default());
+        let (asking, reads) = mpsc::channel(4);
+        let feed = EventFeed { tally: tallied, reads: asking };
+        let state = ApiState::new(watched, sender, feed, shutdown.clone());
         let limits = quick_limits();
         let unix = serve_unix(bound, operator_router(state.clone()), limits, shutdown.clone());
         let tcp = serve_tcp(listener, observer_router(state.clone()), limits, shutdown.clone());
@@ -94,6 +99,8 @@ impl TestNode {
             state,
             status,
             commands,
+            tally,
+            reads: Some(reads),
             shutdown,
             unix: Some(tokio::spawn(unix)),
             tcp: Some(tokio::spawn(tcp)),
@@ -133,6 +140,15 @@ impl TestNode {
     pub(crate) async fn command(&mut self) -> Command {
         let command = tokio::time::timeout(PATIENCE, self.commands.recv());
         command.await.expect("a command arrives").expect("the API holds its end")
+    }
+
+    /// What is asked about events; the test answers it.
+    pub(crate) fn event_reads(&mut self) -> mpsc::Receiver<ReadEvents> {
+        self.reads.take().expect("taken once")
+    }
+
+    pub(crate) fn set_tally(&self, tally: EventTally) {
+        self.tally.send_replace(tally);
     }
 
     pub(crate) fn no_command(&mut self) -> bool {

@@ -6,7 +6,7 @@ use belay_protocol::{
 };
 use jiff::Timestamp;
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::{Format, Listing};
 use crate::client::{Client, Document};
@@ -15,6 +15,9 @@ use crate::core::table::{Style, Tone};
 use crate::core::view;
 use crate::failure::Ending;
 use crate::output::Output;
+
+/// Transitions that an explanation shows.
+const TRANSITIONS: usize = 20;
 
 pub(crate) async fn workloads(
     client: &Client,
@@ -44,7 +47,14 @@ pub(crate) async fn workload(
     listing: Listing,
     output: &Output,
 ) -> Result<(), Ending> {
-    one(client, name, listing, output, view::node::workload).await
+    let workload: WorkloadStatus = client.get(&format!("/v1/workloads/{name}")).await?;
+    match listing.output {
+        Format::Json => output.json(&workload),
+        Format::Table => {
+            let node: NodeStatus = client.get("/v1/status").await?;
+            output.text(&view::node::workload(&node, &workload, Timestamp::now(), output.style()))
+        }
+    }
 }
 
 pub(crate) async fn explain(
@@ -53,23 +63,15 @@ pub(crate) async fn explain(
     listing: Listing,
     output: &Output,
 ) -> Result<(), Ending> {
-    one(client, name, listing, output, view::explain::page).await
-}
-
-/// Shows one workload by this page; its node gives what the workload itself does not say.
-async fn one(
-    client: &Client,
-    name: &WorkloadName,
-    listing: Listing,
-    output: &Output,
-    page: impl FnOnce(&NodeStatus, &WorkloadStatus, Timestamp, Style) -> String,
-) -> Result<(), Ending> {
     let workload: WorkloadStatus = client.get(&format!("/v1/workloads/{name}")).await?;
+    let path = format!("/v1/events?last={TRANSITIONS}&kind=phase-changed&workload={name}");
+    let transitions = client.get::<view::events::EventPage>(&path).await?.events;
     match listing.output {
-        Format::Json => output.json(&workload),
+        Format::Json => output.json(&json!({"workload": workload, "transitions": transitions})),
         Format::Table => {
             let node: NodeStatus = client.get("/v1/status").await?;
-            output.text(&page(&node, &workload, Timestamp::now(), output.style()))
+            let (now, style) = (Timestamp::now(), output.style());
+            output.text(&view::explain::page(&node, &workload, &transitions, now, style))
         }
     }
 }

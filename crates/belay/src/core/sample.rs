@@ -13,7 +13,7 @@ pub(crate) fn now() -> Timestamp {
 pub(crate) fn status() -> NodeStatus {
     let cid = belay_protocol::Cid::from_digest([7; 32]).to_string();
     serde_json::from_value(json!({
-        "schema_version": 1, "node": "north", "version": "0.1.0",
+        "schema_version": 2, "node": "north", "version": "0.1.0",
         "started_at": "2026-03-01T08:40:00Z",
         "ready": {"state": "ready"},
         "engine": {"kind": "podman", "version": "4.3.1", "socket": "/run/belay/podman.sock",
@@ -32,11 +32,6 @@ pub(crate) fn status() -> NodeStatus {
              "last_fault": {"code": "start-failed", "message": "exited with code 1 after 8 s",
                             "next": "belay logs cache", "at": "2026-03-01T11:59:48Z"},
              "ports": [], "volumes": [], "mounts": {},
-             "transitions": [
-                {"at": "2026-03-01T11:59:40Z", "from": "back-off", "to": "starting",
-                 "cause": "the wait is over"},
-                {"at": "2026-03-01T11:59:48Z", "from": "starting", "to": "back-off",
-                 "cause": "exited with code 1"}],
              "sync": null},
             {"name": "web", "desired": "running", "phase": "ready",
              "since": "2026-03-01T11:54:48Z", "reason": "3 good probes of GET /",
@@ -48,7 +43,6 @@ pub(crate) fn status() -> NodeStatus {
              "ports": [{"host_address": "127.0.0.1", "host_port": 8080, "container_port": 80,
                         "protocol": "tcp"}],
              "volumes": ["data"], "mounts": {"data": "/data"},
-             "transitions": [],
              "sync": {"role": "provider", "key": "page", "stage": "idle",
                       "last_publish": {"cid": cid, "version": 1_772_365_800_u64,
                                        "at": "2026-03-01T11:50:00Z", "bytes": 4_200_000_u64,

@@ -1,6 +1,7 @@
 //! Pages: status in, text out.
 
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod node;
 pub(crate) mod problem;

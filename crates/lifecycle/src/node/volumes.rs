@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use belay_locks::{AcquireError, Claim, LockName, LockSet, Role};
 use belay_protocol::{
-    GenerationStorage, OperationOutcome, Problem, ProblemCode, SpaceStatus, VolumeAct, VolumeName,
-    WorkloadName,
+    EventSubject, GenerationStorage, OperationOutcome, Problem, ProblemCode, SpaceStatus,
+    VolumeAct, VolumeName, WorkloadName,
 };
 use belay_volumes::{Cloning, ListError, VolumeId, Volumes};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -76,7 +77,7 @@ impl VolumesWatch {
     pub(super) fn new() -> Self {
         Self {
             born: Instant::now(),
-            health: VolumeHealth::default(),
+            health: VolumeHealth::new(Timestamp::now().as_second().unsigned_abs()),
             generations: BTreeMap::new(),
             kept: None,
             fault: None,
@@ -88,7 +89,7 @@ impl VolumesWatch {
         let listed = context.volumes.list().await;
         let Some(listed) = self.taken(listed) else { return };
         for change in self.health.observe(self.born.elapsed(), &listed) {
-            tell(&change);
+            tell(context, &change);
         }
         let shown = listed.iter().map(|volume| {
             let level = self.health.level(&volume.id);
@@ -114,7 +115,7 @@ impl VolumesWatch {
         let host = context.volumes.host().await;
         if let Some(host) = self.taken(host) {
             if let Some(change) = self.health.observe_host(&host) {
-                tell(&change);
+                tell(context, &change);
             }
             context.board.show_space(SpaceStatus {
                 available_bytes: host.available.as_u64(),
@@ -159,7 +160,13 @@ impl VolumesWatch {
     }
 }
 
-fn tell(change: &VolumeChange) {
+fn tell(context: &Context, change: &VolumeChange) {
+    let subject = change.volume.as_ref().map_or(EventSubject::Node, volume_act::subject);
+    let message = match &change.volume {
+        Some(id) => format!("{id}: {}", change.text),
+        None => change.text.clone(),
+    };
+    context.events.emit(subject, message, change.details.clone());
     let volume = change.volume.as_ref().map_or_else(|| "host".to_owned(), ToString::to_string);
     let text = &change.text;
     match change.urgency {
@@ -201,6 +208,7 @@ impl NodeTask {
             let done = act_under_locks(&context, &id, &act, &reporter).await;
             if let Ok(summary) = &done {
                 tracing::info!(volume = %id, act = act.verb(), "{summary}");
+                volume_act::tell_done(&context.events, &id, &act, summary);
             }
             look.now().await;
             reporter.finish(done.map(|summary| OperationOutcome { summary, publish: None }));

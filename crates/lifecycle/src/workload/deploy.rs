@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use belay_engine::Image;
+use belay_protocol::event::AskedVerb;
 use belay_protocol::{DesiredState, Problem, ProblemCode, VolumeName};
 use belay_volumes::{Allocation, ByteSize, VolumeStatus};
 use tokio::time::Instant;
@@ -45,6 +46,7 @@ impl State {
         if !self.begin(PendingKind::PrepareDeploy, reporter) {
             return;
         }
+        self.tell_asked(AskedVerb::Deploy);
         if self.is_in_force(&spec) {
             self.deploy_again(declaration).await;
             return;
@@ -182,6 +184,7 @@ impl State {
 
     /// Refuses a deploy that has changed nothing.
     pub(crate) fn refuse_deploy(&mut self, problem: Problem) {
+        self.tell_deploy_refused(&problem);
         if let Some(wish) = &mut self.wish {
             wish.due = Instant::now() + WISH_RETRY;
             tracing::warn!(workload = %self.name, "{}", problem.detail);
@@ -232,6 +235,7 @@ impl State {
             return;
         }
         self.take_force(*spec, Some(image)).await;
+        self.tell_deploy_begun();
         let in_force = self.known.as_ref().map(|known| &known.spec);
         if self.wish.take_if(|wish| Some(&*wish.spec) == in_force).is_some() {
             tracing::info!(workload = %self.name, "the spec of its file is in force");
@@ -291,6 +295,8 @@ impl State {
                     self.known = None;
                     self.wish = Some(Wish { declaration, spec, due: Instant::now() + WISH_RETRY });
                     self.note(Err(problem));
+                } else {
+                    self.tell_deploy_begun();
                 }
                 self.stale();
             }

@@ -1,7 +1,7 @@
 //! Looking at the engine, and judging what ended.
 
 use belay_engine::{Container, ContainerState, labels};
-use belay_protocol::{DesiredState, Problem, ProblemCode, WorkloadPhase};
+use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadPhase};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
@@ -41,6 +41,9 @@ impl State {
         let recovered = known.record.failures > 0
             && self.healthy_since.is_some_and(|since| since.elapsed() >= healthy);
         if recovered {
+            let failures = known.record.failures;
+            let message = format!("{} runs well; its failures are forgotten", self.name);
+            self.tell(message, EventDetails::Recovered { failures });
             self.keep(|record| record.failures = 0).await;
         }
         self.forget_interruption().await;
@@ -62,13 +65,17 @@ impl State {
             what.push_str(": ");
             what.push_str(error);
         }
+        let (exit_code, out_of_memory) = (i64::from(*exit_code), *oom_killed);
         self.healthy_since = None;
+        // Each is told before the record that says so: then both are on the disk, or neither.
         match meaning {
             ExitMeaning::Planned => {}
             ExitMeaning::Completed => {
+                self.tell(what.as_str(), EventDetails::Ended { exit_code, out_of_memory });
                 self.keep(|record| record.judged_exit = Some(key)).await;
             }
             ExitMeaning::GivenUp => {
+                self.tell(what.as_str(), EventDetails::Ended { exit_code, out_of_memory });
                 self.keep(|record| record.judged_exit = Some(key)).await;
                 let next = format!("its restart policy is never; belay start {}", self.name);
                 let problem = Problem::new(ProblemCode::StartFailed, what, next);
@@ -80,6 +87,7 @@ impl State {
                 }
             }
             ExitMeaning::Failed => {
+                self.tell(what.as_str(), EventDetails::Crashed { exit_code, out_of_memory });
                 let next = format!("see what it wrote: belay logs {}", self.name);
                 self.failed(Problem::new(ProblemCode::StartFailed, what, next), Some(key)).await;
             }
@@ -91,6 +99,13 @@ impl State {
     pub(crate) async fn failed(&mut self, problem: Problem, judged: Option<String>) {
         tracing::warn!(workload = %self.name, code = problem.code.as_str(), "{}", problem.detail);
         self.set_fault(&problem);
+        if judged.is_none() {
+            let details = EventDetails::StartFailed {
+                code: problem.code.as_str().into(),
+                cause: problem.detail.as_str().into(),
+            };
+            self.tell(problem.detail.as_str(), details);
+        }
         let Some(known) = &self.known else { return };
         if known.record.previous.is_some() {
             self.roll_back(problem).await;
@@ -100,6 +115,20 @@ impl State {
         let delay = back_off::delay(failures, chance());
         let due = Timestamp::now()
             .checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_secs(60)));
+        let reason = format!(
+            "failure {failures} in a row, next start in {:.1} s: {}",
+            delay.as_secs_f64(),
+            problem.detail
+        );
+        self.tell(
+            format!("{}: {reason}", self.name),
+            EventDetails::BackingOff {
+                failures,
+                delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
+                next_try_at: due.clone().ok(),
+            },
+        );
+        self.enter_phase(WorkloadPhase::BackOff, reason);
         self.keep(|record| {
             record.failures = failures;
             record.next_try_at = due.ok();
@@ -110,12 +139,6 @@ impl State {
             }
         })
         .await;
-        let reason = format!(
-            "failure {failures} in a row, next start in {:.1} s: {}",
-            delay.as_secs_f64(),
-            problem.detail
-        );
-        self.enter_phase(WorkloadPhase::BackOff, reason);
         self.fail_pending(problem);
     }
 

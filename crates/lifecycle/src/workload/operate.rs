@@ -1,6 +1,7 @@
 //! Taking what is asked of a workload.
 
 use belay_engine::LogOptions;
+use belay_protocol::event::{AskedVerb, HaltCleared};
 use belay_protocol::{
     DesiredState, LogLine, LogQuery, LogStream, OperationOutcome, Problem, ProblemCode,
     PublishRequest, VolumeFate,
@@ -97,6 +98,7 @@ impl State {
             return;
         }
         let running = self.running_incarnation().is_some();
+        let was_held = self.known.as_ref().is_some_and(|known| known.record.halted.is_some());
         let written = self
             .change(|record| {
                 record.run = DesiredState::Running;
@@ -111,7 +113,11 @@ impl State {
             })
             .await;
         self.restarts = 0;
-        self.settle_write(written);
+        let cleared = was_held && written.is_ok();
+        self.settle_write(AskedVerb::Start, written);
+        if cleared {
+            self.tell_halt_cleared(HaltCleared::Operator);
+        }
     }
 
     async fn ask_stop(&mut self, reporter: Reporter) {
@@ -132,7 +138,7 @@ impl State {
             })
             .await;
         self.renewal = Renewal::None;
-        self.settle_write(written);
+        self.settle_write(AskedVerb::Stop, written);
     }
 
     async fn ask_restart(&mut self, reporter: Reporter) {
@@ -166,7 +172,7 @@ impl State {
         if written.is_ok() && (self.seen.is_none() || self.running_incarnation().is_some()) {
             self.renewal = Renewal::Wanted;
         }
-        self.settle_write(written);
+        self.settle_write(AskedVerb::Restart, written);
     }
 
     async fn ask_remove(&mut self, volumes: VolumeFate, reporter: Reporter) {
@@ -182,14 +188,18 @@ impl State {
                 record.interruption = Interruption::Planned;
             })
             .await;
-        self.settle_write(written);
+        self.settle_write(AskedVerb::Rm, written);
     }
 
-    fn settle_write(&mut self, written: Result<(), Problem>) {
+    /// Tells what was asked for once it is written down, and fails it otherwise.
+    fn settle_write(&mut self, asked: AskedVerb, written: Result<(), Problem>) {
         self.stale();
-        if let Err(problem) = written {
-            self.set_fault(&problem);
-            self.fail_pending(problem);
+        match written {
+            Ok(()) => self.tell_asked(asked),
+            Err(problem) => {
+                self.set_fault(&problem);
+                self.fail_pending(problem);
+            }
         }
     }
 

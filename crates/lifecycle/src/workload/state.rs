@@ -1,14 +1,14 @@
 //! What a workload's task knows, and the view that the machine decides from.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use belay_engine::{Container, ContainerState, Image};
 use belay_protocol::{
-    DesiredState, EventDetails, EventText, Fault, NodeStatus, Problem, Transition, WorkloadName,
-    WorkloadPhase, WorkloadStatus,
+    DesiredState, EventDetails, Fault, NodeStatus, Problem, WorkloadName, WorkloadPhase,
+    WorkloadStatus,
 };
 use belay_sync::{SyncHandle, Window, WindowOutcome, WindowOwner, WindowRefused, WindowReply};
 use belay_volumes::MountedVolume;
@@ -93,9 +93,10 @@ pub(crate) struct State {
     pub(crate) phase: WorkloadPhase,
     pub(crate) phase_since: Timestamp,
     pub(crate) reason: String,
-    pub(crate) transitions: VecDeque<Transition>,
     pub(crate) last_fault: Option<Fault>,
     pub(crate) restarts: u32,
+    /// Generation that was deployed and of which it was not told yet that it is up.
+    pub(crate) coming_up: Option<u64>,
     /// When the running incarnation was first seen ready.
     pub(crate) healthy_since: Option<Instant>,
 }
@@ -219,6 +220,8 @@ pub(crate) struct WindowReturn {
 pub(crate) struct RunningSync {
     pub(crate) handle: SyncHandle,
     pub(crate) status: watch::Receiver<belay_protocol::SyncStatus>,
+    /// What of its status was told as events.
+    pub(crate) told: belay_protocol::SyncStatus,
     pub(crate) task: JoinHandle<()>,
     pub(crate) token: CancellationToken,
     pub(crate) layout: watch::Sender<Option<belay_sync::SyncLayout>>,
@@ -286,9 +289,9 @@ impl State {
             phase: WorkloadPhase::Pending,
             phase_since: Timestamp::now(),
             reason: "belayd has just started".to_owned(),
-            transitions: VecDeque::new(),
             last_fault: None,
             restarts: 0,
+            coming_up: None,
             healthy_since: None,
         };
         if let Beginning::Known(record) = beginning {
@@ -303,7 +306,10 @@ impl State {
         let declaration = &record.declaration;
         let directory = std::path::Path::new(&declaration.directory);
         match spec::parse(&declaration.spec, &declaration.file, directory) {
-            Ok(spec) => self.known = Some(Known { record, spec }),
+            Ok(spec) => {
+                self.coming_up = record.previous.as_ref().map(|_| record.generation);
+                self.known = Some(Known { record, spec });
+            }
             Err(faults) => {
                 self.unreadable_generation = record.newest_generation;
                 let list: Vec<_> = faults.iter().map(ToString::to_string).collect();
@@ -513,8 +519,6 @@ impl State {
 
     /// Changes the phase, with its cause.
     pub(crate) fn enter_phase(&mut self, phase: WorkloadPhase, reason: impl Into<String>) {
-        /// Transitions kept for `belay explain`.
-        const KEPT: usize = 20;
         self.reason = reason.into();
         if phase == self.phase {
             return;
@@ -526,19 +530,8 @@ impl State {
             cause: self.reason.as_str().into(),
         };
         self.tell(format!("{} is {}: {}", self.name, phase.as_str(), self.reason), details);
-        let at = Timestamp::now();
-        if self.transitions.len() == KEPT {
-            self.transitions.pop_front();
-        }
-        let cause = self.reason.clone();
-        self.transitions.push_back(Transition { at, from: self.phase, to: phase, cause });
         self.phase = phase;
-        self.phase_since = at;
-    }
-
-    /// Tells that something happened to this workload.
-    pub(crate) fn tell(&self, message: impl Into<EventText>, details: EventDetails) {
-        self.context.events.emit(&self.name, message, details);
+        self.phase_since = Timestamp::now();
     }
 
     /// The phase that a step belongs to.

@@ -173,7 +173,6 @@ impl State {
                 status.halted.clone_from(&record.halted);
                 status
             }),
-            transitions: self.transitions.iter().cloned().collect(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use belay_engine::{EngineError, Liveness, LogOptions, Removal};
-use belay_protocol::{DesiredState, Problem, ProblemCode, VolumeFate, WorkloadPhase};
+use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, VolumeFate, WorkloadPhase};
 use belay_volumes::{Origin, Owner, VolumeSpec};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
@@ -353,6 +353,11 @@ impl State {
         let record = known.record.rolled_back();
         let was_running = record.run == DesiredState::Running;
         let given_up = known.record.declaration.hash();
+        let told = EventDetails::DeployRolledBack {
+            generation: known.record.generation,
+            restored: record.generation,
+            cause: problem.detail.as_str().into(),
+        };
         if let Some(wish) = &mut self.wish
             && wish.declaration.hash() == given_up
         {
@@ -365,6 +370,8 @@ impl State {
             self.pause(RETRY);
             return;
         }
+        self.coming_up = None;
+        self.tell(format!("a deploy of {} was given up: {}", self.name, problem.detail), told);
         if was_running && let Some(pending) = &mut self.pending {
             pending.reporter.progress("roll back", "restoring the version before");
             pending.failure.get_or_insert(problem);
@@ -440,15 +447,17 @@ impl State {
             self.pause(RETRY);
             return;
         }
+        let volumes = match fate {
+            VolumeFate::Keep => "its volumes are kept",
+            VolumeFate::Delete => "its volumes are deleted",
+        };
+        let details = EventDetails::Removed { volumes: fate };
+        self.tell(format!("{} is removed; {volumes}", self.name), details);
         self.known = None;
         self.forgotten = self.wish.is_none();
         self.unreadable_generation = newest_generation;
         self.publish_status();
         if let Some(pending) = self.pending.take() {
-            let volumes = match fate {
-                VolumeFate::Keep => "its volumes are kept",
-                VolumeFate::Delete => "its volumes are deleted",
-            };
             let mut summary = format!("{} is removed; {volumes}", self.name);
             summary.push_str(&self.those_who_depend());
             pending.reporter.done(summary);

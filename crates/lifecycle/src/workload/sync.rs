@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_engine::Liveness;
-use belay_protocol::{DesiredState, Problem, ProblemCode, WorkloadName};
+use belay_protocol::event::HaltCleared;
+use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
     AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishError, Require,
     SyncLayout, SyncSpec, Window, WindowOutcome, WindowPurpose, WindowRefused, WindowReply,
@@ -107,6 +108,8 @@ impl State {
             Ok(recovery) => {
                 if let Some(cid) = recovery.finished {
                     tracing::info!(workload = %self.name, %cid, "an apply that was cut short is finished");
+                    let message = format!("the apply of {cid} on {} is finished", self.name);
+                    self.tell(message, EventDetails::ApplyFinished { cid });
                 }
                 match recovery.halt {
                     Some(reason) => {
@@ -115,7 +118,7 @@ impl State {
                             self.halt(reason).await;
                         }
                     }
-                    None => self.keep(|record| record.halted = None).await,
+                    None => self.clear_halt(HaltCleared::Recovery).await,
                 }
                 self.volumes = VolumesFact::Whole;
                 self.run_sync();
@@ -140,6 +143,8 @@ impl State {
     /// Holds the workload until an operator or a verified apply clears it.
     pub(crate) async fn halt(&mut self, reason: String) {
         tracing::error!(workload = %self.name, "halted: {reason}");
+        let details = EventDetails::Halted { cause: reason.as_str().into() };
+        self.tell(format!("{} is held: {reason}", self.name), details);
         // Held in memory even where the ledger cannot take it: a start would write on ruins.
         self.keep(|record| record.halted = Some(reason.clone())).await;
         let problem = self.halted(&reason);
@@ -179,7 +184,9 @@ impl State {
             }
         };
         let status = handle.status();
-        self.sync = Some(RunningSync { handle, status, task, token, layout });
+        // What it remembers of earlier runs was told then.
+        let told = status.borrow().clone();
+        self.sync = Some(RunningSync { handle, status, told, task, token, layout });
     }
 
     /// The volumes are about to be unmounted or replaced.
@@ -200,13 +207,15 @@ impl State {
         self.refuse_window("volume-sync of the workload ends");
         // It may be waiting for this answer before it can end.
         self.answer_window_return(belay_sync::Ready::NotStarted);
-        let Some(sync) = self.sync.take() else { return };
+        let Some(sync) = &mut self.sync else { return };
         sync.token.cancel();
-        if let Err(error) = sync.task.await
+        if let Err(error) = (&mut sync.task).await
             && !error.is_cancelled()
         {
             tracing::error!(workload = %self.name, "its sync task failed: {error}");
         }
+        self.tell_sync();
+        self.sync = None;
     }
 
     pub(crate) fn sync_changed(&mut self, alive: bool) {
@@ -351,7 +360,7 @@ impl State {
             WindowOutcome::Unchanged => {}
             WindowOutcome::Applied { cid } => {
                 tracing::info!(workload = %self.name, %cid, "applied");
-                self.keep(|record| record.halted = None).await;
+                self.clear_halt(HaltCleared::Apply).await;
             }
             WindowOutcome::Uncertain { reason } => self.halt(reason).await,
         }

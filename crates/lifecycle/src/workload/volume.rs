@@ -42,6 +42,7 @@ impl State {
         match done {
             Ok(summary) => {
                 tracing::info!(volume = %id, act = act.verb(), "{summary}");
+                volume_act::tell_done(&self.context.events, &id, &act, &summary);
                 look.now().await;
                 reporter.finish(Ok(OperationOutcome { summary, publish: None }));
             }

@@ -33,7 +33,7 @@ macro_rules! kinds {
         }
 
         /// Kind of an event, with what belongs to it.
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(tag = "kind", content = "details", deny_unknown_fields)]
         pub enum EventDetails {
             $(

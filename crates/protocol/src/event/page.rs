@@ -30,7 +30,7 @@ pub enum EventStart {
 }
 
 /// A page of events (`GET /v1/events`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventPage {
     /// Number of the oldest event that is kept; absent while there is none.
     pub first: Option<EventSeq>,

@@ -1,16 +1,21 @@
 //! `belay explain WORKLOAD`: why it is in the state it is in.
 
-use belay_protocol::{NodeStatus, SyncRole, WorkloadStatus};
+use belay_protocol::{
+    DesiredState, NodeStatus, SyncRole, VolumeStatus, WorkloadPhase, WorkloadStatus,
+};
 use jiff::Timestamp;
+use serde_json::Value;
 
 use super::{Facts, node, tone};
 use crate::core::table::{Cell, Style, Table, Tone};
 use crate::core::{advice, human};
 
-/// Desired against observed, what holds it, and how it came to this.
+/// Desired against observed, what holds it, and how it came to this: `transitions` are the events
+/// of its phases, oldest first.
 pub(crate) fn page(
     status: &NodeStatus,
     workload: &WorkloadStatus,
+    transitions: &[Value],
     now: Timestamp,
     style: Style,
 ) -> String {
@@ -39,6 +44,14 @@ pub(crate) fn page(
             },
         },
     );
+    let differences = differences(status, workload);
+    if differences.is_empty() {
+        facts.add("differs", "nothing");
+    }
+    for (number, difference) in differences.iter().enumerate() {
+        let label = if number == 0 { "differs" } else { "" };
+        facts.add_toned(label, difference, Tone::Doubtful, style);
+    }
     for (number, needed) in workload.depends_on.iter().enumerate() {
         let label = if number == 0 { "depends on" } else { "" };
         let until = needed.until.as_str();
@@ -78,15 +91,21 @@ pub(crate) fn page(
         None => facts.add("next", "nothing to do"),
     }
     let mut text = facts.render();
-    if !workload.transitions.is_empty() {
+    if !transitions.is_empty() {
         text.push('\n');
-        let mut table = Table::new(&["WHEN", "FROM", "TO", "CAUSE"]);
-        for transition in &workload.transitions {
+        let mut table = Table::new(&["EVENT", "WHEN", "FROM", "TO", "CAUSE"]);
+        for transition in transitions {
+            let at = transition["at"].as_str().unwrap_or_default();
+            let at = at.parse().map_or_else(|_| at.to_owned(), human::clock);
+            let details = |name: &str| transition["details"][name].as_str().unwrap_or("-");
+            let to = &transition["details"]["to"];
+            let tone = serde_json::from_value(to.clone()).map_or(Tone::Plain, tone);
             table.row([
-                human::clock(transition.at).into(),
-                transition.from.as_str().into(),
-                Cell::new(transition.to.as_str(), tone(transition.to)),
-                transition.cause.as_str().into(),
+                transition["seq"].to_string().into(),
+                at.into(),
+                details("from").into(),
+                Cell::new(details("to"), tone),
+                details("cause").into(),
             ]);
         }
         text += &table.render(style);
@@ -94,30 +113,126 @@ pub(crate) fn page(
     text
 }
 
+/// What is not as it should be, a sentence each.
+fn differences(status: &NodeStatus, workload: &WorkloadStatus) -> Vec<String> {
+    let mut found = Vec::new();
+    let own = |volume: &&VolumeStatus| volume.workload == workload.name;
+    match workload.desired {
+        DesiredState::Running => {
+            let up = matches!(workload.phase, WorkloadPhase::Ready | WorkloadPhase::Completed);
+            match &workload.container {
+                _ if up => {}
+                None => found.push("it should run and has no container".to_owned()),
+                Some(container) if container.exit.is_some() => {
+                    found.push("it should run and its container has ended".to_owned());
+                }
+                Some(container) if container.started_at.is_none() => {
+                    found.push("it should run and its container was never started".to_owned());
+                }
+                Some(_) => {
+                    found.push(format!("it should be ready and is {}", workload.phase.as_str()));
+                }
+            }
+            for name in &workload.volumes {
+                let volume = status.volumes.iter().filter(own).find(|volume| volume.name == *name);
+                let refuses = volume
+                    .and_then(|volume| volume.usage.as_ref())
+                    .is_some_and(|usage| usage.read_only);
+                match volume {
+                    // Nothing was looked at yet.
+                    None if status.volumes.is_empty() => {}
+                    None => found.push(format!("volume {name} is not there yet")),
+                    Some(VolumeStatus { fault: Some(fault), .. }) => {
+                        found.push(format!("volume {name}: {fault}"));
+                    }
+                    Some(_) if refuses => found.push(format!("volume {name} refuses writes")),
+                    Some(volume) if !volume.mounted && !up => {
+                        found.push(format!("volume {name} is not mounted"));
+                    }
+                    Some(_) => {}
+                }
+            }
+        }
+        DesiredState::Stopped => {
+            if workload.container.is_some() {
+                found.push("it should be stopped and its container is still there".to_owned());
+            }
+            for volume in status.volumes.iter().filter(own).filter(|volume| volume.mounted) {
+                found.push(format!("volume {} is still mounted", volume.name));
+            }
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::core::sample;
+
+    fn transition(seq: u64, at: &str, from: &str, to: &str, cause: &str) -> Value {
+        json!({
+            "seq": seq, "at": at, "kind": "phase-changed", "severity": "info",
+            "subject": {"type": "workload", "workload": "cache"}, "message": cause,
+            "details": {"from": from, "to": to, "cause": cause},
+        })
+    }
 
     #[test]
     fn a_failing_workload_is_explained_with_its_past() {
         let status = sample::status();
         let cache = sample::workload("cache");
+        let past = [
+            transition(7, "2026-03-01T11:59:40Z", "back-off", "starting", "the wait is over"),
+            transition(9, "2026-03-01T11:59:48Z", "starting", "back-off", "exited with code 1"),
+        ];
         assert_eq!(
-            page(&status, &cache, sample::now(), Style::Plain),
+            page(&status, &cache, &past, sample::now(), Style::Plain),
             "   desired: running\n\
              \x20 observed: back-off since 2026-03-01 11:59:48Z (12s ago)\n\
              \x20  because: exited with code 1, 4 times in a row\n\
              \x20   engine: container exited with code 1\n\
+             \x20  differs: it should run and its container has ended\n\
              \x20 back-off: 4 failures in a row, next start at 2026-03-01 12:00:08Z (in 8s)\n\
              last fault: exited with code 1 after 8 s (start-failed)\n\
              \x20           at 2026-03-01 11:59:48Z\n\
              \x20     next: belay logs cache\n\
              \n\
-             WHEN                  FROM      TO        CAUSE\n\
-             2026-03-01 11:59:40Z  back-off  starting  the wait is over\n\
-             2026-03-01 11:59:48Z  starting  back-off  exited with code 1\n"
+             EVENT  WHEN                  FROM      TO        CAUSE\n\
+             7      2026-03-01 11:59:40Z  back-off  starting  the wait is over\n\
+             9      2026-03-01 11:59:48Z  starting  back-off  exited with code 1\n"
         );
+    }
+
+    #[test]
+    fn what_differs_is_what_an_operator_would_look_for() {
+        let of = |change: fn(&mut NodeStatus, &mut WorkloadStatus)| {
+            let (mut status, mut web) = (sample::status(), sample::workload("web"));
+            change(&mut status, &mut web);
+            differences(&status, &web).join("; ")
+        };
+        assert_eq!(of(|_, _| {}), "");
+        let stopped = of(|_, web| web.desired = DesiredState::Stopped);
+        assert_eq!(
+            stopped,
+            "it should be stopped and its container is still there; volume data is still mounted"
+        );
+        let unready = of(|_, web| web.phase = WorkloadPhase::Unready);
+        assert_eq!(unready, "it should be ready and is unready");
+        let gone = of(|status, web| {
+            web.phase = WorkloadPhase::BackOff;
+            web.container = None;
+            status.volumes.retain(|volume| volume.workload != web.name);
+        });
+        assert_eq!(gone, "it should run and has no container; volume data is not there yet");
+        let read_only = of(|status, _| {
+            let volume = status.volumes.iter_mut().find(|v| v.workload.as_str() == "web");
+            let usage = volume.and_then(|volume| volume.usage.as_mut()).expect("it is mounted");
+            usage.read_only = true;
+        });
+        assert_eq!(read_only, "volume data refuses writes");
     }
 
     #[test]
@@ -134,7 +249,7 @@ mod tests {
             on("cache", DependencyState::Started, None),
             on("db", DependencyState::Ready, Some("stopped, an operator stopped it")),
         ];
-        let text = page(&sample::status(), &web, sample::now(), Style::Plain);
+        let text = page(&sample::status(), &web, &[], sample::now(), Style::Plain);
         assert!(text.contains("depends on: cache, until started\n"), "{text}");
         let awaited = "            db, until ready; it is stopped, an operator stopped it\n";
         assert!(text.contains(awaited), "{text}");
@@ -148,7 +263,7 @@ mod tests {
         if let Some(sync) = &mut web.sync {
             sync.halted = Some("an apply was cut and data is uncertain".to_owned());
         }
-        let text = page(&sample::status(), &web, sample::now(), Style::Plain);
+        let text = page(&sample::status(), &web, &[], sample::now(), Style::Plain);
         assert!(text.contains("held: an apply was cut and data is uncertain\n"), "{text}");
         assert!(text.contains("next: look at its volumes first; belay start web clears"), "{text}");
     }
