@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use belay_protocol::{
-    DeployRequest, NodeStatus, OperationEvent, OperationOutcome, Problem, VolumeFate, VolumeStatus,
-    WorkloadPhase, WorkloadStatus,
+    DeployRequest, EventPage, NodeStatus, OperationEvent, OperationOutcome, Problem, VolumeFate,
+    VolumeStatus, WorkloadPhase, WorkloadStatus,
 };
 use serde_json::json;
 
@@ -136,6 +136,14 @@ impl Client {
             .into_iter()
             .find(|v| v.workload.as_str() == workload && v.name.as_str() == volume);
         found.ok_or_else(|| format!("no volume {workload}/{volume}"))
+    }
+
+    /// A page of events; `query` as in `after=0&limit=1000`.
+    pub async fn events(&self, query: &str) -> Result<EventPage, String> {
+        let address = format!("http://belay/v1/events?{query}");
+        let answer = self.http.get(address).timeout(Duration::from_secs(5));
+        let answer = answer.send().await.map_err(|error| format!("{error:?}"))?;
+        answer.json().await.map_err(|error| format!("{error:?}"))
     }
 
     /// The page for Prometheus.
