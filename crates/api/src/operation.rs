@@ -51,6 +51,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Stop { .. } => "stop",
         Operation::Restart { .. } => "restart",
         Operation::Remove { .. } => "remove",
+        Operation::ClearOverrides { .. } => "clear-overrides",
         Operation::Publish { .. } => "publish",
         Operation::Volume { act, .. } => act.verb(),
     }
@@ -64,6 +65,7 @@ fn about(operation: &Operation) -> &str {
         | Operation::Stop { workload }
         | Operation::Restart { workload }
         | Operation::Remove { workload, .. }
+        | Operation::ClearOverrides { workload }
         | Operation::Publish { workload, .. }
         | Operation::Volume { workload, .. } => workload.as_str(),
     }

@@ -22,10 +22,11 @@ const BODY_LIMIT: usize = 1024 * 1024;
 
 /// Pages that change something, or show what a workload wrote. A method router answers on each of
 /// them for the operator, a refusal for the observer.
-const ACTS: [&str; 13] = [
+const ACTS: [&str; 14] = [
     "/v1/workloads/{name}/start",
     "/v1/workloads/{name}/stop",
     "/v1/workloads/{name}/restart",
+    "/v1/workloads/{name}/env",
     "/v1/workloads/{name}/sync/publish",
     "/v1/workloads/{name}/sync/history",
     "/v1/workloads/{name}/logs",
@@ -44,6 +45,7 @@ pub fn operator_router(state: ApiState) -> Router {
         start,
         stop,
         restart,
+        env,
         publish,
         history,
         logs,
@@ -61,6 +63,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(start, post(operate::start))
         .route(stop, post(operate::stop))
         .route(restart, post(operate::restart))
+        .route(env, delete(operate::clear_overrides))
         .route(publish, post(operate::publish))
         .route(history, get(ask::history))
         .route(logs, get(ask::logs))

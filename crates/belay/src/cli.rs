@@ -95,6 +95,16 @@ pub(crate) enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Show which names of its environment a workload has overridden, or end that
+    #[command(after_help = "Example: belay env web --clear")]
+    Env {
+        workload: WorkloadName,
+        /// End all of them at its next start
+        #[arg(long)]
+        clear: bool,
+        #[command(flatten)]
+        listing: Listing,
+    },
     /// Say why a workload is in the state it is in
     #[command(after_help = "Example: belay explain web")]
     Explain {

@@ -47,6 +47,12 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
             let dependants = if force { "ignore" } else { "refuse" };
             operate::remove(&client()?, &workload, fate, dependants, output).await?;
         }
+        Verb::Env { workload, clear: true, listing: _ } => {
+            operate::clear_overrides(&client()?, &workload, output).await?;
+        }
+        Verb::Env { workload, clear: false, listing } => {
+            show::overrides(&client()?, &workload, listing, output).await?;
+        }
         Verb::Explain { workload, listing } => {
             show::explain(&client()?, &workload, listing, output).await?;
         }

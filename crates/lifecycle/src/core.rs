@@ -1,5 +1,6 @@
 //! Every decision of the lifecycle: pure, without io, task or clock.
 
+pub mod app_requests;
 pub mod back_off;
 pub mod container;
 pub mod dependencies;

@@ -383,6 +383,9 @@ impl NodeTask {
                 }
                 (workload, WorkloadCommand::Remove { volumes, reporter })
             }
+            Operation::ClearOverrides { workload } => {
+                (workload, WorkloadCommand::ClearOverrides { reporter })
+            }
             Operation::Publish { workload, request } => {
                 (workload, WorkloadCommand::Publish { request, reporter })
             }

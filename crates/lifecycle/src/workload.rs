@@ -4,6 +4,7 @@
 //! repeats until the machine says to wait; between any two steps it takes what has been asked of it
 //! meanwhile, so that a stop wins over a start that is still under way.
 
+mod app_requests;
 mod command;
 mod deploy;
 mod locking;
@@ -148,6 +149,8 @@ impl WorkloadTask {
             self.state.tell_sync();
             self.state.see_providers();
             self.state.follow_providers();
+            self.state.look_at_requests().await;
+            self.state.follow_overrides();
             if self.state.is_forgotten() {
                 return Instant::now();
             }
@@ -220,6 +223,7 @@ impl WorkloadTask {
                 state.window_closed(outcome, reply).await;
             }
             changed = state::sync_changed(&mut state.sync) => state.sync_changed(changed),
+            heard = state.requests.heard() => state.requests.take_hint(heard.as_ref()),
             () = providers::changed(&mut state.page, state.known.as_ref(), &state.providers) => {}
             // Answers that are done are let go of.
             Some(_) = state.answers.join_next() => {}

@@ -4,6 +4,7 @@
 //! Everything here is data with serde derives and the parsing that makes wrong values
 //! unrepresentable. There is no io, no task and no clock.
 
+pub mod app_request;
 pub mod control;
 pub mod event;
 mod exec;

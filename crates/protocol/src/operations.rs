@@ -42,6 +42,12 @@ pub enum Operation {
         /// Whether it goes although others depend on it.
         dependants: DependantsRule,
     },
+    /// End every override of the environment that the app asked for
+    /// (`DELETE /v1/workloads/{name}/env`).
+    ClearOverrides {
+        /// Which workload.
+        workload: WorkloadName,
+    },
     /// Publish paths of a provider (`POST /v1/workloads/{name}/sync/publish`).
     Publish {
         /// Which workload.

@@ -174,6 +174,9 @@ pub struct WorkloadStatus {
     /// The workloads that it depends on, by name.
     #[serde(default)]
     pub depends_on: Vec<DependencyStatus>,
+    /// Names of the environment that the app itself has overridden; values are never shown.
+    #[serde(default)]
+    pub overrides: Vec<String>,
     /// Volume-sync, if configured.
     pub sync: Option<SyncStatus>,
 }

@@ -340,5 +340,29 @@ pub(crate) fn remove_tree(parent: &Dir, name: Name<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes everything in a directory and keeps the directory itself, with its owner and mode; no
+/// link is followed and no other mount is entered. What is removed is so durably when this returns.
+/// Ends early, as interrupted, once `is_ending` says so. Returns how many names were removed. Blocks
+/// the thread.
+pub fn empty_directory(path: &Path, is_ending: impl Fn() -> bool) -> io::Result<u64> {
+    let dir = Dir::open(path)?;
+    let mut removed = 0;
+    loop {
+        let page = dir.some_names(1_000, |_| true)?;
+        if page.is_empty() {
+            break;
+        }
+        for name in page {
+            if is_ending() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            remove_tree(&dir, Name(&name))?;
+            removed += 1;
+        }
+    }
+    dir.sync_file_system()?;
+    Ok(removed)
+}
+
 #[cfg(test)]
 mod tests;

@@ -22,40 +22,51 @@ const DIR_MODE: u32 = 0o1777;
 /// What stands in the way is moved aside this many times; then it stays and is complained of.
 const ASIDE_MAX: u32 = 8;
 
-/// The control directory, for one look.
+/// A control directory, for one look.
 #[derive(Debug)]
-pub(crate) struct ControlDir {
+pub struct ControlDir {
     dir: Dir,
     answers: Arc<dyn AnswerPlace>,
 }
 
 /// What lies where a request would.
 #[derive(Debug)]
-pub(crate) enum Pending {
+pub enum Pending {
+    /// Nothing.
     Nothing,
     /// Something that is no file; it was taken away.
     Unsafe {
+        /// What it was.
         what: &'static str,
     },
-    /// A file and its bytes: one more than the most a request may have, if it has more.
+    /// A file.
     Request {
+        /// Its bytes: at most 64 KiB, or one more where it has more.
         bytes: Vec<u8>,
+        /// Tells whether it is written to after this look.
         print: Fingerprint,
     },
 }
 
 /// Tells whether a file was written to between two looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fingerprint {
+pub struct Fingerprint {
     inode: u64,
     size: i64,
     modified: (i64, i64),
 }
 
 impl ControlDir {
-    /// Opens the directory in the system volume's data; none if it is absent.
+    /// Opens volume-sync's own directory; none if it is absent.
     pub(crate) fn open(control: &ControlVolume) -> io::Result<Option<Self>> {
-        match Dir::open(&control.data)?.open_dir(CONTROL_DIR.as_bytes()) {
+        Self::open_in(control, CONTROL_DIR)
+    }
+
+    /// Opens the directory of this name in the system volume's data; none if it is absent. Blocks
+    /// the thread, as everything here does.
+    pub fn open_in(control: &ControlVolume, directory: &str) -> io::Result<Option<Self>> {
+        let data = Dir::open(&control.data)?;
+        match data.open_child(Name::new(directory.as_bytes())?) {
             Ok(dir) => Ok(Some(Self { dir, answers: Arc::clone(&control.answers) })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -82,12 +93,12 @@ impl ControlDir {
     }
 
     /// A path to this very directory for as long as this value lives.
-    pub(crate) fn pinned_path(&self) -> PathBuf {
+    pub fn pinned_path(&self) -> PathBuf {
         format!("/proc/self/fd/{}/.", self.dir.descriptor().as_raw_fd()).into()
     }
 
     /// Looks at the request without touching it, unless it is no file.
-    pub(crate) fn pending(&self) -> io::Result<Pending> {
+    pub fn pending(&self) -> io::Result<Pending> {
         let name = Name::new(REQUEST_FILE.as_bytes())?;
         let Some(stat) = self.dir.stat(name)? else { return Ok(Pending::Nothing) };
         if file_type(&stat) != FileType::RegularFile {
@@ -107,7 +118,7 @@ impl ControlDir {
     }
 
     /// Takes the request: from here the app may write another. Returns what was taken.
-    pub(crate) fn claim(&self) -> io::Result<Vec<u8>> {
+    pub fn claim(&self) -> io::Result<Vec<u8>> {
         let (from, to) =
             (Name::new(REQUEST_FILE.as_bytes())?, Name::new(PROCESSING_FILE.as_bytes())?);
         if let Some(stat) = self.dir.stat(to)?
@@ -121,7 +132,7 @@ impl ControlDir {
 
     /// Makes a request that an earlier process took and did not journal a request again. False if
     /// there is none, if the app wrote another meanwhile, or if it is no file.
-    pub(crate) fn unclaim(&self) -> io::Result<bool> {
+    pub fn unclaim(&self) -> io::Result<bool> {
         let (from, to) =
             (Name::new(PROCESSING_FILE.as_bytes())?, Name::new(REQUEST_FILE.as_bytes())?);
         match self.dir.stat(from)? {
@@ -139,7 +150,7 @@ impl ControlDir {
 
     /// Removes what has this name. A directory that is not empty is moved aside, never emptied: the
     /// app could fill it faster.
-    pub(crate) fn clear(&self, file: &str) -> io::Result<()> {
+    pub fn clear(&self, file: &str) -> io::Result<()> {
         let name = Name::new(file.as_bytes())?;
         let Some(stat) = self.dir.stat(name)? else { return Ok(()) };
         if file_type(&stat) != FileType::Directory {
@@ -159,7 +170,7 @@ impl ControlDir {
     }
 
     /// Puts a file, whole, in the place of whatever has its name: mode 0644, owned by belayd.
-    pub(crate) fn write<T: Serialize>(&self, file: &str, value: &T) -> io::Result<()> {
+    pub fn write<T: Serialize>(&self, file: &str, value: &T) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
         if let Some(stat) = self.dir.stat(Name::new(file.as_bytes())?)?

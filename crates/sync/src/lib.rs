@@ -32,10 +32,12 @@ mod volume;
 mod walk;
 mod window;
 
-pub use belay_store::LocalStore;
+pub use belay_store::{DirectoryWatch, LocalStore};
+pub use beneath::empty_directory;
 pub use command::{
     ClearHaltError, HistoryError, PublishCommand, PublishError, RecoverError, Recovery, SyncHandle,
 };
+pub use control::{ControlDir, Fingerprint, Pending};
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use recovery::{clear_halt, is_recovery_needed, recover};

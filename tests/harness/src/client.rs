@@ -102,6 +102,11 @@ impl Client {
         self.operate(self.http.post(address)).await
     }
 
+    /// Ends all overrides of a workload's environment.
+    pub async fn clear_overrides(&self, name: &str) -> Result<OperationOutcome, Refusal> {
+        self.operate(self.http.delete(format!("http://belay/v1/workloads/{name}/env"))).await
+    }
+
     /// Removes a workload, whoever depends on it.
     pub async fn remove(
         &self,

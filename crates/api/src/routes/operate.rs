@@ -57,6 +57,14 @@ pub(crate) async fn remove(
     Ok(carry_out(&state, caller, Operation::Remove { workload, volumes, dependants }).await)
 }
 
+pub(crate) async fn clear_overrides(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+) -> Response {
+    carry_out(&state, caller, Operation::ClearOverrides { workload }).await
+}
+
 pub(crate) async fn publish(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,

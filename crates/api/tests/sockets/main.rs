@@ -121,6 +121,12 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
         (Method::POST, "/v1/workloads/web/restart", vec![], Operation::Restart { workload: web() }),
         (
             Method::DELETE,
+            "/v1/workloads/web/env",
+            vec![],
+            Operation::ClearOverrides { workload: web() },
+        ),
+        (
+            Method::DELETE,
             "/v1/workloads/web",
             vec![],
             Operation::Remove {

@@ -57,6 +57,15 @@ pub(crate) async fn remove(
     act(client, Method::DELETE, &path, Document::none(), output).await
 }
 
+pub(crate) async fn clear_overrides(
+    client: &Client,
+    name: &WorkloadName,
+    output: &Output,
+) -> Result<(), Ending> {
+    let path = format!("/v1/workloads/{name}/env");
+    act(client, Method::DELETE, &path, Document::none(), output).await
+}
+
 pub(crate) async fn publish(
     client: &Client,
     name: &WorkloadName,

@@ -76,6 +76,20 @@ pub(crate) async fn explain(
     }
 }
 
+/// Names of the environment that the workload has overridden; values are in its container only.
+pub(crate) async fn overrides(
+    client: &Client,
+    name: &WorkloadName,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let workload: WorkloadStatus = client.get(&format!("/v1/workloads/{name}")).await?;
+    match listing.output {
+        Format::Json => output.json(&workload.overrides),
+        Format::Table => output.text(&view::node::overrides(&workload)),
+    }
+}
+
 pub(crate) async fn volumes(
     client: &Client,
     listing: Listing,

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use belay_protocol::app_request::{OVERRIDES_DIR, RESET_DIR};
+use belay_protocol::control::{REQUEST_FILE, RESPONSE_FILE};
 use belay_protocol::{NodeId, SyncRole};
 
 use super::providers::Exports;
@@ -66,6 +68,12 @@ fn control(spec: &WorkloadSpec, node: &NodeId) -> Vec<(String, String)> {
         ("SYSTEM_VOLUME", mount.clone()),
         ("VOLUME_SYNC_DIR", format!("{mount}/volume-sync")),
         ("SYNC_REQUEST_FILE", format!("{mount}/volume-sync/request.json")),
+        ("ENV_OVERRIDES_DIR", format!("{mount}/{OVERRIDES_DIR}")),
+        ("ENV_OVERRIDES_REQUEST_FILE", format!("{mount}/{OVERRIDES_DIR}/{REQUEST_FILE}")),
+        ("ENV_OVERRIDES_RESPONSE_FILE", format!("{mount}/{OVERRIDES_DIR}/{RESPONSE_FILE}")),
+        ("RESET_DIR", format!("{mount}/{RESET_DIR}")),
+        ("RESET_REQUEST_FILE", format!("{mount}/{RESET_DIR}/{REQUEST_FILE}")),
+        ("RESET_RESPONSE_FILE", format!("{mount}/{RESET_DIR}/{RESPONSE_FILE}")),
     ];
     if let Some(sync) = &spec.sync {
         let role = match sync.role {
@@ -125,6 +133,8 @@ mod tests {
             ("BELAY_SYNC_REQUEST_FILE", "/belay/volume-sync/request.json"),
             ("BELAY_SYNC_TYPE", "provider"),
             ("R1_SYNC_KEY", "k"),
+            ("R1_ENV_OVERRIDES_REQUEST_FILE", "/belay/env-overrides/request.json"),
+            ("BELAY_RESET_RESPONSE_FILE", "/belay/reset/response.json"),
         ] {
             assert!(env.contains(&(name.into(), value.into())), "{name} in {env:?}");
         }

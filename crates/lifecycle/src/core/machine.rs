@@ -95,6 +95,8 @@ pub struct Facts {
     pub image: ImageFact,
     /// The workload's volumes.
     pub volumes: VolumesFact,
+    /// Whether volumes are to be emptied before anything runs on them again.
+    pub reset: ResetFact,
     /// The workloads that this one depends on.
     pub providers: ProvidersFact,
     /// Whether the target may be started now.
@@ -125,6 +127,15 @@ pub enum VolumesFact {
     Mounted,
     /// All are mounted and whole.
     Whole,
+}
+
+/// Whether volumes are to be emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResetFact {
+    /// No.
+    None,
+    /// Yes: nothing is started before they are.
+    Wanted,
 }
 
 /// Whether the workloads that this one depends on are there.
@@ -181,6 +192,8 @@ pub enum Step {
     ProvideVolumes,
     /// Finish or undo an apply that was cut short.
     RecoverVolumes,
+    /// Empty the volumes whose reset was asked for, and answer.
+    ResetVolumes,
     /// Make the target's container.
     Create,
     /// Start the target's container.
@@ -275,6 +288,9 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
             return stop_any(members).unwrap_or_else(|| backed_off(facts, Step::RecoverVolumes));
         }
         VolumesFact::Whole => {}
+    }
+    if facts.reset == ResetFact::Wanted {
+        return stop_any(members).unwrap_or_else(|| backed_off(facts, Step::ResetVolumes));
     }
     let Some(target) = target else {
         // Its environment carries values of the providers, so it is made when they are there.

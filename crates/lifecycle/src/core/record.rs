@@ -6,6 +6,8 @@ use belay_protocol::{DesiredState, VolumeFate, VolumeName, WorkloadName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::app_requests::Pace;
+
 /// Table of the ledger that holds [`WorkloadRecord`]s, keyed by the workload's name.
 pub const TABLE: &str = "workload";
 
@@ -50,6 +52,15 @@ pub struct WorkloadRecord {
     /// The app's own overrides of its environment, by name. They outlive every deploy.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub overrides: BTreeMap<String, String>,
+    /// Whether a container with an older environment is started anew for them.
+    #[serde(default, skip_serializing_if = "OverridesDue::is_next_start")]
+    pub overrides_due: OverridesDue,
+    /// Volumes that are being emptied on the app's word. Set before the first of them is touched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<ResetIntent>,
+    /// How often the app had itself restarted.
+    #[serde(default, skip_serializing_if = "Pace::is_fresh")]
+    pub app_pace: Pace,
     /// Bytes of the volumes that an operator grew beyond their spec.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grown: BTreeMap<VolumeName, u64>,
@@ -111,6 +122,50 @@ pub enum Interruption {
     Planned,
 }
 
+/// When overrides of the environment that a container was not made with come into force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverridesDue {
+    /// When it is started next, whatever for.
+    #[default]
+    NextStart,
+    /// Now: it is started for them.
+    Now,
+}
+
+impl OverridesDue {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+    fn is_next_start(&self) -> bool {
+        *self == Self::NextStart
+    }
+}
+
+/// A reset that an app asked for and that is not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResetIntent {
+    /// The volumes.
+    pub volumes: Vec<VolumeName>,
+    /// Echoed in the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// How far it is.
+    pub stage: ResetStage,
+}
+
+/// How far a reset is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ResetStage {
+    /// Something may be left in the volumes.
+    Emptying,
+    /// They are empty, and the app has no answer yet.
+    Emptied {
+        /// Names that were removed.
+        cleared: u64,
+    },
+}
+
 impl WorkloadRecord {
     /// The record of a workload that is deployed for the first time.
     pub fn first(declaration: Declaration) -> Self {
@@ -130,6 +185,9 @@ impl WorkloadRecord {
             given_up: None,
             started_with: BTreeMap::new(),
             overrides: BTreeMap::new(),
+            overrides_due: OverridesDue::NextStart,
+            reset: None,
+            app_pace: Pace::default(),
             grown: BTreeMap::new(),
         }
     }
@@ -150,6 +208,9 @@ impl WorkloadRecord {
                 })
             }),
             overrides: self.overrides.clone(),
+            overrides_due: self.overrides_due,
+            reset: self.reset.clone(),
+            app_pace: self.app_pace.clone(),
             grown: self.grown.clone(),
             ..Self::first(declaration)
         }
@@ -216,6 +277,28 @@ mod tests {
         assert_eq!((&two.grown, &two.rolled_back().grown), (&one.grown, &one.grown));
         let text = serde_json::to_string(&two).expect("encodes");
         assert!(text.ends_with(r#""grown":{"data":67108864}}"#), "{text}");
+        assert_eq!(serde_json::from_str::<WorkloadRecord>(&text).expect("reads"), two);
+    }
+
+    #[test]
+    fn what_an_app_asked_for_outlives_every_deploy_and_is_read_back() {
+        let mut one = WorkloadRecord::first(declaration("one"));
+        one.overrides.insert("A".into(), "1".into());
+        one.overrides_due = OverridesDue::Now;
+        one.reset = Some(ResetIntent {
+            volumes: vec!["data".parse().expect("a name")],
+            request_id: None,
+            stage: ResetStage::Emptied { cleared: 2 },
+        });
+        one.app_pace = one.app_pace.after(Timestamp::UNIX_EPOCH);
+        let two = one.replaced_by(declaration("two"));
+        let kept = |record: &WorkloadRecord| {
+            let WorkloadRecord { overrides, overrides_due, reset, app_pace, .. } = record.clone();
+            (overrides, overrides_due, reset, app_pace)
+        };
+        assert_eq!(kept(&two), kept(&one));
+        assert_eq!(kept(&two.rolled_back()), kept(&one));
+        let text = serde_json::to_string(&two).expect("encodes");
         assert_eq!(serde_json::from_str::<WorkloadRecord>(&text).expect("reads"), two);
     }
 

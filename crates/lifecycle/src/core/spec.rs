@@ -63,8 +63,28 @@ pub struct WorkloadSpec {
     pub system_mount: String,
     /// What makes it ready.
     pub ready: ReadySpec,
+    /// What the app may ask for in its system volume.
+    pub app_requests: AppRequestsSpec,
     /// Volume-sync, if wanted.
     pub sync: Option<SyncDeclaration>,
+}
+
+/// What an app may ask for in the control files of its system volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppRequestsSpec {
+    /// Another environment.
+    pub overrides: Permission,
+    /// Empty volumes.
+    pub reset: Permission,
+}
+
+/// Whether an app may do something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// It may.
+    Granted,
+    /// It may not.
+    Denied,
 }
 
 /// Where an image comes from.
@@ -185,6 +205,8 @@ pub struct VolumeDeclaration {
     pub allocation: Allocation,
     /// Whether programs on it may be run.
     pub execution: Execution,
+    /// Whether the app may have it emptied.
+    pub app_reset: Permission,
 }
 
 impl VolumeDeclaration {
@@ -304,6 +326,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let system_mount = read_system_mount(&mut keys);
     let volumes = read_volumes(&mut keys, &system_mount, name.as_ref());
     let ready = read_ready(&mut keys, &ports, network);
+    let app_requests = read_app_requests(&mut keys);
     let sync = read_sync(&mut keys);
     keys.finish();
     Some(WorkloadSpec {
@@ -328,6 +351,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         volumes,
         system_mount,
         ready,
+        app_requests,
         sync,
     })
 }
@@ -556,9 +580,17 @@ fn read_volumes(
             Some(true) => Execution::Denied,
             Some(false) | None => Execution::Allowed,
         };
+        let app_reset = permission(&mut table, "app_reset");
         if let (Ok(name), Some(size), Some(mount)) = (parsed, size, mount) {
-            let declaration =
-                VolumeDeclaration { size, mount, file_system, owner, allocation, execution };
+            let declaration = VolumeDeclaration {
+                size,
+                mount,
+                file_system,
+                owner,
+                allocation,
+                execution,
+                app_reset,
+            };
             if let Err(fault) = belay_volumes::check_spec(&declaration.of(workload, &name)) {
                 table.fault("size", &size.to_string(), &format!("another size ({fault})"));
             }
@@ -668,6 +700,23 @@ fn probed_port(keys: &mut Keys<'_>, ports: &[PortSpec], network: NetworkMode) ->
     };
     keys.fault("port", &port.to_string(), &expected);
     None
+}
+
+fn permission(keys: &mut Keys<'_>, key: &'static str) -> Permission {
+    match keys.boolean(key) {
+        Some(false) => Permission::Denied,
+        Some(true) | None => Permission::Granted,
+    }
+}
+
+fn read_app_requests(keys: &mut Keys<'_>) -> AppRequestsSpec {
+    let mut spec = AppRequestsSpec { overrides: Permission::Granted, reset: Permission::Granted };
+    if let Some(mut table) = keys.table("app_requests") {
+        spec.overrides = permission(&mut table, "env_overrides");
+        spec.reset = permission(&mut table, "reset");
+        table.finish();
+    }
+    spec
 }
 
 fn read_sync(keys: &mut Keys<'_>) -> Option<SyncDeclaration> {

@@ -54,6 +54,11 @@ pub enum WorkloadCommand {
         /// Whom to tell.
         reporter: Reporter,
     },
+    /// End every override of its environment that the app asked for.
+    ClearOverrides {
+        /// Whom to tell.
+        reporter: Reporter,
+    },
     /// Publish paths of it.
     Publish {
         /// What to publish.
@@ -103,6 +108,7 @@ impl WorkloadCommand {
             | Self::Start { reporter }
             | Self::Stop { reporter }
             | Self::Restart { reporter }
+            | Self::ClearOverrides { reporter }
             | Self::Remove { reporter, .. }
             | Self::Publish { reporter, .. }
             | Self::Volume { reporter, .. } => Some(reporter),
@@ -122,6 +128,7 @@ impl WorkloadCommand {
             | Self::Start { reporter }
             | Self::Stop { reporter }
             | Self::Restart { reporter }
+            | Self::ClearOverrides { reporter }
             | Self::Remove { reporter, .. }
             | Self::Publish { reporter, .. }
             | Self::Volume { reporter, .. } => reporter.finish(Err(problem)),

@@ -129,6 +129,7 @@ impl Need {
             }
             // A publish takes them when its window opens; the others change nothing by themselves.
             WorkloadCommand::Publish { .. }
+            | WorkloadCommand::ClearOverrides { .. }
             | WorkloadCommand::Declare { .. }
             | WorkloadCommand::Undeclare
             | WorkloadCommand::Logs { .. }
@@ -415,6 +416,7 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::Start { .. }
         | WorkloadCommand::Stop { .. }
         | WorkloadCommand::Restart { .. }
+        | WorkloadCommand::ClearOverrides { .. }
         | WorkloadCommand::Remove { .. }
         | WorkloadCommand::Publish { .. }
         | WorkloadCommand::Volume { .. }

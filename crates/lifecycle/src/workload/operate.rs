@@ -41,6 +41,7 @@ impl State {
             WorkloadCommand::Remove { volumes, reporter } => {
                 self.ask_remove(volumes, reporter).await;
             }
+            WorkloadCommand::ClearOverrides { reporter } => self.clear_overrides(reporter).await,
             WorkloadCommand::Publish { request, reporter } => self.ask_publish(request, reporter),
             WorkloadCommand::Volume { volume, act, look, reporter } => {
                 self.act_on_volume(volume, act, &look, reporter).await;

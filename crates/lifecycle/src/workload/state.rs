@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::app_requests::AppRequests;
 use super::command::WorkloadCommand;
 use super::locking::Locking;
 use super::pending::Pending;
@@ -28,7 +29,8 @@ use crate::core::container;
 use crate::core::exit::{self, ExitMeaning};
 use crate::core::gate::Gate;
 use crate::core::machine::{
-    Desired, Facts, GateFact, Goal, ImageFact, Renewal, StartFact, Step, VolumesFact, WindowDemand,
+    Desired, Facts, GateFact, Goal, ImageFact, Renewal, ResetFact, StartFact, Step, VolumesFact,
+    WindowDemand,
 };
 use crate::core::providers::Providers;
 use crate::core::record::{Declaration, Interruption, WorkloadRecord};
@@ -76,6 +78,8 @@ pub(crate) struct State {
     /// A closed window whose closer waits until the workload is back.
     pub(crate) window_return: Option<WindowReturn>,
     pub(crate) sync: Option<RunningSync>,
+    /// Looks at what the app asks for in its system volume.
+    pub(crate) requests: AppRequests,
     pub(crate) pending: Option<Pending>,
     pub(crate) locking: Locking,
     /// A spec from `workloads.d` that is to replace the one in force.
@@ -278,6 +282,7 @@ impl State {
             window_request: None,
             window_return: None,
             sync: None,
+            requests: AppRequests::default(),
             pending: None,
             locking: Locking::default(),
             wish: None,
@@ -364,6 +369,10 @@ impl State {
             members,
             image,
             volumes: self.volumes,
+            reset: match &record.reset {
+                Some(_) => ResetFact::Wanted,
+                None => ResetFact::None,
+            },
             providers: self.providers_fact(),
             start: self.start_state(),
             gate: self.gate_fact(),
@@ -444,6 +453,7 @@ impl State {
         {
             wake = wake.min(wish.due);
         }
+        wake = self.requests_due().map_or(wake, |due| wake.min(due));
         wake = self.wait_due().map_or(wake, |due| wake.min(due));
         wake = self.sync_due.map_or(wake, |due| wake.min(due));
         // A time that has just passed must not spin the task.

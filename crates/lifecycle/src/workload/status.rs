@@ -46,6 +46,9 @@ impl State {
             Step::ProvideVolumes | Step::RecoverVolumes => {
                 some(P::ProvidingVolumes, "its volumes are mounted")
             }
+            Step::ResetVolumes => {
+                some(P::ProvidingVolumes, "volumes are emptied, as the app asked for")
+            }
             Step::Create | Step::Start { .. } => some(P::Starting, "its container is started"),
             Step::Probe { .. } => match &self.gate {
                 Some(run) if run.outcome == GateOutcome::Missed => None,
@@ -168,6 +171,7 @@ impl State {
             depends_on: self.dependencies(known),
             volumes: mounts.keys().cloned().collect(),
             mounts,
+            overrides: record.overrides.keys().cloned().collect(),
             sync: self.sync.as_ref().map(|sync| {
                 let mut status = sync.status.borrow().clone();
                 status.halted.clone_from(&record.halted);

@@ -8,11 +8,12 @@ use belay_volumes::{Origin, Owner, VolumeSpec};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
+use super::app_requests::AppRequests;
 use super::state::{Fetch, FetchPurpose, GateOutcome, GateRun, State};
 use crate::core::container::{self, Bind};
 use crate::core::gate::{Gate, GateRules, GateVerdict};
 use crate::core::machine::{Renewal, Step, VolumesFact};
-use crate::core::record::{Interruption, TABLE};
+use crate::core::record::{Interruption, OverridesDue, TABLE};
 use crate::probe::{self, Target};
 use crate::problems;
 
@@ -26,7 +27,7 @@ const LAST_LINES: u32 = 20;
 const LAST_LINES_WITHIN: Duration = Duration::from_secs(3);
 
 /// Pause before a step that the engine or the kernel refused is tried again, where no ladder counts.
-const RETRY: Duration = Duration::from_secs(2);
+pub(crate) const RETRY: Duration = Duration::from_secs(2);
 
 impl State {
     pub(crate) async fn carry_out(&mut self, step: Step) {
@@ -37,6 +38,7 @@ impl State {
             Step::FetchImage => self.fetch_target(),
             Step::ProvideVolumes => self.provide_volumes().await,
             Step::RecoverVolumes => self.recover_volumes().await,
+            Step::ResetVolumes => self.reset_for_app().await,
             Step::Create => self.create().await,
             Step::Start { id } => self.start(&id).await,
             Step::Probe { .. } => self.probe().await,
@@ -258,6 +260,7 @@ impl State {
                 let started_with = self.followed_providers();
                 self.keep(|record| {
                     record.started_with = started_with;
+                    record.overrides_due = OverridesDue::NextStart;
                     record.interruption = Interruption::None;
                     record.next_try_at = None;
                     record.started_in_boot = Some(boot);
@@ -427,6 +430,7 @@ impl State {
             }
         }
         self.mounted.clear();
+        self.requests = AppRequests::default();
         self.volumes = VolumesFact::Released;
     }
 
@@ -495,7 +499,7 @@ impl State {
     }
 
     /// Has a step that failed tried again after a while, or once something is asked of the workload.
-    fn pause(&mut self, pause: Duration) {
+    pub(crate) fn pause(&mut self, pause: Duration) {
         self.stale();
         self.retry_at = Some(Instant::now() + pause);
     }

@@ -70,7 +70,7 @@ impl State {
         self.mounted.iter().find(|volume| volume.id.volume.as_str() == SYSTEM_VOLUME)
     }
 
-    fn layout(&self) -> Option<SyncLayout> {
+    pub(crate) fn layout(&self) -> Option<SyncLayout> {
         let known = self.known.as_ref()?;
         let system = self.system_volume()?;
         let mounts = self
@@ -307,6 +307,9 @@ impl State {
         }
         if known.record.previous.is_some() {
             return busy("a deploy is under way");
+        }
+        if known.record.reset.is_some() {
+            return busy("volumes are being emptied, as its app asked for");
         }
         if self.volumes != VolumesFact::Whole {
             return busy("its volumes are not mounted");

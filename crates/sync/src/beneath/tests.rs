@@ -1,5 +1,5 @@
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
 use super::*;
@@ -83,4 +83,29 @@ fn a_tree_deeper_than_any_path_is_removed() {
     remove_tree(&dir, name("deep")).expect("removes");
     assert_eq!(fs::read_dir(&root).expect("lists").count(), 0);
     assert!(fs::metadata("/etc").expect("stays").is_dir());
+}
+
+#[test]
+fn a_directory_is_emptied_and_stays_itself_and_nothing_outside_is_touched() {
+    let (temp, root, _dir) = scratch();
+    fs::create_dir(temp.path().join("outside")).expect("creates");
+    fs::write(temp.path().join("outside/kept"), "x").expect("writes");
+    symlink(temp.path().join("outside"), root.join("link")).expect("links");
+    fs::hard_link(temp.path().join("outside/kept"), root.join("hard")).expect("links");
+    fs::create_dir_all(root.join("a/b/c")).expect("creates");
+    fs::write(root.join("a/b/c/file"), "x").expect("writes");
+    let mode = Mode::from_raw_mode(0o666);
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("pipe"), FileType::Fifo, mode, 0)
+        .expect("makes");
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o2750)).expect("chmods");
+    let inode = fs::metadata(&root).expect("exists").ino();
+
+    let interrupted = empty_directory(&root, || true).expect_err("was to end");
+    assert_eq!(interrupted.kind(), io::ErrorKind::Interrupted);
+    assert_eq!(empty_directory(&root, || false).expect("empties"), 4);
+    assert_eq!(fs::read_dir(&root).expect("lists").count(), 0);
+    let after = fs::metadata(&root).expect("exists");
+    assert_eq!((after.ino(), after.mode() & 0o7777), (inode, 0o2750));
+    assert_eq!(fs::read_to_string(temp.path().join("outside/kept")).expect("is there"), "x");
+    assert_eq!(empty_directory(&root, || false).expect("is empty already"), 0);
 }

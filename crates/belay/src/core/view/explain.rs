@@ -63,6 +63,10 @@ pub(crate) fn page(
             },
         );
     }
+    if !workload.overrides.is_empty() {
+        let names = workload.overrides.join(", ");
+        facts.add("overrides", format!("{names} of its environment, by the app itself"));
+    }
     if let Some(back_off) = &workload.back_off {
         let failures = human::count(back_off.failures as usize, "failure");
         let at = human::clock(back_off.next_try_at);
@@ -254,6 +258,18 @@ mod tests {
         let awaited = "            db, until ready; it is stopped, an operator stopped it\n";
         assert!(text.contains(awaited), "{text}");
         assert!(text.contains("next: belay explain db\n"), "{text}");
+    }
+
+    #[test]
+    fn overrides_are_named_and_no_value_is_there_to_be_shown() {
+        let mut web = sample::workload("web");
+        assert_eq!(super::node::overrides(&web), "web has no overrides of its environment\n");
+        web.overrides = vec!["LEVEL".to_owned(), "TOKEN".to_owned()];
+        assert_eq!(super::node::overrides(&web), "LEVEL\nTOKEN\n");
+        let text = page(&sample::status(), &web, &[], sample::now(), Style::Plain);
+        assert!(text.contains("overrides: LEVEL, TOKEN of its environment"), "{text}");
+        let text = super::node::workload(&sample::status(), &web, sample::now(), Style::Plain);
+        assert!(text.contains("overrides: LEVEL, TOKEN\n"), "{text}");
     }
 
     #[test]

@@ -112,6 +112,9 @@ pub(crate) fn workload(
         let names: Vec<_> = workload.depends_on.iter().map(|on| on.workload.as_str()).collect();
         facts.add("depends on", names.join(", "));
     }
+    if !workload.overrides.is_empty() {
+        facts.add("overrides", workload.overrides.join(", "));
+    }
     if !workload.ports.is_empty() {
         facts.add("ports", workloads::ports(&workload.ports));
     }
@@ -141,6 +144,14 @@ pub(crate) fn workload(
         facts.add("next", next);
     }
     facts.render()
+}
+
+/// The names of the environment that a workload has overridden, one a line.
+pub(crate) fn overrides(workload: &WorkloadStatus) -> String {
+    if workload.overrides.is_empty() {
+        return format!("{} has no overrides of its environment\n", workload.name);
+    }
+    workload.overrides.join("\n") + "\n"
 }
 
 /// The words for what should be.

@@ -40,6 +40,12 @@ impl World {
                 assert_eq!(running, 0, "touched volumes under a running container");
                 self.facts.volumes = VolumesFact::Whole;
             }
+            Step::ResetVolumes => {
+                assert_eq!(running, 0, "emptied volumes under a running container");
+                assert_eq!(self.facts.volumes, VolumesFact::Whole, "emptied what is not mounted");
+                assert_eq!(desired.window, WindowDemand::Closed, "emptied during a window");
+                self.facts.reset = ResetFact::None;
+            }
             Step::Create => {
                 assert_eq!(self.facts.image, ImageFact::Present);
                 assert_eq!(self.facts.volumes, VolumesFact::Whole, "created without volumes");
@@ -52,6 +58,7 @@ impl World {
             }
             Step::Start { id } => {
                 assert_eq!(running, 0, "two would run at once");
+                assert_eq!(self.facts.reset, ResetFact::None, "started before its reset");
                 assert_eq!(self.facts.providers, ProvidersFact::There, "started before them");
                 let target = self.members().iter().find(|member| member.id == id);
                 assert_eq!(target.map(|t| t.fit), Some(Fit::Current), "started as it was");
@@ -99,11 +106,13 @@ fn facts() -> impl Strategy<Value = Facts> {
             Just(VolumesFact::Whole)
         ],
         prop_oneof![Just(GateFact::Due), Just(GateFact::Settled)],
+        prop_oneof![Just(ResetFact::None), Just(ResetFact::Wanted)],
     )
-        .prop_map(|(members, image, volumes, gate)| Facts {
+        .prop_map(|(members, image, volumes, gate, reset)| Facts {
             members: Some(members),
             image,
             volumes,
+            reset,
             providers: ProvidersFact::There,
             start: StartFact::Allowed,
             gate,
@@ -156,6 +165,7 @@ proptest! {
             Goal::Running => {
                 prop_assert!(running.len() == 1 && running[0].generation == desired.target);
                 prop_assert_eq!(desired.previous, None);
+                prop_assert_eq!(world.facts.reset, ResetFact::None);
             }
             Goal::Halted => prop_assert!(running.is_empty()),
             Goal::Stopped => {
@@ -192,7 +202,11 @@ proptest! {
         let step = next_step(&desired, &facts);
         let starts = matches!(
             step,
-            Step::Start { .. } | Step::Create | Step::FetchImage | Step::ProvideVolumes
+            Step::Start { .. }
+                | Step::Create
+                | Step::FetchImage
+                | Step::ProvideVolumes
+                | Step::ResetVolumes
         );
         prop_assert!(!starts, "{:?}", step);
     }
@@ -203,6 +217,7 @@ fn settled(members: Vec<Member>) -> Facts {
         members: Some(members),
         image: ImageFact::Present,
         volumes: VolumesFact::Whole,
+        reset: ResetFact::None,
         providers: ProvidersFact::There,
         start: StartFact::Allowed,
         gate: GateFact::Settled,
