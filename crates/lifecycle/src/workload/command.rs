@@ -121,6 +121,27 @@ impl WorkloadCommand {
         }
     }
 
+    /// Whether nobody waits for what it asks for, and it would only do harm. An operation goes on
+    /// without its caller; a window that nobody holds stops the container for nothing.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::OpenWindow { reply, .. } => reply.is_closed(),
+            Self::Deploy { .. }
+            | Self::Start { .. }
+            | Self::Stop { .. }
+            | Self::Restart { .. }
+            | Self::Remove { .. }
+            | Self::Publish { .. }
+            | Self::Volume { .. }
+            | Self::ClearOverrides { .. }
+            | Self::Logs { .. }
+            | Self::History { .. }
+            | Self::Declare { .. }
+            | Self::Undeclare
+            | Self::Nudge => false,
+        }
+    }
+
     /// Answers a command that nobody takes any more.
     pub(crate) fn refuse(self, problem: Problem) {
         match self {

@@ -100,6 +100,13 @@ enum Had {
     Interrupted,
 }
 
+impl Locking {
+    /// Forgets what waits for its turn and is wanted by nobody any more.
+    fn forget_abandoned(&mut self) {
+        self.waiting.retain(|waiting| !waiting.command.is_abandoned());
+    }
+}
+
 impl Need {
     fn of(command: &WorkloadCommand) -> Option<Self> {
         let need = |operation, phase, patience, turn| {
@@ -142,6 +149,9 @@ impl Need {
 impl State {
     /// Takes one command, or has it wait for its turn and its locks.
     pub(crate) async fn take(&mut self, command: WorkloadCommand) {
+        if command.is_abandoned() {
+            return;
+        }
         let Some(need) = Need::of(&command) else {
             self.take_now(command).await;
             return;
@@ -172,6 +182,7 @@ impl State {
     /// Takes the commands whose turn has come, in their order, and gives up those that have waited
     /// for too long.
     pub(crate) async fn take_deferred(&mut self) {
+        self.locking.forget_abandoned();
         let mut first_waits = false;
         for _ in 0..self.locking.waiting.len() {
             let Some(mut next) = self.locking.waiting.pop_front() else { return };
@@ -437,5 +448,42 @@ impl Waiting {
         {
             reporter.progress("wait", problem.detail.clone());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use belay_sync::{Require, WindowPurpose};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::reporter::Reporter;
+
+    fn waiting(command: WorkloadCommand) -> Waiting {
+        let need = Need::of(&command).expect("it wants locks");
+        Waiting { command, need, since: Instant::now(), tellings: Tellings::default() }
+    }
+
+    #[tokio::test]
+    async fn a_window_that_nobody_waits_for_any_more_is_not_opened() {
+        let (gone, _) = oneshot::channel();
+        let (wanted, _asker) = oneshot::channel();
+        let (events, _) = mpsc::channel(2);
+        let window = |reply| WorkloadCommand::OpenWindow {
+            purpose: WindowPurpose::Publish { require: Require::Any },
+            reply,
+        };
+        let mut locking = Locking::default();
+        locking.waiting.extend(
+            [
+                window(gone),
+                WorkloadCommand::Stop { reporter: Reporter::new(events) },
+                window(wanted),
+            ]
+            .map(waiting),
+        );
+        locking.forget_abandoned();
+        let left: Vec<_> = locking.waiting.iter().map(|waiting| waiting.need.operation).collect();
+        assert_eq!(left, ["stop", "sync"], "an operation goes on without its caller");
     }
 }
