@@ -10,7 +10,7 @@ use belay_engine::{Engine, EngineOptions, PodmanService};
 use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
-use belay_lifecycle::{Context, NodeCommand, NodeTask, StatusBoard};
+use belay_lifecycle::{Context, NodeCommand, NodeProber, NodeTask, StatusBoard};
 use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
 use belay_store::LocalStore;
@@ -221,6 +221,7 @@ async fn supervise(
         node: config.node.clone(),
         instance: instance::id(&config.state_dir)?,
         boot_id: instance::boot_id()?,
+        prober: NodeProber::new(engine.clone()),
         engine,
         volumes,
         locks: locks.clone(),

@@ -70,6 +70,9 @@ pub struct Container {
     pub limits: Limits,
     /// Address on the engine's network, while it runs.
     pub address: Option<IpAddr>,
+    /// The command of the health check that the image declares, with a shell in front where the
+    /// image wants one.
+    pub healthcheck: Option<Vec<String>>,
     /// The engine's own health check, when the image or the specification has one.
     pub health: Option<crate::event::Health>,
 }

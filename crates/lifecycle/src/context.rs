@@ -13,6 +13,7 @@ use belay_volumes::Volumes;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::StatusBoard;
+use crate::probe::NodeProber;
 
 /// The parts of a node that workloads use.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub struct Context {
     pub boot_id: String,
     /// The container engine.
     pub engine: Engine,
+    /// Asks workloads whether they serve.
+    pub prober: NodeProber,
     /// The volumes.
     pub volumes: Volumes,
     /// The locks that other processes of this host see.

@@ -8,6 +8,7 @@
 pub mod core;
 
 mod board;
+mod checks;
 mod context;
 mod host;
 mod image;
@@ -21,5 +22,6 @@ mod workload;
 pub use board::StatusBoard;
 pub use context::Context;
 pub use node::{NodeCommand, NodeHandle, NodeTask, SpecFile, VolumesLook};
+pub use probe::NodeProber;
 pub use reporter::{Progress, Reporter};
 pub use workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};

@@ -5,6 +5,7 @@
 //! meanwhile, so that a stop wins over a start that is still under way.
 
 mod app_requests;
+mod check;
 mod command;
 mod deploy;
 mod locking;
@@ -116,6 +117,7 @@ impl WorkloadTask {
             command.refuse(self.state.gone());
         }
         self.state.end_sync().await;
+        self.state.checks.drain().await;
         // A publish that has just ended still has its answer to give.
         let answered = async { while self.state.answers.join_next().await.is_some() {} };
         if tokio::time::timeout(ANSWERS, answered).await.is_err() {
@@ -143,6 +145,8 @@ impl WorkloadTask {
             if self.state.unwritten {
                 self.state.write_again().await;
             }
+            self.state.settle_gate().await;
+            self.state.act_on_liveness().await;
             self.state.grant_window();
             self.state.grant_wish().await;
             self.state.run_sync_if_due();
@@ -219,6 +223,7 @@ impl WorkloadTask {
             }
             // What it leads to may replace the volumes, so it waits until no window is open.
             done = FetchDone::of(&mut state.fetch), if !windowed => state.fetched(done).await,
+            event = state.checks.next() => state.checked(event).await,
             (outcome, reply) = state::window_closed(&mut state.window) => {
                 state.window_closed(outcome, reply).await;
             }

@@ -10,6 +10,7 @@ pub mod event;
 mod exec;
 mod ids;
 mod operations;
+mod probe;
 mod problem;
 pub mod record;
 pub mod runner;
@@ -29,6 +30,7 @@ pub use operations::{
     LogLine, LogQuery, LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress,
     PublishOutcome, PublishRequest, RollbackRequest, Verdict, VolumeAct, VolumeFate,
 };
+pub use probe::{ProbeCounts, ProbeSeen, ProbeStatus, ProbeVerdict};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 pub use status::{
     BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,

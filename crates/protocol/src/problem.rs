@@ -142,6 +142,8 @@ codes! {
     StartFailed = "start-failed", 502, 69, "the container did not start";
     /// It started but did not become ready in time.
     NotReady = "not-ready", 504, 69, "the workload did not become ready";
+    /// It was ready and does not serve any more.
+    Unhealthy = "unhealthy", 502, 69, "the workload is unhealthy";
     /// It could not be confirmed that the container stopped.
     StopUnconfirmed = "stop-unconfirmed", 502, 69, "the stop could not be confirmed";
     /// The workload is held until an operator acts.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cid, NodeId, SyncKey, VolumeName, WorkloadName};
+use crate::{Cid, NodeId, ProbeStatus, SyncKey, VolumeName, WorkloadName};
 
 /// Version of [`NodeStatus`]'s shape; raised when a field changes its meaning or goes away.
 pub const STATUS_SCHEMA: u32 = 2;
@@ -106,6 +106,9 @@ pub enum WorkloadPhase {
     BackOff,
     /// It must not be started before an operator acts.
     Halted,
+    /// Its restarts are spent, or it was unhealthy and its spec says stop; it is not started again
+    /// before an operator acts.
+    Failed,
     /// The engine could not say.
     Unknown,
     /// It is being removed.
@@ -130,6 +133,7 @@ impl WorkloadPhase {
             Self::PausedForSync => "paused-for-sync",
             Self::BackOff => "back-off",
             Self::Halted => "halted",
+            Self::Failed => "failed",
             Self::Unknown => "unknown",
             Self::Removing => "removing",
         }
@@ -165,6 +169,12 @@ pub struct WorkloadStatus {
     pub back_off: Option<BackOffStatus>,
     /// Last fault, kept until the next successful start.
     pub last_fault: Option<Fault>,
+    /// Whether its process is ready; absent while none runs.
+    #[serde(default)]
+    pub ready: Option<ProbeStatus>,
+    /// Whether its process is alive; absent where that is not asked, and while none runs.
+    #[serde(default)]
+    pub live: Option<ProbeStatus>,
     /// Published ports.
     pub ports: Vec<PortStatus>,
     /// Names of its volumes, the system volume included.

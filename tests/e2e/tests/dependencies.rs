@@ -261,11 +261,11 @@ async fn values_reach_the_consumer_and_it_is_started_anew_only_when_they_change(
         if new && found.phase == WorkloadPhase::Ready { Ok(()) } else { Err(format!("{found:?}")) }
     })
     .await;
-    let once = started(&node.client().workload("api").await.expect("is there"));
-    assert_ne!(once.0, api_before.0, "another container");
+    let first_start = started(&node.client().workload("api").await.expect("is there"));
+    assert_ne!(first_start.0, api_before.0, "another container");
     // That it is not started over and over can only be seen while time passes.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(started(&node.client().workload("api").await.expect("is there")), once);
+    assert_eq!(started(&node.client().workload("api").await.expect("is there")), first_start);
     node.end().await;
 }
 

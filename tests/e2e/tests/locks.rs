@@ -18,7 +18,7 @@ fn locks_of(node: &Node) -> Locks {
 /// What a tool that works by hand would hold.
 async fn hold(node: &Node, name: LockName) -> Guard {
     let mut claim = Claim::new(Role::Rescue, "mend");
-    claim.phase = "looking".to_owned();
+    "looking".clone_into(&mut claim.phase);
     claim.deadline = Some(Duration::from_secs(300));
     let set = LockSet::one(name);
     locks_of(node).acquire(&set, &claim, SOON, |_| {}).await.expect("belayd lets go of it")

@@ -39,3 +39,38 @@ pub fn busybox_image(directory: &Path) -> anyhow::Result<PathBuf> {
     tar.into_inner()?.sync_all()?;
     Ok(path)
 }
+
+/// Writes an image archive, as docker saves one, with the files of [`busybox_image`] in
+/// `directory` and this health check, and returns its path: `checked.tar` there.
+///
+/// Needs coreutils' `sha256sum`.
+pub fn checked_image(directory: &Path, healthcheck: &[&str]) -> anyhow::Result<PathBuf> {
+    let layer = directory.join("busybox.tar");
+    let sum = std::process::Command::new("/usr/bin/sha256sum").arg(&layer).output()?;
+    let sum = String::from_utf8(sum.stdout)?;
+    let digest = sum.split_whitespace().next().context("sha256sum gave no sum")?;
+    let config = serde_json::json!({
+        "architecture": std::env::consts::ARCH.replace("x86_64", "amd64"),
+        "os": "linux",
+        "config": { "Healthcheck": { "Test": healthcheck } },
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+        "history": [{ "created_by": "the tests" }],
+    });
+    // By their digests, as an engine names them; that of the configuration is not looked at.
+    let (config_name, layer_name) = (format!("{}.json", "c".repeat(64)), format!("{digest}.tar"));
+    let manifest = serde_json::json!([{
+        "Config": config_name, "RepoTags": null, "Layers": [layer_name],
+    }]);
+    let path = directory.join("checked.tar");
+    let mut tar = tar::Builder::new(std::fs::File::create(&path)?);
+    for (name, text) in [(config_name.as_str(), config), ("manifest.json", manifest)] {
+        let text = text.to_string();
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, name, text.as_bytes())?;
+    }
+    tar.append_path_with_name(&layer, &layer_name)?;
+    tar.into_inner()?.sync_all()?;
+    Ok(path)
+}

@@ -13,7 +13,7 @@ mod patience;
 mod specs;
 
 pub use client::{Client, Refusal};
-pub use image::busybox_image;
+pub use image::{busybox_image, checked_image};
 pub use leavings::Leavings;
 pub use node::{Node, NodeOptions, binary};
 pub use patience::{free_port, is_full, until};

@@ -3,8 +3,8 @@
 use std::fmt::{Display, Write};
 
 use belay_protocol::{
-    DesiredState, EventTally, NodeReadiness, NodeStatus, SyncOutcome, SyncRole, VolumeStatus,
-    VolumeUsage, WorkloadStatus,
+    DesiredState, EventTally, NodeReadiness, NodeStatus, ProbeCounts, SyncOutcome, SyncRole,
+    VolumeStatus, VolumeUsage, WorkloadStatus,
 };
 
 /// Every metric of a node, each with its help and type, in one page.
@@ -60,6 +60,36 @@ fn workloads(page: &mut Page, workloads: &[WorkloadStatus]) {
     );
     for workload in workloads {
         restarts.value(&[("workload", workload.name.as_str())], workload.restarts);
+    }
+    probes(page, workloads);
+}
+
+fn probes(page: &mut Page, workloads: &[WorkloadStatus]) {
+    let asked = || {
+        workloads.iter().flat_map(|workload| {
+            let name = workload.name.as_str();
+            let probes = [("ready", &workload.ready), ("live", &workload.live)];
+            probes.into_iter().filter_map(move |(kind, probe)| Some((name, kind, probe.as_ref()?)))
+        })
+    };
+    let mut verdict = page.gauge(
+        "belay_workload_probe_verdict",
+        "What is known by a probe of the process that runs, as a label; 1 for that one.",
+    );
+    for (workload, kind, probe) in asked() {
+        let word = probe.verdict.as_str();
+        verdict.value(&[("workload", workload), ("probe", kind), ("verdict", word)], 1);
+    }
+    let mut results = page.counter(
+        "belay_workload_probe_results_total",
+        "Answers to a probe since belayd began to look after the workload.",
+    );
+    for (workload, kind, probe) in asked() {
+        let ProbeCounts { good, failing, inconclusive } = probe.counts;
+        for (word, count) in [("good", good), ("failing", failing), ("inconclusive", inconclusive)]
+        {
+            results.value(&[("workload", workload), ("probe", kind), ("result", word)], count);
+        }
     }
 }
 
@@ -222,6 +252,8 @@ mod tests {
                  "since": "2026-01-01T00:00:00Z", "reason": "", "source": "api",
                  "image": "x", "spec_hash": "0123456789ab", "generation": 1, "container": null,
                  "restarts": 4, "back_off": null, "last_fault": null, "ports": [],
+                 "live": {"probe": "tcp 80", "verdict": "unknown", "in_a_row": 0,
+                          "counts": {"good": 7, "failing": 2, "inconclusive": 9}, "last": null},
                  "volumes": ["data"], "mounts": {},
                  "sync": {"role": "provider", "key": "page", "stage": "idle",
                           "last_publish": {"cid": cid, "version": 1, "at": "2026-01-01T00:00:10Z",
@@ -272,6 +304,10 @@ mod tests {
             r#"belay_workload_phase{workload="web",phase="back-off"} 1"#,
             r#"belay_workload_desired_running{workload="web"} 1"#,
             r#"belay_workload_restarts{workload="web"} 4"#,
+            r#"belay_workload_probe_verdict{workload="web",probe="live",verdict="unknown"} 1"#,
+            r#"belay_workload_probe_results_total{workload="web",probe="live",result="good"} 7"#,
+            r#"belay_workload_probe_results_total{workload="web",probe="live",result="failing"} 2"#,
+            r#"belay_workload_probe_results_total{workload="web",probe="live",result="inconclusive"} 9"#,
             r#"belay_volume_size_bytes{workload="old",volume="data"} 1024"#,
             r#"belay_volume_allocated_bytes{workload="old",volume="data"} 512"#,
             r#"belay_volume_orphan{workload="old",volume="data"} 1"#,

@@ -22,10 +22,12 @@ pub(crate) fn next(workload: &WorkloadStatus) -> Option<String> {
         | WorkloadPhase::PausedForSync
         | WorkloadPhase::Removing => None,
         WorkloadPhase::Stopped => Some(format!("belay start {name}")),
-        WorkloadPhase::Unready | WorkloadPhase::BackOff => Some(match &workload.last_fault {
-            Some(fault) if !fault.next.is_empty() => fault.next.clone(),
-            Some(_) | None => format!("belay logs {name}"),
-        }),
+        WorkloadPhase::Unready | WorkloadPhase::BackOff | WorkloadPhase::Failed => {
+            Some(match &workload.last_fault {
+                Some(fault) if !fault.next.is_empty() => fault.next.clone(),
+                Some(_) | None => format!("belay logs {name}"),
+            })
+        }
         WorkloadPhase::Halted => Some(match &workload.last_fault {
             Some(fault) if !fault.next.is_empty() => fault.next.clone(),
             Some(_) | None => format!(

@@ -4,6 +4,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod node;
+pub(crate) mod probes;
 pub(crate) mod problem;
 pub(crate) mod sync;
 pub(crate) mod volumes;
@@ -29,6 +30,7 @@ pub(crate) fn tone(phase: WorkloadPhase) -> Tone {
         WorkloadPhase::Unready
         | WorkloadPhase::BackOff
         | WorkloadPhase::Halted
+        | WorkloadPhase::Failed
         | WorkloadPhase::Unknown => Tone::Bad,
         WorkloadPhase::Stopped => Tone::Faint,
     }

@@ -84,6 +84,13 @@ struct RestartBody {
 struct ConfigBody {
     image: String,
     labels: Option<BTreeMap<String, String>>,
+    healthcheck: Option<HealthcheckBody>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct HealthcheckBody {
+    test: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -145,6 +152,7 @@ impl InspectBody {
             image_id: self.image,
             image: self.config.image,
             labels: self.config.labels.unwrap_or_default(),
+            healthcheck: self.config.healthcheck.and_then(|check| command_of(&check.test?)),
             created: moment(&self.created),
             health: self.state.health.as_ref().and_then(|health| health_of(&health.status)),
             started_at: moment(&self.state.started_at),
@@ -200,6 +208,18 @@ pub(crate) fn health_of(status: &str) -> Option<Health> {
         "starting" => Some(Health::Starting),
         "healthy" => Some(Health::Healthy),
         "unhealthy" => Some(Health::Unhealthy),
+        _ => None,
+    }
+}
+
+/// The command of a health check: `["CMD", program, ...]` or `["CMD-SHELL", line]`. `["NONE"]` and an
+/// empty list are none.
+fn command_of(test: &[String]) -> Option<Vec<String>> {
+    match test {
+        [kind, command @ ..] if kind == "CMD" && !command.is_empty() => Some(command.to_vec()),
+        [kind, line] if kind == "CMD-SHELL" => {
+            Some(["/bin/sh", "-c", line].map(str::to_owned).to_vec())
+        }
         _ => None,
     }
 }

@@ -50,8 +50,39 @@ mod tests {
         }
     }
 
+    /// Lives a workload that runs for `life` and then fails, on the clock of a simulation, and
+    /// gives its failures in a row and its delays.
+    fn live(life: Duration, times: u32, chance: impl Fn(u32) -> f64) -> (u32, Vec<Duration>) {
+        let (mut failures, mut delays) = (0, Vec::new());
+        for time in 0..times {
+            if failures > 0 && life >= healthy_period(failures) {
+                failures = 0;
+            }
+            failures += 1;
+            delays.push(delay(failures, chance(time)));
+        }
+        (failures, delays)
+    }
+
     #[test]
-    fn a_crash_every_eleven_seconds_is_not_forgotten() {
-        assert!((1..20).all(|failures| healthy_period(failures) > Duration::from_secs(11)));
+    fn a_crash_every_eleven_seconds_reaches_the_cap_and_stays_there() {
+        let jitter = |time: u32| f64::from(time * 7919 % 1000) / 999.0;
+        let (failures, delays) = live(Duration::from_secs(11), 500, jitter);
+        assert_eq!(failures, 500);
+        let (climb, top) = delays.split_at(6);
+        assert!(climb.is_sorted(), "{climb:?}");
+        let cap = Duration::from_secs(48)..=Duration::from_secs(72);
+        assert!(top.iter().all(|delay| cap.contains(delay)));
+    }
+
+    #[test]
+    fn what_runs_long_enough_between_two_failures_begins_anew() {
+        let middle = |_| 0.5;
+        let (failures, _) = live(Duration::from_secs(59), 50, middle);
+        assert_eq!(failures, 50, "a minute at least");
+        let (failures, delays) = live(Duration::from_secs(60), 50, middle);
+        assert_eq!((failures, delays[49]), (1, FIRST));
+        // At the cap twice its delay is what counts.
+        assert_eq!(healthy_period(20), Duration::from_secs(120));
     }
 }

@@ -1,31 +1,9 @@
 //! The readiness gate: N good observations in a row of one incarnation, under one hard cap.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-/// Observations kept for the report.
-const KEPT: usize = 3;
-
-/// What a probe saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// It serves.
-    Good,
-    /// A definite "not yet": refused, or a status that says so. Starts the count again.
-    NotYet,
-    /// It could not be told: a time-out, an engine error. Starts the count again.
-    Inconclusive,
-}
-
-/// One observation of one incarnation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observation {
-    /// What it means.
-    pub class: Class,
-    /// What was seen, in a few words.
-    pub seen: String,
-}
+use super::observation::{Class, Counts, Observation, Recent};
 
 /// What the gate needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +12,8 @@ pub struct GateRules {
     pub consecutive: u32,
     /// Pause between two observations.
     pub interval: Duration,
+    /// Least time between the first and the last of them.
+    pub stable: Duration,
     /// Longest the wait may take, from the start of the process on.
     pub budget: Duration,
 }
@@ -45,33 +25,41 @@ pub struct Gate {
     began: Duration,
     incarnation: String,
     good: u32,
-    counts: [u32; 3],
+    first_good: Option<Duration>,
+    counts: Counts,
     restarts: u32,
-    last: VecDeque<Observation>,
+    recent: Recent,
+    verdict: GateVerdict,
 }
 
 /// Where a wait stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateVerdict {
     /// Observe again at this time; an observation may take no longer than until the cap.
     ProbeAt(Duration),
+    /// No further observation fits; without one the wait ends at this time, its cap.
+    EndsAt(Duration),
     /// Ready.
     Ready,
     /// The cap has passed.
     TimedOut,
+    /// It can never become ready: waiting on is of no use.
+    Never,
 }
 
 impl Gate {
-    /// A wait that began at `now` for this incarnation.
+    /// A wait that began at `now` for this incarnation; it is to be observed at once.
     pub fn new(rules: GateRules, now: Duration, incarnation: String) -> Self {
         Self {
             rules,
             began: now,
             incarnation,
             good: 0,
-            counts: [0; 3],
+            first_good: None,
+            counts: Counts::default(),
             restarts: 0,
-            last: VecDeque::new(),
+            recent: Recent::default(),
+            verdict: GateVerdict::ProbeAt(now),
         }
     }
 
@@ -85,6 +73,23 @@ impl Gate {
         self.began + self.rules.budget
     }
 
+    /// How it stands.
+    pub fn verdict(&self) -> GateVerdict {
+        self.verdict
+    }
+
+    /// Good observations in a row so far.
+    pub fn good(&self) -> u32 {
+        self.good
+    }
+
+    /// Another process runs: the count begins again, the wait goes on.
+    pub fn restarted(&mut self, incarnation: &str) {
+        incarnation.clone_into(&mut self.incarnation);
+        self.restarts += 1;
+        self.good = 0;
+    }
+
     /// Takes an observation of `incarnation` that was complete at `now`.
     pub fn observe(
         &mut self,
@@ -93,35 +98,62 @@ impl Gate {
         observation: Observation,
     ) -> GateVerdict {
         if incarnation != self.incarnation {
-            incarnation.clone_into(&mut self.incarnation);
-            self.restarts += 1;
-            self.good = 0;
+            self.restarted(incarnation);
         }
-        self.counts[observation.class as usize] += 1;
-        self.good = match observation.class {
-            Class::Good => self.good + 1,
-            Class::NotYet | Class::Inconclusive => 0,
-        };
-        if self.last.len() == KEPT {
-            self.last.pop_front();
+        self.counts.add(observation.class);
+        let class = observation.class;
+        self.recent.add(observation);
+        match class {
+            Class::Good => {
+                if self.good == 0 {
+                    self.first_good = Some(now);
+                }
+                self.good += 1;
+            }
+            Class::Failing | Class::Inconclusive => self.good = 0,
+            Class::Never => {
+                self.good = 0;
+                self.verdict = GateVerdict::Never;
+                return self.verdict;
+            }
         }
-        self.last.push_back(observation);
-        if self.good >= self.rules.consecutive && now <= self.cap() {
-            return GateVerdict::Ready;
-        }
+        let stable =
+            self.first_good.is_some_and(|first| now.saturating_sub(first) >= self.rules.stable);
         let next = now + self.rules.interval;
-        if next >= self.cap() { GateVerdict::TimedOut } else { GateVerdict::ProbeAt(next) }
+        self.verdict = if now > self.cap() {
+            GateVerdict::TimedOut
+        } else if self.good >= self.rules.consecutive && stable {
+            GateVerdict::Ready
+        } else if now == self.cap() {
+            GateVerdict::TimedOut
+        } else if next >= self.cap() {
+            GateVerdict::EndsAt(self.cap())
+        } else {
+            GateVerdict::ProbeAt(next)
+        };
+        self.verdict
+    }
+
+    /// Ends the wait if its cap has passed.
+    pub fn expire(&mut self, now: Duration) -> GateVerdict {
+        let under_way = matches!(self.verdict, GateVerdict::ProbeAt(_) | GateVerdict::EndsAt(_));
+        if under_way && now >= self.cap() {
+            self.verdict = GateVerdict::TimedOut;
+        }
+        self.verdict
     }
 
     /// What was seen so far, for people.
     pub fn report(&self, now: Duration) -> GateReport {
         GateReport {
             rules: self.rules,
+            verdict: self.verdict,
             waited: now.saturating_sub(self.began),
             good: self.good,
             counts: self.counts,
             restarts: self.restarts,
-            last: self.last.iter().cloned().collect(),
+            recent: self.recent.clone(),
+            incarnation: self.incarnation.clone(),
         }
     }
 }
@@ -130,19 +162,27 @@ impl Gate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GateReport {
     rules: GateRules,
+    verdict: GateVerdict,
     waited: Duration,
     good: u32,
-    counts: [u32; 3],
+    counts: Counts,
     restarts: u32,
-    last: Vec<Observation>,
+    recent: Recent,
+    incarnation: String,
 }
 
 impl fmt::Display for GateReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [good, not_yet, inconclusive] = self.counts;
+        f.write_str(match self.verdict {
+            GateVerdict::ProbeAt(_) | GateVerdict::EndsAt(_) => "not ready yet",
+            GateVerdict::Ready => "ready",
+            GateVerdict::TimedOut => "not ready in time",
+            GateVerdict::Never => "it can never become ready",
+        })?;
+        let Counts { good, failing, inconclusive } = self.counts;
         write!(
             f,
-            "{} of {} good observations in a row after {:.1} s of {} s ({good} good, {not_yet} \
+            ": {} of {} good observations in a row after {:.1} s of {} s ({good} good, {failing} \
              not yet, {inconclusive} inconclusive",
             self.good,
             self.rules.consecutive,
@@ -152,100 +192,17 @@ impl fmt::Display for GateReport {
         if self.restarts > 0 {
             write!(f, ", {} restarts", self.restarts)?;
         }
-        f.write_str(")")?;
-        let mut separator = "; last seen: ";
-        for observation in &self.last {
-            write!(f, "{separator}{}", observation.seen)?;
-            separator = ", ";
-        }
-        Ok(())
+        write!(f, "){}; process {}", self.recent, brief(&self.incarnation))
+    }
+}
+
+/// An incarnation as people see it: the container's id is cut to its usual twelve characters.
+pub fn brief(incarnation: &str) -> String {
+    match incarnation.split_once('@') {
+        Some((id, rest)) => format!("{}@{rest}", id.get(..12).unwrap_or(id)),
+        None => incarnation.to_owned(),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const RULES: GateRules = GateRules {
-        consecutive: 3,
-        interval: Duration::from_millis(500),
-        budget: Duration::from_secs(30),
-    };
-
-    fn seen(class: Class) -> Observation {
-        Observation { class, seen: format!("{class:?}") }
-    }
-
-    /// Feeds a script of observations, each taking `cost`, and says how it ended and when.
-    fn run(script: &[(&str, Class)], cost: Duration) -> (GateVerdict, Duration, Gate) {
-        let mut now = Duration::from_secs(100);
-        let mut gate = Gate::new(RULES, now, "a".into());
-        let mut script = script.iter().cycle();
-        loop {
-            let (incarnation, class) = script.next().expect("a script is not empty");
-            now += cost;
-            match gate.observe(now, incarnation, seen(*class)) {
-                GateVerdict::ProbeAt(at) => now = at,
-                verdict => return (verdict, now.saturating_sub(Duration::from_secs(100)), gate),
-            }
-        }
-    }
-
-    #[test]
-    fn three_good_in_a_row_are_ready_after_one_second() {
-        let (verdict, after, _) = run(&[("a", Class::Good)], Duration::ZERO);
-        assert_eq!((verdict, after), (GateVerdict::Ready, Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn anything_else_starts_the_count_again() {
-        use Class::{Good, Inconclusive, NotYet};
-        let script: Vec<_> = [Good, Good, NotYet, Good, Good, Inconclusive, Good, Good, Good]
-            .map(|class| ("a", class))
-            .into();
-        let (verdict, after, _) = run(&script, Duration::ZERO);
-        assert_eq!((verdict, after), (GateVerdict::Ready, Duration::from_secs(4)));
-    }
-
-    #[test]
-    fn a_restart_during_the_wait_starts_the_count_again() {
-        let script = [("a", Class::Good), ("a", Class::Good), ("b", Class::Good)];
-        let mut gate = Gate::new(RULES, Duration::ZERO, "a".into());
-        for (incarnation, class) in script {
-            gate.observe(Duration::from_secs(1), incarnation, seen(class));
-        }
-        assert_eq!(gate.good, 1);
-        assert!(gate.report(Duration::from_secs(2)).to_string().contains("1 restarts"));
-    }
-
-    #[test]
-    fn the_cap_is_hard_even_when_every_probe_hangs() {
-        let (verdict, after, gate) = run(&[("a", Class::Inconclusive)], Duration::from_secs(2));
-        assert_eq!(verdict, GateVerdict::TimedOut);
-        assert!(after <= Duration::from_secs(30), "{after:?}");
-        let report = gate.report(Duration::from_secs(130)).to_string();
-        assert!(
-            report.starts_with("0 of 3 good observations in a row after 30.0 s of 30 s"),
-            "{report}"
-        );
-        assert!(
-            report.ends_with("last seen: Inconclusive, Inconclusive, Inconclusive"),
-            "{report}"
-        );
-    }
-
-    #[test]
-    fn two_good_and_one_not_for_ever_is_never_ready() {
-        let script = [("a", Class::Good), ("a", Class::Good), ("a", Class::NotYet)];
-        assert_eq!(run(&script, Duration::ZERO).0, GateVerdict::TimedOut);
-    }
-
-    #[test]
-    fn good_after_the_cap_is_not_ready() {
-        let mut gate = Gate::new(RULES, Duration::ZERO, "a".into());
-        let late = Duration::from_secs(31);
-        for _ in 0..5 {
-            assert_eq!(gate.observe(late, "a", seen(Class::Good)), GateVerdict::TimedOut);
-        }
-    }
-}
+mod tests;

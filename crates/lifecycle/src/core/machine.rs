@@ -161,9 +161,9 @@ pub enum StartFact {
 /// How far the target's readiness is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GateFact {
-    /// Not ready yet, and the next observation is due.
+    /// A process runs that is not asked yet.
     Due,
-    /// Not ready yet, and the next observation is not due.
+    /// Not ready yet, and being asked.
     Waiting,
     /// Ready, or the wait is over and its outcome was dealt with.
     Settled,
@@ -201,7 +201,7 @@ pub enum Step {
         /// Which.
         id: String,
     },
-    /// Observe the target's readiness.
+    /// Begin to ask the target whether it is ready.
     Probe {
         /// Which.
         id: String,

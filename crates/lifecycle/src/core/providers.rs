@@ -61,6 +61,7 @@ impl Provider {
             | WorkloadPhase::PausedForSync
             | WorkloadPhase::BackOff
             | WorkloadPhase::Halted
+            | WorkloadPhase::Failed
             | WorkloadPhase::Unknown
             | WorkloadPhase::Removing => false,
         }

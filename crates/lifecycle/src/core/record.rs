@@ -35,6 +35,14 @@ pub struct WorkloadRecord {
     pub next_try_at: Option<Timestamp>,
     /// Whether belayd itself is stopping the container, so that its end is no crash.
     pub interruption: Interruption,
+    /// What was last found of the process that runs, so that a belayd after this one does not doubt
+    /// it before it has asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// Set when it is not started again before an operator acts: its restarts are spent, or it was
+    /// unhealthy and its spec says so. With the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// The last end of a container that was counted or found to be none, so that it is judged once.
     pub judged_exit: Option<String>,
     /// Boot of the host in which its container was started last: what was running then did not end
@@ -166,6 +174,26 @@ pub enum ResetStage {
     },
 }
 
+/// What was found of a process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Of which one.
+    pub incarnation: String,
+    /// What.
+    pub found: Found,
+}
+
+/// Which of two things was found of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Found {
+    /// It became ready and was well since.
+    Ready,
+    /// It was ready and is unhealthy.
+    Unhealthy,
+}
+
 impl WorkloadRecord {
     /// The record of a workload that is deployed for the first time.
     pub fn first(declaration: Declaration) -> Self {
@@ -180,6 +208,8 @@ impl WorkloadRecord {
             failures: 0,
             next_try_at: None,
             interruption: Interruption::None,
+            verdict: None,
+            failed: None,
             judged_exit: None,
             started_in_boot: None,
             given_up: None,

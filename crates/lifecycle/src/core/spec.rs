@@ -18,6 +18,10 @@ pub use dependencies::{AddressPart, Dependency, ProviderRestart, ValueSource};
 use super::environment;
 use super::keys::{self, Entry, Faults, Keys};
 
+mod probes;
+
+pub use probes::{HttpProbe, LiveAction, LiveSpec, ProbeSpec, ReadySpec};
+
 /// A workload as its operator declares it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkloadSpec {
@@ -51,6 +55,8 @@ pub struct WorkloadSpec {
     pub root: RootMode,
     /// When it is started again.
     pub restart: RestartPolicy,
+    /// Restarts after failures in a row before it is given up; none is no such limit.
+    pub restart_limit: Option<u32>,
     /// How long it may take to stop before it is killed.
     pub stop_grace: Duration,
     /// Signal that asks it to stop, instead of the image's.
@@ -65,6 +71,8 @@ pub struct WorkloadSpec {
     pub ready: ReadySpec,
     /// What the app may ask for in its system volume.
     pub app_requests: AppRequestsSpec,
+    /// What is asked of it once it was ready, if anything.
+    pub live: Option<LiveSpec>,
     /// Volume-sync, if wanted.
     pub sync: Option<SyncDeclaration>,
 }
@@ -224,38 +232,6 @@ impl VolumeDeclaration {
     }
 }
 
-/// What makes a workload ready.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadySpec {
-    /// How it is asked.
-    pub probe: ProbeSpec,
-    /// Good answers in a row that are needed.
-    pub consecutive: u32,
-    /// Pause between two questions.
-    pub interval: Duration,
-    /// Longest the whole wait may take.
-    pub timeout: Duration,
-}
-
-/// How readiness is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProbeSpec {
-    /// Not at all: it is ready when its process is still the same one.
-    Process,
-    /// A GET that must answer 2xx or 3xx.
-    Http {
-        /// Container port, which must be published unless the network is the host's.
-        port: u16,
-        /// Path and query.
-        path: String,
-    },
-    /// A connection that must be accepted.
-    Tcp {
-        /// Container port, which must be published unless the network is the host's.
-        port: u16,
-    },
-}
-
 /// Volume-sync of a workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncDeclaration {
@@ -318,6 +294,12 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
             ("never", RestartPolicy::Never),
         ],
     );
+    let restart = restart.unwrap_or(RestartPolicy::Always);
+    let restart_limit =
+        keys.integer("restart_limit", 1..=1000).and_then(|limit| u32::try_from(limit).ok());
+    if restart_limit.is_some() && restart == RestartPolicy::Never {
+        keys.fault("restart_limit", "a limit", "no limit, as it is never started again");
+    }
     let grace = Duration::ZERO..=Duration::from_secs(3600);
     let stop_grace = keys.duration("stop_grace", grace).unwrap_or(Duration::from_secs(10));
     let stop_signal = keys.text("stop_signal", "a signal name, as in \"SIGTERM\"");
@@ -325,7 +307,9 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let limits = read_limits(&mut keys);
     let system_mount = read_system_mount(&mut keys);
     let volumes = read_volumes(&mut keys, &system_mount, name.as_ref());
-    let ready = read_ready(&mut keys, &ports, network);
+    let reach = probes::Reach { ports: &ports, network };
+    let ready = probes::read_ready(&mut keys, reach);
+    let live = probes::read_live(&mut keys, reach, &ready.probe);
     let app_requests = read_app_requests(&mut keys);
     let sync = read_sync(&mut keys);
     keys.finish();
@@ -344,7 +328,8 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         network,
         ports,
         root,
-        restart: restart.unwrap_or(RestartPolicy::Always),
+        restart,
+        restart_limit,
         stop_grace,
         stop_signal: stop_signal.map(str::to_owned),
         limits,
@@ -352,6 +337,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         system_mount,
         ready,
         app_requests,
+        live,
         sync,
     })
 }
@@ -627,78 +613,6 @@ fn read_owner(keys: &mut Keys<'_>) -> Option<Owner> {
         return Some(Owner { uid, gid });
     }
     keys.fault("owner", &format!("{text:?}"), EXPECTED);
-    None
-}
-
-fn read_ready(keys: &mut Keys<'_>, ports: &[PortSpec], network: NetworkMode) -> ReadySpec {
-    let mut ready = ReadySpec {
-        probe: ProbeSpec::Process,
-        consecutive: 3,
-        interval: Duration::from_millis(500),
-        timeout: Duration::from_secs(30),
-    };
-    let Some(mut table) = keys.table("ready") else { return ready };
-    let mut probes = Vec::new();
-    if let Some(mut http) = table.table("http") {
-        let path = http.text("path", "a path such as \"/healthz\"").unwrap_or("/");
-        if !path.starts_with('/') || path.bytes().any(|c| !c.is_ascii_graphic()) {
-            http.fault("path", &format!("{path:?}"), "a path that begins with '/'");
-        }
-        let path = path.to_owned();
-        probes.extend(
-            probed_port(&mut http, ports, network).map(|port| ProbeSpec::Http { port, path }),
-        );
-        http.finish();
-    }
-    if let Some(mut tcp) = table.table("tcp") {
-        probes.extend(probed_port(&mut tcp, ports, network).map(|port| ProbeSpec::Tcp { port }));
-        tcp.finish();
-    }
-    if table.has("http") && table.has("tcp") {
-        table.fault("tcp", "a second probe", "either http or tcp");
-    }
-    if let Some(consecutive) = table.integer("consecutive", 1..=10) {
-        ready.consecutive = u32::try_from(consecutive).expect("bounded just above");
-    }
-    let interval = Duration::from_millis(100)..=Duration::from_secs(60);
-    ready.interval = table.duration("interval", interval).unwrap_or(ready.interval);
-    let timeout = Duration::from_secs(1)..=Duration::from_secs(3600);
-    ready.timeout = table.duration("timeout", timeout).unwrap_or(ready.timeout);
-    let shortest = ready.interval.saturating_mul(ready.consecutive - 1);
-    if shortest >= ready.timeout {
-        table.fault(
-            "timeout",
-            &keys::show_duration(ready.timeout),
-            &format!(
-                "more than {}, which {} answers spaced by the interval take",
-                keys::show_duration(shortest),
-                ready.consecutive
-            ),
-        );
-    }
-    table.finish();
-    if let Some(probe) = probes.into_iter().next() {
-        ready.probe = probe;
-    }
-    ready
-}
-
-fn probed_port(keys: &mut Keys<'_>, ports: &[PortSpec], network: NetworkMode) -> Option<u16> {
-    if !keys.has("port") {
-        keys.missing("port", "a container port");
-    }
-    let port = keys.port("port")?;
-    let published = ports.iter().any(|p| p.container == port && p.transport == Transport::Tcp);
-    if published || network == NetworkMode::Host {
-        return Some(port);
-    }
-    let list: Vec<_> = ports.iter().map(|p| p.container.to_string()).collect();
-    let expected = if list.is_empty() {
-        "a published TCP port; none is published, add a [[ports]] table".to_owned()
-    } else {
-        format!("a published TCP port: {}", list.join(", "))
-    };
-    keys.fault("port", &port.to_string(), &expected);
     None
 }
 

@@ -85,6 +85,7 @@ impl State {
                 record.run = DesiredState::Running;
                 record.failures = 0;
                 record.next_try_at = None;
+                record.failed = None;
                 if !running {
                     record.interruption = Interruption::Planned;
                 }
@@ -214,7 +215,7 @@ impl State {
             Some(known) => {
                 let mut record = known.record.replaced_by(declaration);
                 // One that was not running has nothing to go back to.
-                if known.record.run == DesiredState::Stopped {
+                if known.record.run == DesiredState::Stopped || known.record.failed.is_some() {
                     record.previous = None;
                 }
                 record
@@ -268,7 +269,8 @@ impl State {
         let sync_changed = known.spec.sync != spec.sync;
         known.spec = spec;
         self.image = image;
-        self.gate = None;
+        self.checks.end();
+        self.ailing = None;
         self.healthy_since = None;
         self.renewal = Renewal::None;
         self.restarts = 0;

@@ -1,11 +1,14 @@
 //! Looking at the engine, and judging what ended.
 
+use std::time::Duration;
+
 use belay_engine::{Container, ContainerState, labels};
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadPhase};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::state::{State, incarnation_of};
+use crate::checks::GateOutcome;
 use crate::core::back_off;
 use crate::core::exit::{self, ExitMeaning};
 use crate::core::machine::Renewal;
@@ -67,6 +70,14 @@ impl State {
         }
         let (exit_code, out_of_memory) = (i64::from(*exit_code), *oom_killed);
         self.healthy_since = None;
+        let waited = self.checks.outcome() == Some(GateOutcome::Open);
+        if waited
+            && meaning == ExitMeaning::Failed
+            && let Some(report) = self.checks.report()
+        {
+            what = format!("{what}, before it was ready ({report})");
+        }
+        self.checks.end();
         // Each is told before the record that says so: then both are on the disk, or neither.
         match meaning {
             ExitMeaning::Planned => {}
@@ -111,28 +122,73 @@ impl State {
             self.roll_back(problem).await;
             return;
         }
-        let failures = known.record.failures.saturating_add(1);
-        let delay = back_off::delay(failures, chance());
-        let due = Timestamp::now()
-            .checked_add(SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_secs(60)));
-        let reason = format!(
-            "failure {failures} in a row, next start in {:.1} s: {}",
-            delay.as_secs_f64(),
-            problem.detail
-        );
+        let Some(step) = self.climb() else {
+            let problem = self.spent(problem);
+            self.fail_for_good(problem, judged).await;
+            return;
+        };
+        self.back_off(&step, &problem);
+        self.keep(|record| {
+            record.failures = step.failures;
+            record.next_try_at = step.due;
+            // A start that failed says nothing about the end before it.
+            if judged.is_some() {
+                record.interruption = Interruption::None;
+                record.judged_exit = judged;
+            }
+        })
+        .await;
+        self.fail_pending(problem);
+    }
+
+    /// Shows and tells that the next start waits, before the record that says so.
+    pub(crate) fn back_off(&mut self, step: &Climb, problem: &Problem) {
+        let reason = back_off_reason(step.failures, step.delay, problem);
         self.tell(
             format!("{}: {reason}", self.name),
             EventDetails::BackingOff {
-                failures,
-                delay_ms: u64::try_from(delay.as_millis()).unwrap_or(u64::MAX),
-                next_try_at: due.clone().ok(),
+                failures: step.failures,
+                delay_ms: u64::try_from(step.delay.as_millis()).unwrap_or(u64::MAX),
+                next_try_at: step.due,
             },
         );
         self.enter_phase(WorkloadPhase::BackOff, reason);
+    }
+
+    /// The next step of the ladder; `None` once the restarts that the spec allows are spent.
+    pub(crate) fn climb(&self) -> Option<Climb> {
+        let known = self.known.as_ref()?;
+        let failures = known.record.failures.saturating_add(1);
+        if known.spec.restart_limit.is_some_and(|limit| failures > limit) {
+            return None;
+        }
+        let delay = back_off::delay(failures, chance());
+        Some(Climb { failures, delay, due: after(delay) })
+    }
+
+    /// The problem of a failure after which no restart is left.
+    pub(crate) fn spent(&self, problem: Problem) -> Problem {
+        let limit = self.known.as_ref().and_then(|known| known.spec.restart_limit).unwrap_or(0);
+        Problem {
+            detail: format!(
+                "{}; {limit} restarts in a row did not help, its restart_limit is spent",
+                problem.detail
+            ),
+            next: format!("{}; then belay start {}", problem.next, self.name),
+            ..problem
+        }
+    }
+
+    /// Starts it no more before an operator acts. Its container and volumes stay to be looked at.
+    pub(crate) async fn fail_for_good(&mut self, problem: Problem, judged: Option<String>) {
+        tracing::error!(workload = %self.name, code = problem.code.as_str(), "given up: {}", problem.detail);
+        let cause = problem.detail.as_str().into();
+        self.tell(problem.detail.clone(), EventDetails::GivenUp { cause });
+        self.set_fault(&problem);
+        let reason = problem.detail.clone();
         self.keep(|record| {
-            record.failures = failures;
-            record.next_try_at = due.ok();
-            // A start that failed says nothing about the end before it.
+            record.failed = Some(reason);
+            record.next_try_at = None;
             if judged.is_some() {
                 record.interruption = Interruption::None;
                 record.judged_exit = judged;
@@ -195,8 +251,34 @@ pub(crate) fn exit_key(container: &Container) -> String {
     format!("{}@{}", container.id, at.unwrap_or_default())
 }
 
+/// A step of the ladder of restarts.
+#[derive(Debug)]
+pub(crate) struct Climb {
+    /// Failures in a row, this one included.
+    pub(crate) failures: u32,
+    /// Pause before the next start.
+    pub(crate) delay: Duration,
+    /// When that is, from now.
+    pub(crate) due: Option<Timestamp>,
+}
+
+/// The time after this pause.
+pub(crate) fn after(delay: Duration) -> Option<Timestamp> {
+    let delay = SignedDuration::try_from(delay).unwrap_or(SignedDuration::from_secs(60));
+    Timestamp::now().checked_add(delay).ok()
+}
+
+/// Why it waits for its next start.
+fn back_off_reason(failures: u32, delay: Duration, problem: &Problem) -> String {
+    format!(
+        "failure {failures} in a row, next start in {:.1} s: {}",
+        delay.as_secs_f64(),
+        problem.detail
+    )
+}
+
 /// A number from 0 to 1 that differs between workloads and moments, for jitter only.
-fn chance() -> f64 {
+pub(crate) fn chance() -> f64 {
     use std::hash::{BuildHasher as _, RandomState};
     let random = RandomState::new().hash_one(0_u8);
     #[expect(clippy::cast_precision_loss, reason = "32 bits fit an f64 exactly")]

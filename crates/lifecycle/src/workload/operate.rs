@@ -104,6 +104,7 @@ impl State {
             .change(|record| {
                 record.run = DesiredState::Running;
                 record.halted = None;
+                record.failed = None;
                 record.failures = 0;
                 record.next_try_at = None;
                 // A one-shot that is complete, or one that gave up, is meant to run once more. One
@@ -133,12 +134,14 @@ impl State {
                 record.run = DesiredState::Stopped;
                 // A deploy under way ends with the version that it brought.
                 record.previous = None;
+                record.failed = None;
                 record.failures = 0;
                 record.next_try_at = None;
                 record.interruption = Interruption::Planned;
             })
             .await;
         self.renewal = Renewal::None;
+        self.ailing = None;
         self.settle_write(AskedVerb::Stop, written);
     }
 
@@ -163,12 +166,14 @@ impl State {
         }
         let written = self
             .change(|record| {
+                record.failed = None;
                 record.failures = 0;
                 record.next_try_at = None;
                 record.interruption = Interruption::Planned;
             })
             .await;
         self.restarts = 0;
+        self.ailing = None;
         // While the engine cannot say, it may be running: the start that follows clears this.
         if written.is_ok() && (self.seen.is_none() || self.running_incarnation().is_some()) {
             self.renewal = Renewal::Wanted;

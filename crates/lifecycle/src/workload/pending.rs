@@ -3,7 +3,7 @@
 use belay_protocol::{OperationOutcome, Problem, ProblemCode, WorkloadPhase};
 use belay_sync::{Ready, WindowClosed};
 
-use super::state::{GateOutcome, State};
+use super::state::State;
 use crate::core::machine::VolumesFact;
 use crate::reporter::Reporter;
 
@@ -120,8 +120,7 @@ impl State {
                     self.ready_summary(pending.kind)
                 } else if up && self.phase == WorkloadPhase::Completed {
                     format!("{} ran to its end with exit code 0", self.name)
-                } else if up && self.gate.as_ref().is_some_and(|g| g.outcome == GateOutcome::Missed)
-                {
+                } else if up && self.has_missed() {
                     let problem = self.not_ready();
                     self.fail_pending(problem);
                     return;
@@ -166,7 +165,7 @@ impl State {
 
     /// The problem of a target that is not ready within its budget.
     pub(crate) fn not_ready(&self) -> Problem {
-        let report = self.gate.as_ref().map(|run| run.gate.report(self.clock()).to_string());
+        let report = self.checks.report().map(|report| report.to_string());
         Problem::new(
             ProblemCode::NotReady,
             format!("{}: {}", self.name, report.unwrap_or_default()),
@@ -182,12 +181,13 @@ impl State {
         let Some(known) = &self.known else { return };
         let wanted = known.record.run == belay_protocol::DesiredState::Running
             && known.record.halted.is_none()
+            && known.record.failed.is_none()
             && known.record.removing.is_none();
         if !wanted || self.phase == WorkloadPhase::Completed {
             self.answer_window_return(Ready::NotStarted);
         } else if self.is_ready() {
             self.answer_window_return(Ready::Ready);
-        } else if self.gate.as_ref().is_some_and(|run| run.outcome == GateOutcome::Missed) {
+        } else if self.has_missed() {
             let reason = self.not_ready().detail;
             self.answer_window_return(Ready::NotReady { reason });
         }

@@ -19,23 +19,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::app_requests::AppRequests;
+use super::check::Ailing;
 use super::command::WorkloadCommand;
 use super::locking::Locking;
 use super::pending::Pending;
 use super::providers::ProviderWait;
 use super::{Beginning, RELIST};
+use crate::checks::{Brought, Checks, GateOutcome};
 use crate::context::Context;
 use crate::core::container;
 use crate::core::exit::{self, ExitMeaning};
-use crate::core::gate::Gate;
 use crate::core::machine::{
     Desired, Facts, GateFact, Goal, ImageFact, Renewal, ResetFact, StartFact, Step, VolumesFact,
     WindowDemand,
 };
 use crate::core::providers::Providers;
-use crate::core::record::{Declaration, Interruption, WorkloadRecord};
+use crate::core::record::{Declaration, Found, Interruption, WorkloadRecord};
 use crate::core::spec::{self, WorkloadSpec};
-use crate::probe;
+use crate::probe::NodeProber;
 
 /// Everything the task of one workload knows.
 #[derive(Debug)]
@@ -45,9 +46,8 @@ pub(crate) struct State {
     /// Given to what acts on the workload from outside, such as its sync task.
     pub(crate) own_commands: mpsc::Sender<WorkloadCommand>,
     pub(crate) published: watch::Sender<Option<WorkloadStatus>>,
-    pub(crate) http: reqwest::Client,
-    /// Origin of the gate's clock.
-    pub(crate) born: Instant,
+    /// Asks the process that runs.
+    pub(crate) checks: Checks<NodeProber>,
 
     /// What the ledger holds, with its spec parsed; `None` until the first deploy.
     pub(crate) known: Option<Known>,
@@ -62,7 +62,6 @@ pub(crate) struct State {
     pub(crate) fetch: Option<Fetch>,
     pub(crate) mounted: Vec<MountedVolume>,
     pub(crate) volumes: VolumesFact,
-    pub(crate) gate: Option<GateRun>,
     pub(crate) renewal: Renewal,
     /// The node's page, followed for the workloads that this one depends on.
     pub(crate) page: watch::Receiver<Arc<NodeStatus>>,
@@ -72,6 +71,8 @@ pub(crate) struct State {
     pub(crate) awaited: BTreeMap<WorkloadName, String>,
     /// A start that waits for them.
     pub(crate) wait: Option<ProviderWait>,
+    /// Set while its container is stopped for being unhealthy.
+    pub(crate) ailing: Option<Ailing>,
     pub(crate) window: Option<OpenWindow>,
     /// A window that is granted once the container is shown to be stopped.
     pub(crate) window_request: Option<WindowRequest>,
@@ -160,23 +161,6 @@ impl FetchDone {
     }
 }
 
-/// A readiness wait, and what came of it.
-#[derive(Debug)]
-pub(crate) struct GateRun {
-    pub(crate) gate: Gate,
-    pub(crate) next: Instant,
-    pub(crate) outcome: GateOutcome,
-}
-
-/// What came of a readiness wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum GateOutcome {
-    Open,
-    Ready,
-    /// Not ready within the budget, and left running.
-    Missed,
-}
-
 /// A window that is open.
 #[derive(Debug)]
 pub(crate) struct OpenWindow {
@@ -256,13 +240,13 @@ impl State {
         published: watch::Sender<Option<WorkloadStatus>>,
     ) -> Self {
         let page = context.board.subscribe();
+        let checks = Checks::new(context.prober.clone());
         let mut state = Self {
             context,
             name,
             own_commands,
             published,
-            http: probe::client(),
-            born: Instant::now(),
+            checks,
             known: None,
             unreadable_generation: 0,
             seen: None,
@@ -272,12 +256,12 @@ impl State {
             fetch: None,
             mounted: Vec::new(),
             volumes: VolumesFact::Partial,
-            gate: None,
             renewal: Renewal::None,
             page,
             providers: Providers::new(),
             awaited: BTreeMap::new(),
             wait: None,
+            ailing: None,
             window: None,
             window_request: None,
             window_return: None,
@@ -337,7 +321,8 @@ impl State {
     pub(crate) fn view(&self) -> Option<(Desired, Facts)> {
         let known = self.known.as_ref()?;
         let record = &known.record;
-        let goal = match (&record.removing, &record.halted, record.run) {
+        let held = record.halted.as_ref().or(record.failed.as_ref());
+        let goal = match (&record.removing, held, record.run) {
             (Some(fate), _, _) => Goal::Removed(*fate),
             (None, _, DesiredState::Stopped) => Goal::Stopped,
             (None, Some(_), DesiredState::Running) => Goal::Halted,
@@ -400,17 +385,12 @@ impl State {
     }
 
     fn gate_fact(&self) -> GateFact {
-        let incarnation = self.target().and_then(incarnation_of);
-        match &self.gate {
-            Some(run) if Some(run.gate.incarnation()) == incarnation.as_deref() => {
-                match run.outcome {
-                    GateOutcome::Open | GateOutcome::Missed if run.next <= Instant::now() => {
-                        GateFact::Due
-                    }
-                    GateOutcome::Open | GateOutcome::Missed => GateFact::Waiting,
-                    GateOutcome::Ready => GateFact::Settled,
-                }
-            }
+        let incarnation = self.running_incarnation();
+        match self.checks.outcome() {
+            Some(outcome) if self.checks.incarnation() == incarnation.as_deref() => match outcome {
+                GateOutcome::Open | GateOutcome::Missed => GateFact::Waiting,
+                GateOutcome::Kept | GateOutcome::Ready => GateFact::Settled,
+            },
             // A new process, or one that belayd has not seen yet.
             Some(_) | None => GateFact::Due,
         }
@@ -426,11 +406,26 @@ impl State {
 
     /// Whether the target runs and was found ready.
     pub(crate) fn is_ready(&self) -> bool {
-        let incarnation = self.target().and_then(incarnation_of);
-        self.gate.as_ref().is_some_and(|run| {
-            run.outcome == GateOutcome::Ready
-                && Some(run.gate.incarnation()) == incarnation.as_deref()
-        })
+        let incarnation = self.running_incarnation();
+        let ready = matches!(self.checks.outcome(), Some(GateOutcome::Ready | GateOutcome::Kept));
+        ready && self.checks.incarnation() == incarnation.as_deref()
+    }
+
+    /// Whether the target was not ready in time, and is left running.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.checks.outcome() == Some(GateOutcome::Missed)
+    }
+
+    /// What the record tells of a process.
+    pub(crate) fn brought(&self, incarnation: &str) -> Brought {
+        let verdict = self.known.as_ref().and_then(|known| known.record.verdict.as_ref());
+        match verdict.filter(|verdict| verdict.incarnation == incarnation) {
+            Some(verdict) => match verdict.found {
+                Found::Ready => Brought::Ready,
+                Found::Unhealthy => Brought::Unhealthy,
+            },
+            None => Brought::Nothing,
+        }
     }
 
     /// When to look again while there is nothing to do.
@@ -442,11 +437,6 @@ impl State {
             let left = Duration::try_from(due.duration_since(Timestamp::now()));
             wake = wake.min(now + left.unwrap_or(Duration::ZERO));
         }
-        if let Some(run) = &self.gate
-            && run.outcome != GateOutcome::Ready
-        {
-            wake = wake.min(run.next);
-        }
         if let Some(wish) = &self.wish
             && self.fetch.is_none()
             && self.pending.is_none()
@@ -456,6 +446,7 @@ impl State {
         wake = self.requests_due().map_or(wake, |due| wake.min(due));
         wake = self.wait_due().map_or(wake, |due| wake.min(due));
         wake = self.sync_due.map_or(wake, |due| wake.min(due));
+        wake = self.retry_at.filter(|at| *at > now).map_or(wake, |at| wake.min(at));
         // A time that has just passed must not spin the task.
         wake.max(now + Duration::from_millis(5))
     }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use belay_engine::{Container, ContainerState};
 use belay_protocol::{
-    BackOffStatus, ContainerStatus, DesiredState, ExitStatus, PortStatus, VolumeName,
-    WorkloadPhase, WorkloadStatus,
+    BackOffStatus, ContainerStatus, DesiredState, ExitStatus, PortStatus, ProbeCounts, ProbeStatus,
+    ProbeVerdict, VolumeName, WorkloadPhase, WorkloadStatus,
 };
 use belay_volumes::SYSTEM_VOLUME;
 
-use super::state::{GateOutcome, State};
+use super::state::State;
+use crate::checks::{Brought, GateOutcome, Question};
+use crate::core::liveness::Health;
 use crate::core::machine::{StartFact, Step};
+use crate::core::observation::Counts;
 use crate::core::providers;
 
 impl State {
@@ -35,7 +38,10 @@ impl State {
                 let reason = reason.unwrap_or_else(|| "a container is in transition".to_owned());
                 Some((P::Unknown, reason))
             }
-            Step::Stop { .. } => some(ending(), "its container is asked to end"),
+            Step::Stop { .. } => match &self.ailing {
+                Some(ailing) => Some((P::Stopping, ailing.problem.detail.clone())),
+                None => some(ending(), "its container is asked to end"),
+            },
             Step::Remove { .. } if record.run == DesiredState::Stopped => {
                 some(ending(), "its container is removed")
             }
@@ -50,10 +56,9 @@ impl State {
                 some(P::ProvidingVolumes, "volumes are emptied, as the app asked for")
             }
             Step::Create | Step::Start { .. } => some(P::Starting, "its container is started"),
-            Step::Probe { .. } => match &self.gate {
-                Some(run) if run.outcome == GateOutcome::Missed => None,
-                _ => some(P::Probing, "it runs; whether it is ready is being asked"),
-            },
+            // One that an earlier belayd found ready stays so until that is disproved.
+            Step::Probe { .. } if self.was_ready() => None,
+            Step::Probe { .. } => some(P::Probing, "it runs; whether it is ready is being asked"),
             Step::Wait => self.resting_phase(),
         }
     }
@@ -69,20 +74,32 @@ impl State {
         if let Some(reason) = &record.halted {
             return some(P::Halted, reason);
         }
+        if let Some(reason) = &record.failed {
+            return some(P::Failed, reason);
+        }
         if self.window.is_some() || self.window_request.is_some() {
             return some(P::PausedForSync, "its volumes are being captured or replaced");
         }
         if self.running_incarnation().is_some() {
             if self.is_ready() {
-                return some(P::Ready, "it runs and is ready");
+                return match self.checks.liveness().map(|live| (live.health(), live.report())) {
+                    Some((Health::Unhealthy, report)) => {
+                        Some((P::Unready, format!("it is unhealthy: {report}")))
+                    }
+                    Some((Health::Unknown, report)) => {
+                        let reason = "it was ready; for a minute its liveness could not be told";
+                        Some((P::Ready, format!("{reason}: {report}")))
+                    }
+                    Some((Health::Unasked | Health::Alive, _)) | None => {
+                        some(P::Ready, "it runs and is ready")
+                    }
+                };
             }
-            return match &self.gate {
-                Some(run) if run.outcome == GateOutcome::Missed => {
-                    let fault = self.last_fault.as_ref().map(|fault| fault.message.clone());
-                    Some((P::Unready, fault.unwrap_or_else(|| "its probe fails".to_owned())))
-                }
-                _ => some(P::Probing, "it runs; whether it is ready is being asked"),
-            };
+            if self.has_missed() {
+                let fault = self.last_fault.as_ref().map(|fault| fault.message.clone());
+                return Some((P::Unready, fault.unwrap_or_else(|| "its probe fails".to_owned())));
+            }
+            return some(P::Probing, "it runs; whether it is ready is being asked");
         }
         match self.start_state() {
             StartFact::Completed => {
@@ -107,16 +124,59 @@ impl State {
         }
     }
 
+    /// Whether the process that runs is not asked yet and was found ready by a belayd before.
+    fn was_ready(&self) -> bool {
+        let incarnation = self.running_incarnation();
+        incarnation.is_some_and(|incarnation| self.brought(&incarnation) != Brought::Nothing)
+    }
+
+    fn ready_status(&self) -> Option<ProbeStatus> {
+        let known = self.known.as_ref()?;
+        let verdict = match self.checks.outcome()? {
+            GateOutcome::Open => ProbeVerdict::Waiting,
+            GateOutcome::Kept | GateOutcome::Ready => ProbeVerdict::Good,
+            GateOutcome::Missed => ProbeVerdict::Failing,
+        };
+        Some(ProbeStatus {
+            probe: known.spec.ready.probe.to_string(),
+            verdict,
+            in_a_row: self.checks.good(),
+            counts: counts(self.checks.counts(Question::Ready)),
+            last: self.checks.seen(Question::Ready).cloned(),
+        })
+    }
+
+    fn live_status(&self) -> Option<ProbeStatus> {
+        let probe = &self.known.as_ref()?.spec.live.as_ref()?.probe;
+        let liveness = self.checks.liveness()?;
+        let verdict = match liveness.health() {
+            Health::Unasked => ProbeVerdict::Waiting,
+            Health::Alive => ProbeVerdict::Good,
+            Health::Unhealthy => ProbeVerdict::Failing,
+            Health::Unknown => ProbeVerdict::Unknown,
+        };
+        Some(ProbeStatus {
+            probe: probe.to_string(),
+            verdict,
+            in_a_row: liveness.in_a_row(),
+            counts: counts(self.checks.counts(Question::Live)),
+            last: self.checks.seen(Question::Live).cloned(),
+        })
+    }
+
     /// Publishes the status, if it changed.
     pub(crate) fn publish_status(&self) {
         let status = self.status();
         self.published.send_if_modified(|published| {
             let changed = *published != status;
-            if changed {
-                self.context.board.show_workload(&self.name, status.clone());
-                *published = status;
+            if !changed {
+                return false;
             }
-            changed
+            self.context.board.show_workload(&self.name, status.clone());
+            // An answer as the one before is shown, and is no reason to look at the whole node.
+            let told = without_checks(published.as_ref()) != without_checks(status.as_ref());
+            *published = status;
+            told
         });
     }
 
@@ -157,6 +217,8 @@ impl State {
                 .filter(|_| self.phase == WorkloadPhase::BackOff)
                 .map(|next_try_at| BackOffStatus { failures: record.failures, next_try_at }),
             last_fault: self.last_fault.clone(),
+            ready: self.ready_status(),
+            live: self.live_status(),
             ports: known
                 .spec
                 .ports
@@ -179,6 +241,15 @@ impl State {
             }),
         })
     }
+}
+
+fn counts(counts: Counts) -> ProbeCounts {
+    let Counts { good, failing, inconclusive } = counts;
+    ProbeCounts { good, failing, inconclusive }
+}
+
+fn without_checks(status: Option<&WorkloadStatus>) -> Option<WorkloadStatus> {
+    status.map(|status| WorkloadStatus { ready: None, live: None, ..status.clone() })
 }
 
 fn exit_of(container: &Container) -> Option<ExitStatus> {

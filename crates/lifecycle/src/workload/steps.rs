@@ -9,16 +9,11 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::app_requests::AppRequests;
-use super::state::{Fetch, FetchPurpose, GateOutcome, GateRun, State};
+use super::state::{Fetch, FetchPurpose, State};
 use crate::core::container::{self, Bind};
-use crate::core::gate::{Gate, GateRules, GateVerdict};
 use crate::core::machine::{Renewal, Step, VolumesFact};
 use crate::core::record::{Interruption, OverridesDue, TABLE};
-use crate::probe::{self, Target};
 use crate::problems;
-
-/// Pause between two looks at a workload that is up and not ready, after its wait has ended.
-const UNREADY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Lines of a given-up version's log that are passed on.
 const LAST_LINES: u32 = 20;
@@ -41,16 +36,11 @@ impl State {
             Step::ResetVolumes => self.reset_for_app().await,
             Step::Create => self.create().await,
             Step::Start { id } => self.start(&id).await,
-            Step::Probe { .. } => self.probe().await,
+            Step::Probe { .. } => self.begin_checks(),
             Step::SettleDeploy => self.settle_deploy().await,
             Step::ReleaseVolumes => self.release_volumes().await,
             Step::Forget => self.forget().await,
         }
-    }
-
-    /// Monotonic time since this task began, for the gate.
-    pub(crate) fn clock(&self) -> Duration {
-        self.born.elapsed()
     }
 
     async fn stop(&mut self, id: &str) {
@@ -74,8 +64,9 @@ impl State {
         match confirmed {
             Ok(()) => {
                 self.renewal = Renewal::None;
-                self.gate = None;
+                self.checks.end();
                 self.healthy_since = None;
+                self.rest_after_ailing().await;
                 if let Some(request) = &mut self.window_request {
                     request.asked_at = asked_at;
                 }
@@ -251,7 +242,7 @@ impl State {
                     back.started_at = Some(Instant::now());
                 }
                 self.refresh().await;
-                self.open_gate();
+                self.begin_checks();
                 if self.known.as_ref().is_some_and(|known| known.record.failures > 0) {
                     self.restarts = self.restarts.saturating_add(1);
                 }
@@ -279,73 +270,6 @@ impl State {
 
     fn port_is_taken(&self) -> bool {
         self.known.as_ref().is_some_and(|known| !crate::host::taken_ports(&known.spec).is_empty())
-    }
-
-    fn open_gate(&mut self) {
-        let Some(known) = &self.known else { return };
-        let Some(incarnation) = self.running_incarnation() else { return };
-        let ready = &known.spec.ready;
-        let rules = GateRules {
-            consecutive: ready.consecutive,
-            interval: ready.interval,
-            budget: ready.timeout,
-        };
-        let gate = Gate::new(rules, self.clock(), incarnation);
-        self.gate = Some(GateRun { gate, next: Instant::now(), outcome: GateOutcome::Open });
-    }
-
-    async fn probe(&mut self) {
-        let Some(incarnation) = self.running_incarnation() else { return };
-        let other = self.gate.as_ref().is_none_or(|run| run.gate.incarnation() != incarnation);
-        if other {
-            self.open_gate();
-        }
-        let Some(known) = &self.known else { return };
-        let target = Target::of(&known.spec);
-        let left = self.gate.as_ref().map_or(probe::PROBE_LIMIT, |run| {
-            run.gate.cap().saturating_sub(self.clock()).max(Duration::from_millis(100))
-        });
-        let observation = probe::probe(&self.http, &target, probe::PROBE_LIMIT.min(left)).await;
-        // The process may have gone while it was asked; then the answer was another's.
-        self.stale();
-        self.refresh().await;
-        let Some(now_running) = self.running_incarnation() else { return };
-        self.progress("wait until ready", observation.seen.clone());
-        let now = self.clock();
-        let Some(run) = &mut self.gate else { return };
-        let verdict = run.gate.observe(now, &now_running, observation);
-        match verdict {
-            GateVerdict::ProbeAt(at) => {
-                run.next = Instant::now() + at.saturating_sub(now);
-            }
-            GateVerdict::Ready => {
-                run.outcome = GateOutcome::Ready;
-                self.healthy_since = Some(Instant::now());
-                self.last_fault = None;
-            }
-            GateVerdict::TimedOut => self.missed_ready().await,
-        }
-    }
-
-    async fn missed_ready(&mut self) {
-        let deploying = self.known.as_ref().is_some_and(|known| known.record.previous.is_some());
-        let problem = self.not_ready();
-        if deploying {
-            self.roll_back(problem).await;
-            return;
-        }
-        let seen_before = self.gate.as_ref().is_some_and(|run| run.outcome == GateOutcome::Missed);
-        if !seen_before {
-            tracing::warn!(workload = %self.name, "{}", problem.detail);
-            self.set_fault(&problem);
-        }
-        // It is left running and asked again at leisure: a slow start must not be killed for it.
-        self.open_gate();
-        if let Some(run) = &mut self.gate {
-            run.outcome = GateOutcome::Missed;
-            run.next = Instant::now() + UNREADY_INTERVAL;
-        }
-        self.fail_pending(problem);
     }
 
     /// Gives a deploy up: the version before is in force again.

@@ -374,7 +374,9 @@ impl State {
             reply,
         });
         let runs = self.known.as_ref().is_some_and(|known| {
-            known.record.run == DesiredState::Running && known.record.halted.is_none()
+            known.record.run == DesiredState::Running
+                && known.record.halted.is_none()
+                && known.record.failed.is_none()
         });
         if !runs || window.found == FoundState::Stopped {
             // What was not running is brought up by its own desired state, not by sync.

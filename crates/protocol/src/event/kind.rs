@@ -186,6 +186,23 @@ kinds! {
         /// Why.
         cause: EventText,
     }
+    /// A workload was ready and does not serve any more.
+    Unhealthy = "unhealthy" {
+        /// What was seen.
+        cause: EventText,
+    }
+    /// A workload that was unhealthy, or of which nothing could be told, serves.
+    Alive = "alive" {}
+    /// For a minute it could not be told whether a workload serves. Nothing is done about that.
+    LivenessUnknown = "liveness-unknown" {
+        /// What was seen.
+        cause: EventText,
+    }
+    /// A workload is not started again before an operator acts.
+    GivenUp = "given-up" {
+        /// Why.
+        cause: EventText,
+    }
     /// A workload is not held any more.
     HaltCleared = "halt-cleared" {
         /// What cleared it.
@@ -309,6 +326,7 @@ impl EventDetails {
             | Self::Recovered { .. }
             | Self::HaltCleared { .. }
             | Self::CommandBegun { .. }
+            | Self::Alive {}
             | Self::Removed { .. }
             | Self::VolumeLevelChanged { level: VolumeLevel::Normal, .. }
             | Self::VolumeTakesWrites {}
@@ -330,11 +348,14 @@ impl EventDetails {
             | Self::VolumeChecked { outcome: CheckOutcome::Repaired }
             | Self::SyncFailed { .. }
             | Self::Quarantined { .. }
-            | Self::Unreadable { .. } => Severity::Warning,
+            | Self::Unreadable { .. }
+            | Self::Unhealthy { .. }
+            | Self::LivenessUnknown { .. } => Severity::Warning,
             Self::EngineLost { .. }
             | Self::LedgerReplaced { .. }
             | Self::HostOvercommitted { .. }
             | Self::Halted { .. }
+            | Self::GivenUp { .. }
             | Self::VolumeLevelChanged { level: VolumeLevel::Critical, .. }
             | Self::VolumeRefusesWrites {}
             | Self::VolumeErrors { .. }

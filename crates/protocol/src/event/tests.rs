@@ -12,6 +12,7 @@ fn cid() -> Cid {
 }
 
 /// One event of each kind: its details, how they are written, and how much it matters.
+#[expect(clippy::too_many_lines, reason = "a table with a row for each kind")]
 fn goldens() -> Vec<(EventDetails, Value, Severity)> {
     use EventDetails as D;
     use Severity::{Alarm, Info, Warning};
@@ -98,6 +99,10 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
         ),
         (D::Recovered { failures: 3 }, json!({"failures": 3}), Info),
         (D::Halted { cause: "cut short".into() }, json!({"cause": "cut short"}), Alarm),
+        (D::Unhealthy { cause: "HTTP 500".into() }, json!({"cause": "HTTP 500"}), Warning),
+        (D::Alive {}, json!({}), Info),
+        (D::LivenessUnknown { cause: "hangs".into() }, json!({"cause": "hangs"}), Warning),
+        (D::GivenUp { cause: "spent".into() }, json!({"cause": "spent"}), Alarm),
         (D::HaltCleared { by: HaltCleared::Operator }, json!({"by": "operator"}), Info),
         (
             D::CommandBegun { program: "/bin/sh".into(), arguments: 2 },

@@ -6,7 +6,7 @@ use belay_protocol::{
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{Facts, node, tone};
+use super::{Facts, node, probes, tone};
 use crate::core::table::{Cell, Style, Table, Tone};
 use crate::core::{advice, human};
 
@@ -67,6 +67,7 @@ pub(crate) fn page(
         let names = workload.overrides.join(", ");
         facts.add("overrides", format!("{names} of its environment, by the app itself"));
     }
+    probes::add(&mut facts, workload, now, style);
     if let Some(back_off) = &workload.back_off {
         let failures = human::count(back_off.failures as usize, "failure");
         let at = human::clock(back_off.next_try_at);

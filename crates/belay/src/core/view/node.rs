@@ -5,7 +5,7 @@ use std::fmt::Write;
 use belay_protocol::{DesiredState, GenerationStorage, NodeReadiness, NodeStatus, WorkloadStatus};
 use jiff::Timestamp;
 
-use super::{Facts, tone, workloads};
+use super::{Facts, probes, tone, workloads};
 use crate::core::table::{Style, Tone};
 use crate::core::{advice, human};
 
@@ -100,6 +100,7 @@ pub(crate) fn workload(
             facts.add("", format!("started {} ago", human::age(now, started)));
         }
     }
+    probes::add(&mut facts, workload, now, style);
     if workload.restarts > 0 {
         facts.add("restarts", workload.restarts.to_string());
     }

@@ -3,7 +3,7 @@
 use belay_protocol::{PortStatus, SyncRole, WorkloadStatus};
 use jiff::Timestamp;
 
-use super::tone;
+use super::{probes, tone};
 use crate::core::human;
 use crate::core::table::{Cell, Style, Table, Tone};
 
@@ -12,7 +12,8 @@ pub(crate) fn table(workloads: &[WorkloadStatus], now: Timestamp, style: Style) 
     if workloads.is_empty() {
         return "no workloads; declare one with: belay deploy FILE\n".to_owned();
     }
-    let mut table = Table::new(&["NAME", "STATE", "FOR", "RESTARTS", "PORTS", "SYNC", "IMAGE"]);
+    let mut table =
+        Table::new(&["NAME", "STATE", "FOR", "LIVE", "RESTARTS", "PORTS", "SYNC", "IMAGE"]);
     for workload in workloads {
         let restarts = match workload.restarts {
             0 => Tone::Plain,
@@ -22,6 +23,7 @@ pub(crate) fn table(workloads: &[WorkloadStatus], now: Timestamp, style: Style) 
             workload.name.as_str().into(),
             Cell::new(workload.phase.as_str(), tone(workload.phase)),
             human::age(now, workload.since).into(),
+            probes::live(workload),
             Cell::new(workload.restarts.to_string(), restarts),
             ports(&workload.ports).into(),
             sync(workload).into(),
@@ -68,10 +70,10 @@ mod tests {
     fn a_line_says_what_a_workload_is_in() {
         assert_eq!(
             table(&sample::status().workloads, sample::now(), Style::Plain),
-            "NAME   STATE     FOR    RESTARTS  PORTS                   SYNC              IMAGE\n\
-             cache  back-off  12s    4                                                   \
+            "NAME   STATE     FOR    LIVE  RESTARTS  PORTS                   SYNC              IMAGE\n\
+             cache  back-off  12s          4                                                   \
              docker.io/library/redis:7\n\
-             web    ready     5m12s  0         127.0.0.1:8080->80/tcp  provider of page  \
+             web    ready     5m12s        0         127.0.0.1:8080->80/tcp  provider of page  \
              file:/srv/page.tar\n"
         );
     }

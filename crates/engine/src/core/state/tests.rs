@@ -215,3 +215,17 @@ fn other_engines_differences_are_levelled() {
     let ports: Vec<String> = docker.ports.iter().map(|port| port.host_ip.to_string()).collect();
     assert_eq!(ports, ["0.0.0.0", "::"]);
 }
+
+#[test]
+fn the_command_of_a_health_check_is_read() {
+    let command = |test: &[&str]| {
+        super::command_of(&test.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+    };
+    let expected = Some(vec!["/bin/test".to_owned(), "-e".to_owned(), "/ok".to_owned()]);
+    assert_eq!(command(&["CMD", "/bin/test", "-e", "/ok"]), expected);
+    let expected = Some(vec!["/bin/sh".to_owned(), "-c".to_owned(), "test -e /ok".to_owned()]);
+    assert_eq!(command(&["CMD-SHELL", "test -e /ok"]), expected);
+    for none in [&[][..], &["NONE"], &["CMD"], &["CMD-SHELL"]] {
+        assert_eq!(command(none), None, "{none:?}");
+    }
+}

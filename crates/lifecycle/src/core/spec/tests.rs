@@ -314,3 +314,64 @@ fn every_fault_of_dependencies_and_of_what_is_taken_from_them_is_listed() {
         ]
     );
 }
+
+#[test]
+fn every_kind_of_probe_is_read() {
+    let web = "name = \"web\"\nimage = \"x\"\n[[ports]]\ncontainer = 80\n";
+    let of = |tables: &str| read(&format!("{web}{tables}")).expect("a good spec");
+    let spec = of("[ready.http]\nport = 80\nstatus = \"204\"\nhost = \"example.org\"\nheaders = \
+                   { Authorization = \"Bearer geheim\" }\n[live]");
+    let ProbeSpec::Http(http) = &spec.ready.probe else { panic!("{:?}", spec.ready.probe) };
+    assert_eq!((http.path.as_str(), http.status.clone()), ("/", 204..=204));
+    assert_eq!(http.host.as_deref(), Some("example.org"));
+    assert!(!format!("{spec:?}").contains("geheim"), "what a header holds is not shown");
+    let live = spec.live.expect("is asked for");
+    assert_eq!(live.probe, spec.ready.probe, "the same question unless it has its own");
+    assert_eq!((live.failures, live.successes, live.action), (3, 1, LiveAction::Restart));
+    assert_eq!((live.interval, live.start_period), (SECOND * 10, SECOND * 300));
+
+    let spec = of("[ready]\ntcp = { port = 80 }\n[live]\nexec = { command = [\"/up\", \"-q\"] }\n\
+                   action = \"none\"\ninterval = \"1s\"\nprobe_timeout = \"5s\"");
+    let live = spec.live.expect("is asked for");
+    let command = vec!["/up".to_owned(), "-q".to_owned()];
+    assert_eq!(live.probe, ProbeSpec::Exec { command, user: None });
+    assert_eq!((live.action, live.probe_timeout), (LiveAction::None, SECOND * 5));
+    assert_eq!(of("[ready]\nhealthcheck = true").ready.probe, ProbeSpec::Healthcheck);
+    assert_eq!(of("").live, None, "nothing is asked where nothing is said");
+    let one = of("[ready]\nconsecutive = 1\ntimeout = \"1s\"").ready;
+    assert_eq!((one.stable, of("").ready.stable), (Duration::ZERO, SECOND));
+}
+
+#[test]
+fn probes_that_cannot_be_meant_are_faults() {
+    let of = |tables: &str| {
+        let text = format!("name = \"web\"\nimage = \"x\"\n[[ports]]\ncontainer = 80\n{tables}");
+        faults(&text).join("\n")
+    };
+    for (tables, said) in [
+        ("[live]", "live: found nothing, expected one of http, tcp, exec, healthcheck"),
+        (
+            "[ready]\ntcp = { port = 80 }\nhttp = { port = 80 }",
+            "found a second probe, expected one probe",
+        ),
+        ("[ready]\nhttp = { port = 80, status = \"399-200\" }", "ready.http.status"),
+        ("[ready]\nhttp = { port = 80, status = \"ok\" }", "ready.http.status"),
+        ("[ready.http]\nport = 80\nheaders = { Host = \"a\" }", "the key host beside headers"),
+        ("[ready.http]\nport = 80\nheaders = { \"a b\" = \"c\" }", "the name of a header"),
+        ("[ready]\nexec = { command = [] }", "ready.exec.command: found no program"),
+        ("[ready]\nexec = {}", "ready.exec.command: found nothing"),
+        ("[ready]\nhealthcheck = false", "ready.healthcheck"),
+        ("[live]\ntcp = { port = 81 }", "live.tcp.port: found 81"),
+        ("[ready]\nstable = \"40s\"", "more than 40s, the stable time"),
+        ("[live]\ntcp = { port = 80 }\naction = \"kill\"", "one of none, restart, stop"),
+    ] {
+        let found = of(tables);
+        assert!(found.contains(said), "{tables}: {found}");
+    }
+    let never = "name = \"web\"\nimage = \"x\"\nrestart = \"never\"\nrestart_limit = 3";
+    assert!(faults(never)[0].contains("restart_limit"));
+    let limited = read("name = \"web\"\nimage = \"x\"\nrestart_limit = 3").expect("is good");
+    assert_eq!(limited.restart_limit, Some(3));
+}
+
+const SECOND: Duration = Duration::from_secs(1);
