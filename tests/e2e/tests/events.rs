@@ -117,11 +117,11 @@ async fn events_are_followed_over_kills_without_a_gap_or_a_number_twice() {
     })
     .await;
 
-    let followed = follower.events();
-    assert_eq!(numbers(&followed), (1..=followed.len() as u64).collect::<Vec<_>>());
+    let lines = follower.events();
+    assert_eq!(numbers(&lines), (1..=lines.len() as u64).collect::<Vec<_>>());
     let kept = all(&node).await;
-    let count = followed.len().min(kept.len());
-    assert_eq!(followed[..count], kept[..count], "what was followed is what is kept");
+    let count = lines.len().min(kept.len());
+    assert_eq!(lines[..count], kept[..count], "what was followed is what is kept");
     let ends: Vec<_> = kept
         .iter()
         .filter_map(|event| match &event.details {
