@@ -29,10 +29,15 @@ const FIRST_EVENT: Duration = Duration::from_secs(10);
 const LAST_LINE: Duration = Duration::from_secs(30);
 
 /// Hands `operation` to belayd and answers with its events.
-pub(crate) async fn carry_out(state: &ApiState, caller: Caller, operation: Operation) -> Response {
+pub(crate) async fn carry_out(
+    state: &ApiState,
+    caller: Caller,
+    wait: Option<Duration>,
+    operation: Operation,
+) -> Response {
     let (events, from_belayd) = mpsc::channel(EVENTS);
     tracing::info!(%caller, operation = name(&operation), workload = about(&operation), "asked for");
-    if let Err(problem) = state.send(Command::Operate { operation, events }).await {
+    if let Err(problem) = state.send(Command::Operate { operation, wait, events }).await {
         return Refusal::from(problem).into_response();
     }
     let (to_client, mut unread) = mpsc::channel(UNREAD);
@@ -53,6 +58,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Remove { .. } => "remove",
         Operation::ClearOverrides { .. } => "clear-overrides",
         Operation::Publish { .. } => "publish",
+        Operation::BreakLock { .. } => "lock break",
         Operation::Volume { act, .. } => act.verb(),
     }
 }
@@ -67,6 +73,7 @@ fn about(operation: &Operation) -> &str {
         | Operation::Remove { workload, .. }
         | Operation::ClearOverrides { workload }
         | Operation::Publish { workload, .. }
+        | Operation::BreakLock { workload, .. }
         | Operation::Volume { workload, .. } => workload.as_str(),
     }
 }

@@ -39,6 +39,9 @@ const ACTS: [&str; 14] = [
     "/v1/volumes/{workload}/{volume}/trim",
 ];
 
+/// Frees the locks of a workload.
+const BREAK: &str = "/v1/workloads/{name}/lock/break";
+
 /// Every page, for those whom the Unix socket's mode lets in.
 pub fn operator_router(state: ApiState) -> Router {
     let [
@@ -59,6 +62,8 @@ pub fn operator_router(state: ApiState) -> Router {
     ] = ACTS;
     questions()
         .route("/v1/workloads", post(operate::deploy))
+        .route("/v1/locks", get(ask::locks))
+        .route(BREAK, post(operate::break_lock))
         .route("/v1/workloads/{name}", delete(operate::remove))
         .route(start, post(operate::start))
         .route(stop, post(operate::stop))
@@ -86,6 +91,7 @@ pub fn operator_router(state: ApiState) -> Router {
 /// name. Everything else is refused with `read-only-listener`.
 pub fn observer_router(state: ApiState) -> Router {
     ACTS.into_iter()
+        .chain(["/v1/locks", BREAK])
         .fold(questions(), |router, path| router.route(path, any(read_only)))
         .fallback(refuse_or_not_found)
         .method_not_allowed_fallback(read_only)

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::{
-    EventPage, EventQuery, EventTally, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LogLine,
-    LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode, WorkloadName,
+    EventPage, EventQuery, EventTally, ExecInput, ExecOutput, ExecRequest, HistoryEntry,
+    LockStatus, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode,
+    WorkloadName,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,8 @@ pub enum Command {
     Operate {
         /// What to do.
         operation: Operation,
+        /// How long the caller waits for its turn and for locks; belayd's own time when absent.
+        wait: Option<Duration>,
         /// Takes progress and exactly one `Done` or `Failed`. It is always read, however slow the
         /// client is, and it is closed after the end; a client that goes away cancels nothing.
         events: mpsc::Sender<OperationEvent>,
@@ -71,6 +74,11 @@ pub enum Command {
         output: mpsc::Sender<ExecOutput>,
         /// Whether the command is accepted; nothing is sent on `output` before.
         reply: oneshot::Sender<Result<(), Problem>>,
+    },
+    /// Say which locks are held.
+    Locks {
+        /// All of them, or why that cannot be told.
+        reply: oneshot::Sender<Result<Vec<LockStatus>, Problem>>,
     },
     /// Read a workload's sync history, newest first.
     History {

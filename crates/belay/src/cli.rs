@@ -42,6 +42,8 @@ pub(crate) enum Verb {
     Deploy {
         /// Its spec, a TOML file
         file: PathBuf,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// List the workloads
     #[command(after_help = "Example: belay ps")]
@@ -77,13 +79,25 @@ pub(crate) enum Verb {
     },
     /// Make a workload run
     #[command(after_help = "Example: belay start web")]
-    Start { workload: WorkloadName },
+    Start {
+        workload: WorkloadName,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Stop a workload until it is started or deployed again
     #[command(after_help = "Example: belay stop web")]
-    Stop { workload: WorkloadName },
+    Stop {
+        workload: WorkloadName,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Stop and start a workload
     #[command(after_help = "Example: belay restart web")]
-    Restart { workload: WorkloadName },
+    Restart {
+        workload: WorkloadName,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Stop and remove a workload
     #[command(after_help = "Example: belay rm --volumes web")]
     Rm {
@@ -94,6 +108,8 @@ pub(crate) enum Verb {
         /// Remove it although other workloads depend on it
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Show which names of its environment a workload has overridden, or end that
     #[command(after_help = "Example: belay env web --clear")]
@@ -118,6 +134,9 @@ pub(crate) enum Verb {
     /// Volumes of this node
     #[command(subcommand, after_help = "Example: belay volume ls")]
     Volume(VolumeVerb),
+    /// Locks of this node
+    #[command(subcommand, after_help = "Example: belay lock ls")]
+    Lock(LockVerb),
     /// Volume-sync of this node
     #[command(subcommand, after_help = "Example: belay sync status")]
     Sync(SyncVerb),
@@ -215,6 +234,8 @@ pub(crate) enum VolumeVerb {
         volume: VolumePath,
         /// The size that it is to have, as in a spec: 64M, 1.5G
         size: String,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Check the file system of a volume whose workload is stopped
     #[command(after_help = "Example: belay volume check web/data")]
@@ -225,6 +246,8 @@ pub(crate) enum VolumeVerb {
         /// Repair all that can be repaired, which may cost damaged files
         #[arg(long)]
         repair: bool,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Empty a volume whose workload is stopped
     #[command(after_help = "Example: belay volume reset web/data")]
@@ -232,6 +255,8 @@ pub(crate) enum VolumeVerb {
         /// The volume, as WORKLOAD/VOLUME
         #[arg(value_parser = volume_path)]
         volume: VolumePath,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Put a kept earlier state in the place of a volume whose workload is stopped
     #[command(after_help = "Example: belay volume rollback web/data before-update")]
@@ -241,6 +266,8 @@ pub(crate) enum VolumeVerb {
         volume: VolumePath,
         /// Name of the state; the only one that is kept when absent
         generation: Option<String>,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Take the image that lies in a volume's place for its own
     #[command(after_help = "Example: belay volume adopt web/data")]
@@ -248,6 +275,8 @@ pub(crate) enum VolumeVerb {
         /// The volume, as WORKLOAD/VOLUME
         #[arg(value_parser = volume_path)]
         volume: VolumePath,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Give the free space of a thin volume back to the host
     #[command(after_help = "Example: belay volume trim web/cache")]
@@ -255,6 +284,8 @@ pub(crate) enum VolumeVerb {
         /// The volume, as WORKLOAD/VOLUME
         #[arg(value_parser = volume_path)]
         volume: VolumePath,
+        #[command(flatten)]
+        wait: Wait,
     },
     /// Delete a volume that no workload names, with everything in it
     #[command(after_help = "Example: belay volume rm old/data")]
@@ -262,6 +293,24 @@ pub(crate) enum VolumeVerb {
         /// The volume, as WORKLOAD/VOLUME
         #[arg(value_parser = volume_path)]
         volume: VolumePath,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LockVerb {
+    /// List the locks that are held, with who holds them and what for
+    #[command(after_help = "Example: belay lock ls")]
+    Ls(Listing),
+    /// Free the locks of a workload by ending whoever holds them
+    #[command(after_help = "Example: belay lock break web --force")]
+    Break {
+        workload: WorkloadName,
+        /// End the holder: an operation of belayd between two steps; another process by asking it,
+        /// then by killing it
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -329,6 +378,29 @@ pub(crate) struct EventsShown {
     pub(crate) kinds: Vec<EventKind>,
     #[command(flatten)]
     pub(crate) listing: Listing,
+}
+
+/// How long a command waits for its turn and for the locks of others.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Wait {
+    /// Wait at most so long for other operations and for locks [default: 60, a deploy 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(..=86_400))]
+    wait: Option<u64>,
+    /// Do not wait: give up at once when something else is at work on it
+    #[arg(long, conflicts_with = "wait")]
+    no_wait: bool,
+}
+
+impl Wait {
+    /// What is added to the address of an operation that has no query yet.
+    pub(crate) fn query(self) -> String {
+        self.seconds().map_or_else(String::new, |seconds| format!("?wait={seconds}"))
+    }
+
+    /// Seconds to wait, if something was said.
+    pub(crate) fn seconds(self) -> Option<u64> {
+        if self.no_wait { Some(0) } else { self.wait }
+    }
 }
 
 /// How a page is shown.
@@ -413,6 +485,25 @@ mod tests {
         assert_eq!(options.timeout, Some(Duration::from_secs(90)));
         for wrong in ["belay exec web", "belay exec web --", "belay exec web ls"] {
             assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_command_waits_as_long_as_it_is_told_to() {
+        let seconds = |line: &str| {
+            let parsed = Arguments::try_parse_from(line.split(' '));
+            let Ok(Arguments { verb: Verb::Stop { wait, .. }, .. }) = parsed else {
+                panic!("{parsed:?}");
+            };
+            wait.seconds()
+        };
+        assert_eq!(seconds("belay stop web"), None, "belayd's own time");
+        assert_eq!(seconds("belay stop web --wait 5"), Some(5));
+        assert_eq!(seconds("belay stop web --wait 0"), Some(0));
+        assert_eq!(seconds("belay stop web --no-wait"), Some(0));
+        for wrong in ["--wait -1", "--wait 86401", "--wait 1m", "--wait 5 --no-wait"] {
+            let line = format!("belay stop web {wrong}");
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod doctor;
 mod events;
 mod exec;
+mod lock;
 mod operate;
 mod show;
 mod volume;
@@ -23,7 +24,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
     let socket = arguments.socket();
     let client = || Client::new(&socket);
     match arguments.verb {
-        Verb::Deploy { file } => operate::deploy(&client()?, &file, output).await?,
+        Verb::Deploy { file, wait } => operate::deploy(&client()?, &file, wait, output).await?,
         Verb::Ps(listing) => show::workloads(&client()?, listing, output).await?,
         Verb::Status { workload: None, listing } => {
             show::node(&client()?, listing, output).await?;
@@ -39,13 +40,20 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Exec { workload, options } => {
             return exec::run(&client()?, &workload, options).await;
         }
-        Verb::Start { workload } => operate::start(&client()?, &workload, output).await?,
-        Verb::Stop { workload } => operate::stop(&client()?, &workload, output).await?,
-        Verb::Restart { workload } => operate::restart(&client()?, &workload, output).await?,
-        Verb::Rm { workload, volumes, force } => {
+        Verb::Start { workload, wait } => {
+            operate::act_on(&client()?, &workload, "start", wait, output).await?;
+        }
+        Verb::Stop { workload, wait } => {
+            operate::act_on(&client()?, &workload, "stop", wait, output).await?;
+        }
+        Verb::Restart { workload, wait } => {
+            operate::act_on(&client()?, &workload, "restart", wait, output).await?;
+        }
+        Verb::Rm { workload, volumes, force, wait } => {
             let fate = if volumes { "delete" } else { "keep" };
             let dependants = if force { "ignore" } else { "refuse" };
-            operate::remove(&client()?, &workload, fate, dependants, output).await?;
+            let how = operate::Removal { volumes: fate, dependants, wait };
+            operate::remove(&client()?, &workload, how, output).await?;
         }
         Verb::Env { workload, clear: true, listing: _ } => {
             operate::clear_overrides(&client()?, &workload, output).await?;
@@ -57,6 +65,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
             show::explain(&client()?, &workload, listing, output).await?;
         }
         Verb::Events(shown) => events::run(&client()?, &shown, output).await?,
+        Verb::Lock(verb) => lock::run(&client()?, verb, output).await?,
         Verb::Volume(verb) => volume::run(&client()?, verb, output).await?,
         Verb::Sync(SyncVerb::Status(listing)) => {
             show::sync(&client()?, listing, output).await?;

@@ -56,7 +56,10 @@ pub(crate) async fn read_events(
 
 fn translate(command: Command) -> NodeCommand {
     match command {
-        Command::Operate { operation, events } => NodeCommand::Operate { operation, events },
+        Command::Operate { operation, wait, events } => {
+            NodeCommand::Operate { operation, wait, events }
+        }
+        Command::Locks { reply } => NodeCommand::Locks { reply },
         Command::Logs { workload, query, reply } => NodeCommand::Logs { workload, query, reply },
         Command::Exec { workload, request, input, output, reply } => {
             NodeCommand::Exec { workload, request, input, output, reply }
@@ -73,6 +76,9 @@ fn refuse(command: Command) {
     );
     match command {
         Command::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
+        Command::Locks { reply } => {
+            let _ = reply.send(Err(problem));
+        }
         Command::Logs { reply, .. } => {
             let _ = reply.send(Err(problem));
         }

@@ -4,6 +4,7 @@ mod declared;
 mod dependencies;
 mod engine_events;
 mod exec;
+mod locks;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,8 @@ use std::time::Duration;
 use belay_ledger::Loaded;
 use belay_locks::LockName;
 use belay_protocol::{
-    DependantsRule, DeployRequest, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LogLine,
-    LogQuery, Operation, OperationEvent, Problem, ProblemCode, WorkloadName,
+    DependantsRule, DeployRequest, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LockStatus,
+    LogLine, LogQuery, Operation, OperationEvent, Problem, ProblemCode, WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -50,6 +51,8 @@ pub enum NodeCommand {
     Operate {
         /// What.
         operation: Operation,
+        /// How long its caller waits for its turn and for locks; the usual time when absent.
+        wait: Option<Duration>,
         /// Whom to tell.
         events: mpsc::Sender<OperationEvent>,
     },
@@ -81,6 +84,11 @@ pub enum NodeCommand {
         workload: WorkloadName,
         /// The entries, newest first.
         reply: oneshot::Sender<Result<Vec<HistoryEntry>, Problem>>,
+    },
+    /// The locks that are held.
+    Locks {
+        /// All of them.
+        reply: oneshot::Sender<Result<Vec<LockStatus>, Problem>>,
     },
     /// What `workloads.d` holds now.
     Declare(Vec<SpecFile>),
@@ -304,8 +312,11 @@ impl NodeTask {
 
     fn take(&mut self, command: NodeCommand) {
         match command {
-            NodeCommand::Operate { operation, events } => {
-                self.operate(operation, Reporter::new(events));
+            NodeCommand::Operate { operation, wait, events } => {
+                self.operate(operation, Reporter::new(events).with_patience(wait));
+            }
+            NodeCommand::Locks { reply } => {
+                let _ = reply.send(locks::list(&self.context));
             }
             NodeCommand::Logs { workload, query, reply } => match self.find(&workload) {
                 Ok(handle) => {
@@ -388,6 +399,10 @@ impl NodeTask {
             }
             Operation::Publish { workload, request } => {
                 (workload, WorkloadCommand::Publish { request, reporter })
+            }
+            Operation::BreakLock { workload, mode } => {
+                self.break_lock(workload, mode, reporter);
+                return;
             }
             Operation::Volume { workload, volume, act } => {
                 self.act_on_volume(workload, volume, act, reporter);
@@ -504,6 +519,9 @@ fn refuse(command: NodeCommand) {
     );
     match command {
         NodeCommand::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
+        NodeCommand::Locks { reply } => {
+            let _ = reply.send(Err(problem));
+        }
         NodeCommand::Logs { reply, .. } => {
             let _ = reply.send(Err(problem));
         }

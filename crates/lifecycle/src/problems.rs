@@ -126,15 +126,14 @@ pub(crate) fn release(error: &ReleaseError) -> Problem {
 
 /// The problem of a lock that somebody else has.
 pub(crate) fn lock_held(wanted: &str, held: &belay_locks::HeldError) -> Problem {
-    let holder = held
-        .holder
-        .record()
-        .map_or_else(String::new, |record| format!(" (ps -p {} shows it)", record.pid));
-    Problem::new(
-        ProblemCode::LockHeld,
-        format!("{wanted}: {held}"),
-        format!("wait until it is done{holder}, then repeat the command"),
-    )
+    let next = match held.lock.about() {
+        Some(workload) => format!(
+            "repeat the command with --wait SECONDS, or end whoever has it: belay lock break \
+             {workload} --force"
+        ),
+        None => "repeat the command in a moment; belay lock ls shows who has it".to_owned(),
+    };
+    Problem::new(ProblemCode::LockHeld, format!("{wanted}: {held}"), next)
 }
 
 /// The locks cannot be used, so nothing is changed.

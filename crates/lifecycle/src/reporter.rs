@@ -1,22 +1,38 @@
 //! How an operation tells its caller what it does.
 
+use std::time::Duration;
+
 use belay_protocol::{OperationEvent, OperationOutcome, OperationProgress, Problem};
 use tokio::sync::mpsc;
 
 /// The caller's end of an operation. A caller that is slow misses progress, one that went away
 /// misses everything; neither holds the operation up.
 #[derive(Debug)]
-pub struct Reporter(mpsc::Sender<OperationEvent>);
+pub struct Reporter {
+    events: mpsc::Sender<OperationEvent>,
+    patience: Option<Duration>,
+}
 
 impl Reporter {
     /// Reports to this channel, which must hold at least two events.
     pub fn new(events: mpsc::Sender<OperationEvent>) -> Self {
-        Self(events)
+        Self { events, patience: None }
+    }
+
+    /// The same for a caller who says how long it waits for its turn and for locks.
+    #[must_use]
+    pub fn with_patience(self, patience: Option<Duration>) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How long the caller waits for its turn and for locks, if it says so.
+    pub fn patience(&self) -> Option<Duration> {
+        self.patience
     }
 
     /// A second end that can report progress from another task.
     pub fn progress_end(&self) -> Progress {
-        Progress(Some(self.0.clone()))
+        Progress(Some(self.events.clone()))
     }
 
     /// Says that something began or went on.
@@ -31,7 +47,7 @@ impl Reporter {
             Err(problem) => OperationEvent::Failed(problem),
         };
         // `say` leaves one place free, so only a caller that went away misses the end.
-        let _ = self.0.try_send(event);
+        let _ = self.events.try_send(event);
     }
 
     /// Ends the operation well with one sentence.

@@ -81,12 +81,16 @@ pub struct Waiting<'a> {
 /// A lock that is held, or was left by an operation that was cut short.
 #[derive(Debug, Clone)]
 pub struct Look {
-    /// What it locks, in words.
+    /// What it locks; `None` when its file's name is a hash.
+    pub name: Option<LockName>,
+    /// The same in words.
     pub lock: String,
     /// The workload that it is about, where it is about one and that can be told.
     pub workload: Option<String>,
     /// Who has it; `None` when nobody has.
     pub holder: Option<Holder>,
+    /// The record of an operation that was cut short under it, where nobody has it.
+    pub before: Option<Box<Record>>,
     /// Who has it, or what was cut short, in words.
     pub line: String,
     /// Whether this process has it.
@@ -294,13 +298,18 @@ impl Locks {
                 crate::core::holder::interrupted_line(Some(record), dead)
             }
         };
+        let before = match &found {
+            Found::Record(record) if holder.is_none() => Some(record.clone()),
+            Found::Record(_) | Found::Nothing | Found::Unreadable => None,
+        };
         let in_words = match (lock, found) {
             (Some(lock), _) => lock.to_string(),
             (None, Found::Record(record)) => record.lock,
             (None, Found::Nothing | Found::Unreadable) => spot.file.clone(),
         };
         let workload = lock.and_then(LockName::about).map(str::to_owned);
-        Ok(Some(Look { lock: in_words, workload, holder, line, own }))
+        let name = lock.cloned();
+        Ok(Some(Look { name, lock: in_words, workload, holder, before, line, own }))
     }
 
     /// Deletes the files of locks that belong to nothing, are free and have nothing to say. Gives

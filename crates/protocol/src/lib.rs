@@ -9,6 +9,7 @@ pub mod control;
 pub mod event;
 mod exec;
 mod ids;
+mod lock;
 mod operations;
 mod probe;
 mod problem;
@@ -25,6 +26,7 @@ pub use exec::{
     ExecRequest, ExecSignal, FrameError, TerminalSize,
 };
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
+pub use lock::{BreakMode, BreakRequest, LockHolder, LockState, LockStatus};
 pub use operations::{
     CheckMode, CheckRequest, DependantsRule, DeployRequest, Finding, GrowRequest, HistoryEntry,
     LogLine, LogQuery, LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Cid, Problem, VolumeName, WorkloadName};
+use crate::{BreakMode, Cid, Problem, VolumeName, WorkloadName};
 
 /// What an operator asks for. Each acts on one workload or one of its volumes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,13 @@ pub enum Operation {
         workload: WorkloadName,
         /// What to publish.
         request: PublishRequest,
+    },
+    /// Free its locks (`POST /v1/workloads/{name}/lock/break`).
+    BreakLock {
+        /// Which workload.
+        workload: WorkloadName,
+        /// What may be done to their holders.
+        mode: BreakMode,
     },
     /// Act on one volume (`/v1/volumes/{workload}/{volume}`).
     Volume {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use belay_harness::{Node, NodeOptions, free_port, until, web_spec};
+use belay_harness::{Node, NodeOptions, binary, free_port, until, web_spec};
 use belay_locks::{Claim, Guard, LockName, LockSet, Locks, Places, Role};
 use belay_protocol::{ProblemCode, WorkloadPhase};
 
@@ -205,5 +205,122 @@ async fn no_child_of_belayd_has_a_lock_open() {
     end.store(true, Ordering::Relaxed);
     let found = watch.join().expect("no panic");
     assert!(found.is_empty(), "{found:?}");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_command_that_does_not_wait_gives_up_at_once_with_the_holder() {
+    let node = Node::start(NodeOptions::default()).await;
+    let port = free_port();
+    node.client().deploy(&web_spec(port, "one"), node.directory()).await.expect("deploys");
+    let guard = hold(&node, LockName::workload("web")).await;
+    for (seconds, least) in [(0, Duration::ZERO), (2, Duration::from_secs(2))] {
+        let began = Instant::now();
+        let refused = node.client().act_within("stop", "web", seconds).await;
+        let problem = refused.expect_err("held").problem();
+        assert!(began.elapsed() >= least, "{:?}", began.elapsed());
+        assert_eq!(problem.code, ProblemCode::LockHeld, "{problem:?}");
+        let told = format!("workload web is locked by mend (rescue, pid {})", std::process::id());
+        assert!(problem.detail.contains(&told), "{}", problem.detail);
+        assert!(problem.detail.contains("alive and inside its deadline"), "{}", problem.detail);
+        assert!(problem.next.ends_with("belay lock break web --force"), "{}", problem.next);
+    }
+    let found = node.client().workload("web").await.expect("answers");
+    assert_eq!(found.desired, belay_protocol::DesiredState::Running, "nothing was changed");
+    guard.finish();
+    node.end().await;
+}
+
+/// Runs `belay` against a node.
+async fn belay(node: &Node, arguments: &[&str]) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(binary("belay"));
+    command.arg("--socket").arg(node.socket()).args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.expect("joins").expect("it can be run");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+#[ignore = "the other process of the tests that end a holder"]
+async fn the_other_holder() {
+    let root = PathBuf::from(std::env::var_os("BELAY_LOCKS_ROOT").expect("started by a test"));
+    let locks = Locks::new(Places { run: root.join("run"), state: root.join("state") });
+    let claim = Claim::new(Role::Rescue, "mend");
+    let set = LockSet::one(LockName::workload("web"));
+    let _guard = locks.acquire(&set, &claim, SOON, |_| {}).await.expect("its turn comes");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_foreign_holder_is_shown_and_ended_only_by_force() {
+    let node = Node::start(NodeOptions::default()).await;
+    let port = free_port();
+    node.client().deploy(&web_spec(port, "one"), node.directory()).await.expect("deploys");
+    let (_, none) = belay(&node, &["lock", "ls"]).await;
+    assert!(none.contains("instance") && !none.contains("workload web"), "{none}");
+    let mut other = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "the_other_holder", "--ignored"])
+        .env("BELAY_LOCKS_ROOT", node.directory())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("can be started");
+    let pid = format!("mend (rescue, pid {})", other.id());
+    until("the holder to be shown", SOON, || async {
+        let (_, shown) = belay(&node, &["lock", "ls"]).await;
+        if shown.contains(&pid) { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    let began = Instant::now();
+    for look in [&["ps"][..], &["logs", "web"], &["status"], &["sync", "status"]] {
+        let (code, shown) = belay(&node, look).await;
+        assert_eq!(code, Some(0), "{look:?} answers while the lock is held: {shown}");
+    }
+    for page in ["explain", "status"] {
+        let (code, shown) = belay(&node, &[page, "web"]).await;
+        assert_eq!(code, Some(0), "{shown}");
+        assert!(shown.contains(&pid) && shown.contains("workload web  held"), "{page}: {shown}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let (code, refused) = belay(&node, &["restart", "web", "--no-wait"]).await;
+    assert_eq!(code, Some(75), "{refused}");
+    assert!(refused.contains(&pid), "{refused}");
+    let (code, refused) = belay(&node, &["lock", "break", "web"]).await;
+    assert_eq!(code, Some(75), "{refused}");
+    assert!(refused.contains("nobody was ended") && refused.contains("--force"), "{refused}");
+    assert!(other.try_wait().expect("it is ours").is_none(), "it lives");
+    let (code, broken) = belay(&node, &["lock", "break", "web", "--force"]).await;
+    assert_eq!(code, Some(0), "{broken}");
+    assert!(broken.contains(&format!("pid {} has ended", other.id())), "{broken}");
+    other.wait().expect("it is ours");
+    let (code, done) = belay(&node, &["restart", "web"]).await;
+    assert_eq!(code, Some(0), "{done}");
+    assert!(node.log_text().contains("was cut short") || node.log_text().contains("died in"));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn an_operation_of_belayd_itself_is_ended_between_two_steps() {
+    let node = Node::start(NodeOptions::default()).await;
+    let port = free_port();
+    node.client().deploy(&web_spec(port, "good"), node.directory()).await.expect("deploys");
+    let endless = web_spec(port, "bad")
+        .replace("/index.html\" }", "/absent\" }")
+        .replace("interval", "timeout = \"80s\"\ninterval");
+    let (client, directory) = (node.client().clone(), node.directory().to_owned());
+    let deploy = tokio::spawn(async move { client.deploy(&endless, &directory).await });
+    until("the new version to be asked", SOON, || async {
+        let found = node.client().workload("web").await?;
+        let asked = found.generation == 2 && found.phase == WorkloadPhase::Probing;
+        if asked { Ok(()) } else { Err(found.reason) }
+    })
+    .await;
+    let (code, broken) = belay(&node, &["lock", "break", "web", "--force"]).await;
+    assert_eq!(code, Some(0), "{broken}");
+    assert!(broken.contains("deploy of web is ended"), "{broken}");
+    let problem = deploy.await.expect("no panic").expect_err("ended").problem();
+    assert!(problem.detail.contains("was ended by belay lock break"), "{}", problem.detail);
+    let found = node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
+    assert_eq!(found.generation, 1, "the version before is restored");
     node.end().await;
 }

@@ -102,6 +102,17 @@ impl Client {
         self.operate(self.http.post(address)).await
     }
 
+    /// `start`, `stop` or `restart`, waiting so many seconds for its turn and for locks.
+    pub async fn act_within(
+        &self,
+        verb: &str,
+        name: &str,
+        seconds: u64,
+    ) -> Result<OperationOutcome, Refusal> {
+        let address = format!("http://belay/v1/workloads/{name}/{verb}?wait={seconds}");
+        self.operate(self.http.post(address)).await
+    }
+
     /// Ends all overrides of a workload's environment.
     pub async fn clear_overrides(&self, name: &str) -> Result<OperationOutcome, Refusal> {
         self.operate(self.http.delete(format!("http://belay/v1/workloads/{name}/env"))).await

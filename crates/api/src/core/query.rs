@@ -1,5 +1,7 @@
 //! Query strings, read strictly: a key that is not known is an error that names the known ones.
 
+use std::time::Duration;
+
 use belay_protocol::{
     DependantsRule, EventKind, EventSeq, LogQuery, Problem, ProblemCode, VolumeFate, WorkloadName,
 };
@@ -90,10 +92,31 @@ pub(crate) fn removal(
             ("dependants", "refuse") => rule = DependantsRule::Refuse,
             ("dependants", "ignore") => rule = DependantsRule::Ignore,
             ("dependants", found) => return Err(wrong(key, found, "refuse or ignore").into()),
-            (unknown, _) => return Err(unexpected(unknown, "volumes and dependants").into()),
+            ("wait", _) => {}
+            (unknown, _) => return Err(unexpected(unknown, "volumes, dependants and wait").into()),
         }
     }
     Ok((fate, rule))
+}
+
+/// `wait=SECONDS`, a day at most; what is not about waiting is for others to read.
+pub(crate) fn wait(pairs: &[(String, String)]) -> Result<Option<Duration>, Box<Problem>> {
+    const LONGEST: u64 = 86_400;
+    let mut wait = None;
+    for (key, value) in pairs.iter().filter(|(key, _)| key == "wait") {
+        let seconds = value.parse().ok().filter(|seconds| *seconds <= LONGEST);
+        let expected = "a number of seconds, at most 86400";
+        wait = Some(seconds.ok_or_else(|| wrong(key, value, expected))?);
+    }
+    Ok(wait.map(Duration::from_secs))
+}
+
+/// Like [`wait`], where nothing else may be said.
+pub(crate) fn only_wait(pairs: &[(String, String)]) -> Result<Option<Duration>, Box<Problem>> {
+    match pairs.iter().find(|(key, _)| key != "wait") {
+        Some((unknown, _)) => Err(unexpected(unknown, "wait").into()),
+        None => wait(pairs),
+    }
 }
 
 fn wrong(key: &str, found: &str, expected: &str) -> Problem {
@@ -176,6 +199,18 @@ mod tests {
         assert_eq!(removal(&said), Ok(careful));
         let said = pairs(&[("volumes", "delete"), ("dependants", "ignore")]);
         assert_eq!(removal(&said), Ok((VolumeFate::Delete, DependantsRule::Ignore)));
+    }
+
+    #[test]
+    fn a_wait_is_a_number_of_seconds() {
+        assert_eq!(only_wait(&[]), Ok(None));
+        assert_eq!(only_wait(&pairs(&[("wait", "0")])), Ok(Some(Duration::ZERO)));
+        let both = pairs(&[("volumes", "keep"), ("wait", "90")]);
+        assert_eq!(wait(&both), Ok(Some(Duration::from_secs(90))));
+        assert!(removal(&both).is_ok());
+        for wrong in [pairs(&[("wait", "-1")]), pairs(&[("wait", "86401")]), both] {
+            assert!(only_wait(&wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -66,6 +66,12 @@ pub(crate) async fn sync(State(state): State<ApiState>) -> Response {
     answer::json(&page::sync(&state.status()))
 }
 
+pub(crate) async fn locks(State(state): State<ApiState>) -> Result<Response, Refusal> {
+    let (reply, locks) = oneshot::channel();
+    state.send(Command::Locks { reply }).await?;
+    Ok(answer::json(&replied(locks).await?))
+}
+
 pub(crate) async fn history(
     State(state): State<ApiState>,
     Named(workload): Named,

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::answer::{Refusal, invalid};
+use crate::core::query;
 
 /// How long a request's body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -67,6 +68,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
             Ok(Query(pairs)) => Ok(Self(pairs)),
             Err(error) => Err(invalid(error.body_text(), "correct the query")),
         }
+    }
+}
+
+/// How long the caller waits for its turn and for locks.
+pub(crate) struct Patience(pub(crate) Option<Duration>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Patience {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let Pairs(pairs) = Pairs::from_request_parts(parts, state).await?;
+        Ok(Self(query::only_wait(&pairs)?))
     }
 }
 

@@ -4,11 +4,11 @@ use axum::Extension;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::response::Response;
 use belay_protocol::{
-    CheckRequest, DeployRequest, ExecRequest, GrowRequest, Operation, PublishRequest,
+    BreakRequest, CheckRequest, DeployRequest, ExecRequest, GrowRequest, Operation, PublishRequest,
     RollbackRequest, VolumeAct,
 };
 
-use super::extract::{Document, Named, NamedVolume, Pairs};
+use super::extract::{Document, Named, NamedVolume, Pairs, Patience};
 use crate::answer::Refusal;
 use crate::core::query;
 use crate::exec;
@@ -18,33 +18,37 @@ use crate::state::{ApiState, Caller};
 pub(crate) async fn deploy(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
     Document(request): Document<DeployRequest>,
 ) -> Response {
-    carry_out(&state, caller, Operation::Deploy(request)).await
+    carry_out(&state, caller, wait, Operation::Deploy(request)).await
 }
 
 pub(crate) async fn start(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
     Named(workload): Named,
 ) -> Response {
-    carry_out(&state, caller, Operation::Start { workload }).await
+    carry_out(&state, caller, wait, Operation::Start { workload }).await
 }
 
 pub(crate) async fn stop(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
     Named(workload): Named,
 ) -> Response {
-    carry_out(&state, caller, Operation::Stop { workload }).await
+    carry_out(&state, caller, wait, Operation::Stop { workload }).await
 }
 
 pub(crate) async fn restart(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
     Named(workload): Named,
 ) -> Response {
-    carry_out(&state, caller, Operation::Restart { workload }).await
+    carry_out(&state, caller, wait, Operation::Restart { workload }).await
 }
 
 pub(crate) async fn remove(
@@ -54,7 +58,8 @@ pub(crate) async fn remove(
     Pairs(pairs): Pairs,
 ) -> Result<Response, Refusal> {
     let (volumes, dependants) = query::removal(&pairs)?;
-    Ok(carry_out(&state, caller, Operation::Remove { workload, volumes, dependants }).await)
+    let wait = query::wait(&pairs)?;
+    Ok(carry_out(&state, caller, wait, Operation::Remove { workload, volumes, dependants }).await)
 }
 
 pub(crate) async fn clear_overrides(
@@ -62,7 +67,7 @@ pub(crate) async fn clear_overrides(
     Extension(caller): Extension<Caller>,
     Named(workload): Named,
 ) -> Response {
-    carry_out(&state, caller, Operation::ClearOverrides { workload }).await
+    carry_out(&state, caller, None, Operation::ClearOverrides { workload }).await
 }
 
 pub(crate) async fn publish(
@@ -71,7 +76,7 @@ pub(crate) async fn publish(
     Named(workload): Named,
     Document(request): Document<PublishRequest>,
 ) -> Response {
-    carry_out(&state, caller, Operation::Publish { workload, request }).await
+    carry_out(&state, caller, None, Operation::Publish { workload, request }).await
 }
 
 pub(crate) async fn exec(
@@ -85,70 +90,88 @@ pub(crate) async fn exec(
     exec::begin(&state, caller, workload, request, offer).await
 }
 
+pub(crate) async fn break_lock(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+    Document(request): Document<BreakRequest>,
+) -> Response {
+    let operation = Operation::BreakLock { workload, mode: request.mode };
+    carry_out(&state, caller, None, operation).await
+}
+
 pub(crate) async fn grow(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    patience: Patience,
     volume: NamedVolume,
     Document(request): Document<GrowRequest>,
 ) -> Response {
-    act(&state, caller, volume, VolumeAct::Grow(request)).await
+    act(&state, caller, patience, volume, VolumeAct::Grow(request)).await
 }
 
 pub(crate) async fn check(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    patience: Patience,
     volume: NamedVolume,
     Document(request): Document<CheckRequest>,
 ) -> Response {
-    act(&state, caller, volume, VolumeAct::Check(request)).await
+    act(&state, caller, patience, volume, VolumeAct::Check(request)).await
 }
 
 pub(crate) async fn reset(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    patience: Patience,
     volume: NamedVolume,
 ) -> Response {
-    act(&state, caller, volume, VolumeAct::Reset).await
+    act(&state, caller, patience, volume, VolumeAct::Reset).await
 }
 
 pub(crate) async fn rollback(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    patience: Patience,
     volume: NamedVolume,
     Document(request): Document<RollbackRequest>,
 ) -> Response {
-    act(&state, caller, volume, VolumeAct::Rollback(request)).await
+    act(&state, caller, patience, volume, VolumeAct::Rollback(request)).await
 }
 
 pub(crate) async fn adopt(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    patience: Patience,
     volume: NamedVolume,
 ) -> Response {
-    act(&state, caller, volume, VolumeAct::Adopt).await
+    act(&state, caller, patience, volume, VolumeAct::Adopt).await
 }
 
 pub(crate) async fn trim(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    patience: Patience,
     volume: NamedVolume,
 ) -> Response {
-    act(&state, caller, volume, VolumeAct::Trim).await
+    act(&state, caller, patience, volume, VolumeAct::Trim).await
 }
 
 pub(crate) async fn remove_volume(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
+    patience: Patience,
     volume: NamedVolume,
 ) -> Response {
-    act(&state, caller, volume, VolumeAct::Remove).await
+    act(&state, caller, patience, volume, VolumeAct::Remove).await
 }
 
 async fn act(
     state: &ApiState,
     caller: Caller,
+    Patience(wait): Patience,
     NamedVolume { workload, volume }: NamedVolume,
     act: VolumeAct,
 ) -> Response {
-    carry_out(state, caller, Operation::Volume { workload, volume, act }).await
+    carry_out(state, caller, wait, Operation::Volume { workload, volume, act }).await
 }

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use belay_api::{BindError, Command, bind_tcp, bind_unix};
 use belay_protocol::{
-    CheckMode, CheckRequest, DependantsRule, DeployRequest, GrowRequest, HistoryEntry, LogLine,
-    LogQuery, LogStream, NodeReadiness, NodeStatus, Operation, OperationEvent, OperationOutcome,
-    OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode, PublishRequest, RollbackRequest,
-    SyncStatus, VolumeAct, VolumeFate, VolumeStatus, WorkloadStatus,
+    BreakMode, CheckMode, CheckRequest, DependantsRule, DeployRequest, GrowRequest, HistoryEntry,
+    LockState, LockStatus, LogLine, LogQuery, LogStream, NodeReadiness, NodeStatus, Operation,
+    OperationEvent, OperationOutcome, OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode,
+    PublishRequest, RollbackRequest, SyncStatus, VolumeAct, VolumeFate, VolumeStatus,
+    WorkloadStatus,
 };
 use futures_util::StreamExt;
 use node::{TestNode, quick_limits, status};
@@ -151,11 +152,17 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
             publish_body,
             Operation::Publish { workload: web(), request: publish },
         ),
+        (
+            Method::POST,
+            "/v1/workloads/web/lock/break",
+            br#"{"mode": "force"}"#.to_vec(),
+            Operation::BreakLock { workload: web(), mode: BreakMode::Force },
+        ),
     ];
     for (method, path, body, expected) in cases {
         let client = node.unix();
         let asked = tokio::spawn(async move { client.send_body(method, path, body).await });
-        let Command::Operate { operation, events } = node.command().await else {
+        let Command::Operate { operation, events, .. } = node.command().await else {
             panic!("{path} is an operation");
         };
         assert_eq!(operation, expected);
@@ -221,7 +228,7 @@ async fn every_act_on_a_volume_reaches_belayd_as_it_was_asked_for() {
         let path = format!("/v1/volumes/web/data{page}");
         let body = body.as_bytes().to_vec();
         let asked = tokio::spawn(async move { client.send_body(method, &path, body).await });
-        let Command::Operate { operation, events } = node.command().await else {
+        let Command::Operate { operation, events, .. } = node.command().await else {
             panic!("an operation")
         };
         let (workload, volume) = ("web".parse().expect("a name"), "data".parse().expect("a name"));
@@ -411,6 +418,54 @@ async fn refused_logs_and_histories_are_problems() {
 }
 
 #[tokio::test]
+async fn a_caller_says_how_long_it_waits() {
+    let mut node = TestNode::start().await;
+    for (method, path, seconds) in [
+        (Method::POST, "/v1/workloads/web/stop", None),
+        (Method::POST, "/v1/workloads/web/stop?wait=0", Some(0)),
+        (Method::POST, "/v1/workloads/web/start?wait=90", Some(90)),
+        (Method::DELETE, "/v1/workloads/web?volumes=keep&wait=7", Some(7)),
+        (Method::POST, "/v1/volumes/web/data/trim?wait=5", Some(5)),
+        (Method::DELETE, "/v1/volumes/web/data?wait=5", Some(5)),
+    ] {
+        let client = node.unix();
+        let asked = tokio::spawn(async move { client.send(method, path).await });
+        let Command::Operate { wait, events, .. } = node.command().await else {
+            panic!("{path} is an operation");
+        };
+        assert_eq!(wait, seconds.map(Duration::from_secs), "{path}");
+        events.send(done()).await.expect("the API reads");
+        assert_eq!(asked.await.expect("no panic").status(), StatusCode::OK);
+    }
+    for wrong in ["stop?wait=x", "stop?wait=-1", "stop?wait=86401", "stop?waits=1"] {
+        let path = format!("/v1/workloads/web/{wrong}");
+        let refused = node.unix().send(Method::POST, &path).await;
+        problem(refused, ProblemCode::InvalidRequest).await;
+    }
+    assert!(node.no_command(), "nothing of it reached belayd");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn the_locks_are_passed_on() {
+    let mut node = TestNode::start().await;
+    let lock = LockStatus {
+        lock: "workload web".to_owned(),
+        workload: Some("web".parse().expect("a name")),
+        state: LockState::Foreign,
+        holder: None,
+        line: "pid 7, which has not said what it does".to_owned(),
+    };
+    let client = node.unix();
+    let asked = tokio::spawn(async move { client.get("/v1/locks").await });
+    let Command::Locks { reply } = node.command().await else { panic!("locks") };
+    reply.send(Ok(vec![lock.clone()])).expect("the API waits");
+    let read: Vec<LockStatus> = asked.await.expect("no panic").json().await.expect("locks");
+    assert_eq!(read, [lock]);
+    node.end().await;
+}
+
+#[tokio::test]
 async fn a_history_is_passed_on() {
     let mut node = TestNode::start().await;
     let entry = HistoryEntry {
@@ -456,6 +511,8 @@ async fn the_tcp_port_changes_nothing_and_shows_no_logs() {
         (Method::POST, "/v1/workloads/web/sync/publish"),
         (Method::GET, "/v1/workloads/web/sync/history"),
         (Method::GET, "/v1/workloads/web/logs"),
+        (Method::GET, "/v1/locks"),
+        (Method::POST, "/v1/workloads/web/lock/break"),
         (Method::POST, "/v1/volumes/web/data/grow"),
         (Method::POST, "/v1/volumes/web/data/check"),
         (Method::POST, "/v1/volumes/web/data/reset"),

@@ -8,6 +8,7 @@ use belay_protocol::{DeployRequest, OperationOutcome, PublishRequest, WorkloadNa
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::cli::Wait;
 use crate::client::{Client, Document};
 use crate::failure::{self, Ending, Failure};
 use crate::output::Output;
@@ -15,45 +16,45 @@ use crate::output::Output;
 /// Longest spec that is sent; belayd reads requests up to 1 MiB.
 const LONGEST_SPEC: u64 = 512 * 1024;
 
-pub(crate) async fn deploy(client: &Client, file: &Path, output: &Output) -> Result<(), Ending> {
+pub(crate) async fn deploy(
+    client: &Client,
+    file: &Path,
+    wait: Wait,
+    output: &Output,
+) -> Result<(), Ending> {
     let request = deploy_request(file)?;
-    act(client, Method::POST, "/v1/workloads", Document::of(&request), output).await
+    let path = format!("/v1/workloads{}", wait.query());
+    act(client, Method::POST, &path, Document::of(&request), output).await
 }
 
-pub(crate) async fn start(
+/// `start`, `stop` or `restart`.
+pub(crate) async fn act_on(
     client: &Client,
     name: &WorkloadName,
+    verb: &str,
+    wait: Wait,
     output: &Output,
 ) -> Result<(), Ending> {
-    act(client, Method::POST, &format!("/v1/workloads/{name}/start"), Document::none(), output)
-        .await
+    let path = format!("/v1/workloads/{name}/{verb}{}", wait.query());
+    act(client, Method::POST, &path, Document::none(), output).await
 }
 
-pub(crate) async fn stop(
-    client: &Client,
-    name: &WorkloadName,
-    output: &Output,
-) -> Result<(), Ending> {
-    act(client, Method::POST, &format!("/v1/workloads/{name}/stop"), Document::none(), output).await
-}
-
-pub(crate) async fn restart(
-    client: &Client,
-    name: &WorkloadName,
-    output: &Output,
-) -> Result<(), Ending> {
-    act(client, Method::POST, &format!("/v1/workloads/{name}/restart"), Document::none(), output)
-        .await
+/// How a workload is removed.
+pub(crate) struct Removal {
+    pub(crate) volumes: &'static str,
+    pub(crate) dependants: &'static str,
+    pub(crate) wait: Wait,
 }
 
 pub(crate) async fn remove(
     client: &Client,
     name: &WorkloadName,
-    volumes: &str,
-    dependants: &str,
+    how: Removal,
     output: &Output,
 ) -> Result<(), Ending> {
-    let path = format!("/v1/workloads/{name}?volumes={volumes}&dependants={dependants}");
+    let Removal { volumes, dependants, wait } = how;
+    let wait = wait.seconds().map_or_else(String::new, |seconds| format!("&wait={seconds}"));
+    let path = format!("/v1/workloads/{name}?volumes={volumes}&dependants={dependants}{wait}");
     act(client, Method::DELETE, &path, Document::none(), output).await
 }
 

@@ -1,7 +1,7 @@
 //! Verbs that only look.
 
 use belay_protocol::{
-    HistoryEntry, LogLine, LogQuery, LogStream, NodeStatus, VolumeStatus, WorkloadName,
+    HistoryEntry, LockStatus, LogLine, LogQuery, LogStream, NodeStatus, VolumeStatus, WorkloadName,
     WorkloadStatus,
 };
 use jiff::Timestamp;
@@ -52,7 +52,9 @@ pub(crate) async fn workload(
         Format::Json => output.json(&workload),
         Format::Table => {
             let node: NodeStatus = client.get("/v1/status").await?;
-            output.text(&view::node::workload(&node, &workload, Timestamp::now(), output.style()))
+            let mut text = view::node::workload(&node, &workload, Timestamp::now(), output.style());
+            text += &locks_about(client, name, output.style()).await?;
+            output.text(&text)
         }
     }
 }
@@ -71,7 +73,9 @@ pub(crate) async fn explain(
         Format::Table => {
             let node: NodeStatus = client.get("/v1/status").await?;
             let (now, style) = (Timestamp::now(), output.style());
-            output.text(&view::explain::page(&node, &workload, &transitions, now, style))
+            let mut text = view::explain::page(&node, &workload, &transitions, now, style);
+            text += &locks_about(client, name, style).await?;
+            output.text(&text)
         }
     }
 }
@@ -99,6 +103,30 @@ pub(crate) async fn volumes(
     match listing.output {
         Format::Json => output.json(&volumes),
         Format::Table => output.text(&view::volumes::table(&volumes, output.style())),
+    }
+}
+
+pub(crate) async fn locks(
+    client: &Client,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let locks: Vec<LockStatus> = client.get("/v1/locks").await?;
+    match listing.output {
+        Format::Json => output.json(&locks),
+        Format::Table => output.text(&view::locks::table(&locks, output.style())),
+    }
+}
+
+/// Who has the locks of a workload. Its page stands without them: where they cannot be looked at,
+/// it says so.
+async fn locks_about(client: &Client, name: &WorkloadName, style: Style) -> Result<String, Ending> {
+    match client.get::<Vec<LockStatus>>("/v1/locks").await {
+        Ok(locks) => Ok(view::locks::about(&locks, name, style)),
+        Err(Ending::Failed(failure)) => {
+            Ok(format!("\nits locks are not known: {}\n", failure.what))
+        }
+        Err(ending @ Ending::PipeClosed) => Err(ending),
     }
 }
 

@@ -12,26 +12,28 @@ use crate::failure::Ending;
 use crate::output::Output;
 
 pub(crate) async fn run(client: &Client, verb: VolumeVerb, output: &Output) -> Result<(), Ending> {
-    let (volume, page, body) = match verb {
+    let (volume, page, body, wait) = match verb {
         VolumeVerb::Ls(listing) => return show::volumes(client, listing, output).await,
         VolumeVerb::Show { volume, listing } => return one(client, &volume, listing, output).await,
-        VolumeVerb::Rm { volume } => {
-            let path = format!("/v1/volumes/{volume}");
+        VolumeVerb::Rm { volume, wait } => {
+            let path = format!("/v1/volumes/{volume}{}", wait.query());
             return operate::act(client, Method::DELETE, &path, Document::none(), output).await;
         }
-        VolumeVerb::Grow { volume, size } => (volume, "grow", Document::of(&GrowRequest { size })),
-        VolumeVerb::Check { volume, repair } => {
+        VolumeVerb::Grow { volume, size, wait } => {
+            (volume, "grow", Document::of(&GrowRequest { size }), wait)
+        }
+        VolumeVerb::Check { volume, repair, wait } => {
             let mode = if repair { CheckMode::Repair } else { CheckMode::Report };
-            (volume, "check", Document::of(&CheckRequest { mode }))
+            (volume, "check", Document::of(&CheckRequest { mode }), wait)
         }
-        VolumeVerb::Rollback { volume, generation } => {
-            (volume, "rollback", Document::of(&RollbackRequest { generation }))
+        VolumeVerb::Rollback { volume, generation, wait } => {
+            (volume, "rollback", Document::of(&RollbackRequest { generation }), wait)
         }
-        VolumeVerb::Reset { volume } => (volume, "reset", Document::none()),
-        VolumeVerb::Adopt { volume } => (volume, "adopt", Document::none()),
-        VolumeVerb::Trim { volume } => (volume, "trim", Document::none()),
+        VolumeVerb::Reset { volume, wait } => (volume, "reset", Document::none(), wait),
+        VolumeVerb::Adopt { volume, wait } => (volume, "adopt", Document::none(), wait),
+        VolumeVerb::Trim { volume, wait } => (volume, "trim", Document::none(), wait),
     };
-    let path = format!("/v1/volumes/{volume}/{page}");
+    let path = format!("/v1/volumes/{volume}/{page}{}", wait.query());
     operate::act(client, Method::POST, &path, body, output).await
 }
 

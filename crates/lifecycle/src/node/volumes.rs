@@ -230,8 +230,9 @@ async fn act_under_locks(
     let mut claim = Claim::new(Role::Daemon, "volume");
     act.verb().clone_into(&mut claim.phase);
     claim.hint = format!("node {}", context.node);
+    let patience = reporter.patience().unwrap_or(LOCK_PATIENCE);
     let progress = reporter.progress_end();
-    let acquired = context.locks.acquire(&set, &claim, LOCK_PATIENCE, |waiting| {
+    let acquired = context.locks.acquire(&set, &claim, patience, |waiting| {
         progress.say("wait", format!("{} is locked by {}", waiting.lock, waiting.line));
     });
     let acquired = tokio::select! {

@@ -96,6 +96,11 @@ pub enum WorkloadCommand {
         /// The window, once the container is shown to be stopped.
         reply: oneshot::Sender<Result<Window, WindowRefused>>,
     },
+    /// End what is under way, and say what that was.
+    Cancel {
+        /// What was ended, or why nothing was.
+        reply: oneshot::Sender<Result<String, Problem>>,
+    },
     /// Something happened in the engine: look.
     Nudge,
 }
@@ -115,6 +120,7 @@ impl WorkloadCommand {
             Self::Logs { .. }
             | Self::History { .. }
             | Self::OpenWindow { .. }
+            | Self::Cancel { .. }
             | Self::Declare { .. }
             | Self::Undeclare
             | Self::Nudge => None,
@@ -136,6 +142,7 @@ impl WorkloadCommand {
             | Self::ClearOverrides { .. }
             | Self::Logs { .. }
             | Self::History { .. }
+            | Self::Cancel { .. }
             | Self::Declare { .. }
             | Self::Undeclare
             | Self::Nudge => false,
@@ -161,6 +168,9 @@ impl WorkloadCommand {
             }
             Self::OpenWindow { reply, .. } => {
                 let _ = reply.send(Err(WindowRefused::ShuttingDown));
+            }
+            Self::Cancel { reply } => {
+                let _ = reply.send(Err(problem));
             }
             Self::Declare { .. } | Self::Undeclare | Self::Nudge => {}
         }

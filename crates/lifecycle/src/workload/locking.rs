@@ -13,10 +13,12 @@ use belay_sync::WindowRefused;
 use tokio::time::Instant;
 
 use super::command::WorkloadCommand;
+use super::pending::PendingKind;
 use super::state::State;
 use crate::core::lock_phase::lock_phase;
 use crate::core::machine::{Step, VolumesFact};
 use crate::problems;
+use crate::reporter::Reporter;
 
 /// How long a deploy waits for its turn and its locks.
 const DEPLOY_PATIENCE: Duration = Duration::from_secs(300);
@@ -112,7 +114,7 @@ impl Need {
         let need = |operation, phase, patience, turn| {
             Some(Self { operation, phase, patience, volumes: Vec::new(), turn })
         };
-        match command {
+        let need = match command {
             WorkloadCommand::Deploy { spec, .. } => Some(Self {
                 operation: "deploy",
                 phase: "fetching",
@@ -141,8 +143,11 @@ impl Need {
             | WorkloadCommand::Undeclare
             | WorkloadCommand::Logs { .. }
             | WorkloadCommand::History { .. }
+            | WorkloadCommand::Cancel { .. }
             | WorkloadCommand::Nudge => None,
-        }
+        };
+        let said = command.reporter().and_then(Reporter::patience);
+        need.map(|need| Self { patience: said.unwrap_or(need.patience), ..need })
     }
 }
 
@@ -166,7 +171,7 @@ impl State {
         };
         match obstacle {
             None => self.take_now(command).await,
-            Some(problem) if self.locking.waiting.len() >= WAITING => {
+            Some(problem) if need.patience.is_zero() || self.locking.waiting.len() >= WAITING => {
                 give_up(command, problem);
             }
             Some(problem) => {
@@ -403,6 +408,66 @@ impl State {
         self.locking.guard = None;
     }
 
+    /// Ends what is under way, on an operator's word, and says what that was. It comes between two
+    /// steps; what should be stays as it was asked for.
+    pub(crate) async fn cancel(&mut self) -> Result<String, Problem> {
+        let name = self.name.clone();
+        let kind = self.pending.as_ref().map(|pending| pending.kind);
+        let verb = kind.map_or("deploy", PendingKind::verb);
+        let ended = Problem::new(
+            ProblemCode::Busy,
+            format!("{verb} of {name} was ended by belay lock break"),
+            format!("belay status {name}"),
+        );
+        let deploying = self.known.as_ref().is_some_and(|known| known.record.previous.is_some());
+        match kind {
+            Some(PendingKind::PrepareDeploy) => {
+                self.abandon_fetch().await;
+                self.refuse_deploy(ended);
+                Ok(format!("deploy of {name} is ended; nothing was changed"))
+            }
+            Some(PendingKind::Deploy) | None if deploying => {
+                self.roll_back(ended).await;
+                Ok(format!("deploy of {name} is ended; the version before is restored"))
+            }
+            Some(
+                PendingKind::Deploy
+                | PendingKind::Start
+                | PendingKind::Restart
+                | PendingKind::Stop
+                | PendingKind::Remove,
+            ) => {
+                self.fail_pending(ended);
+                Ok(format!(
+                    "{verb} of {name} is ended; what was asked for stays, and goes on by itself"
+                ))
+            }
+            None => {
+                // A step may have come to its end just before this.
+                self.rest_locks();
+                match self.locking.guard {
+                    None => Ok(format!("the locks of {name} were let go of meanwhile")),
+                    Some(_) => Err(self.cannot_cancel()),
+                }
+            }
+        }
+    }
+
+    /// What belayd does by itself would only begin anew, and the window of volume-sync holds a volume
+    /// that may be half changed.
+    fn cannot_cancel(&self) -> Problem {
+        let name = &self.name;
+        let (what, next) = if self.window.is_some() {
+            (
+                "volume-sync is at work on",
+                format!("it ends by its own deadlines: belay sync history {name}"),
+            )
+        } else {
+            ("belayd itself is at work on", format!("end that: belay stop {name}"))
+        };
+        Problem::new(ProblemCode::Busy, format!("{what} {name}, and nobody waits for it"), next)
+    }
+
     fn lock_problem(&self, operation: &str, error: &AcquireError) -> Problem {
         let name = &self.name;
         match error {
@@ -433,6 +498,7 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::Volume { .. }
         | WorkloadCommand::Logs { .. }
         | WorkloadCommand::History { .. }
+        | WorkloadCommand::Cancel { .. }
         | WorkloadCommand::Nudge => command.refuse(problem),
     }
 }

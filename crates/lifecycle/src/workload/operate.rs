@@ -52,6 +52,9 @@ impl State {
             }
             WorkloadCommand::History { reply } => self.history(reply),
             WorkloadCommand::OpenWindow { purpose, reply } => self.ask_window(purpose, reply).await,
+            WorkloadCommand::Cancel { reply } => {
+                let _ = reply.send(self.cancel().await);
+            }
             WorkloadCommand::Nudge => self.stale(),
         }
     }
