@@ -60,6 +60,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Publish { .. } => "publish",
         Operation::BreakLock { .. } => "lock break",
         Operation::Volume { act, .. } => act.verb(),
+        Operation::Image { act } => act.verb(),
     }
 }
 
@@ -75,6 +76,7 @@ fn about(operation: &Operation) -> &str {
         | Operation::Publish { workload, .. }
         | Operation::BreakLock { workload, .. }
         | Operation::Volume { workload, .. } => workload.as_str(),
+        Operation::Image { act } => act.about(),
     }
 }
 

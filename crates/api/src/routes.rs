@@ -22,7 +22,7 @@ const BODY_LIMIT: usize = 1024 * 1024;
 
 /// Pages that change something, or show what a workload wrote. A method router answers on each of
 /// them for the operator, a refusal for the observer.
-const ACTS: [&str; 14] = [
+const ACTS: [&str; 19] = [
     "/v1/workloads/{name}/start",
     "/v1/workloads/{name}/stop",
     "/v1/workloads/{name}/restart",
@@ -37,6 +37,11 @@ const ACTS: [&str; 14] = [
     "/v1/volumes/{workload}/{volume}/rollback",
     "/v1/volumes/{workload}/{volume}/adopt",
     "/v1/volumes/{workload}/{volume}/trim",
+    "/v1/images/load",
+    "/v1/images/prune",
+    "/v1/images/pin",
+    "/v1/images/unpin",
+    "/v1/images/rm",
 ];
 
 /// Frees the locks of a workload.
@@ -59,6 +64,11 @@ pub fn operator_router(state: ApiState) -> Router {
         rollback,
         adopt,
         trim,
+        load_image,
+        prune_images,
+        pin_image,
+        unpin_image,
+        remove_image,
     ] = ACTS;
     questions()
         .route("/v1/workloads", post(operate::deploy))
@@ -80,6 +90,11 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(rollback, post(operate::rollback))
         .route(adopt, post(operate::adopt))
         .route(trim, post(operate::trim))
+        .route(load_image, post(operate::load_image))
+        .route(prune_images, post(operate::prune_images))
+        .route(pin_image, post(operate::pin_image))
+        .route(unpin_image, post(operate::unpin_image))
+        .route(remove_image, post(operate::remove_image))
         .fallback(no_such_resource)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -111,6 +126,7 @@ fn questions() -> Router<ApiState> {
         .route("/v1/volumes", get(ask::volumes))
         .route("/v1/volumes/{workload}/{volume}", get(ask::volume))
         .route("/v1/events", get(events::events))
+        .route("/v1/images", get(ask::images))
         .route("/metrics", get(ask::metrics))
         .route("/v1/sync", get(ask::sync))
 }

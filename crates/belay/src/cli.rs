@@ -131,6 +131,9 @@ pub(crate) enum Verb {
     /// Show what happened on this node
     #[command(after_help = "Example: belay events -f --workload web")]
     Events(EventsShown),
+    /// Images that belayd brought to this node
+    #[command(subcommand, after_help = "Example: belay image ls")]
+    Image(ImageVerb),
     /// Volumes of this node
     #[command(subcommand, after_help = "Example: belay volume ls")]
     Volume(VolumeVerb),
@@ -210,6 +213,44 @@ fn time(text: &str) -> Result<Duration, String> {
         _ => return Err(EXPECTED.to_owned()),
     };
     if number == 0 { Err(EXPECTED.to_owned()) } else { Ok(unit * number) }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// List the images with who uses them and why they stay, and the pulls
+    #[command(after_help = "Example: belay image ls -o json")]
+    Ls(Listing),
+    /// Remove the images that nobody needs
+    #[command(after_help = "Example: belay image prune --dry-run")]
+    Prune {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Load an archive, so that specs can name it without a registry, and pin it
+    #[command(after_help = "Example: belay image load page.tar")]
+    Load {
+        /// An image saved by podman or docker, or a tar of a root file system
+        file: PathBuf,
+    },
+    /// Keep an image, whatever becomes of its users
+    #[command(after_help = "Example: belay image pin docker.io/library/alpine:3.20")]
+    Pin {
+        /// Its name, its id, or the first 12 digits of that or more
+        image: String,
+    },
+    /// Treat an image like any other again
+    #[command(after_help = "Example: belay image unpin docker.io/library/alpine:3.20")]
+    Unpin {
+        /// Its name, its id, or the first 12 digits of that or more
+        image: String,
+    },
+    /// Remove an image that nothing uses
+    #[command(after_help = "Example: belay image rm 7889122f74b7")]
+    Rm {
+        /// Its name, its id, or the first 12 digits of that or more
+        image: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,6 +3,7 @@
 mod doctor;
 mod events;
 mod exec;
+mod image;
 mod lock;
 mod operate;
 mod show;
@@ -65,6 +66,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
             show::explain(&client()?, &workload, listing, output).await?;
         }
         Verb::Events(shown) => events::run(&client()?, &shown, output).await?,
+        Verb::Image(verb) => image::run(&client()?, verb, output).await?,
         Verb::Lock(verb) => lock::run(&client()?, verb, output).await?,
         Verb::Volume(verb) => volume::run(&client()?, verb, output).await?,
         Verb::Sync(SyncVerb::Status(listing)) => {

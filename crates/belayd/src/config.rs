@@ -1,14 +1,19 @@
 //! Configuration: a file, drop-ins, the environment, in that order; every fault found at once.
 
+mod images;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use belay_engine::EngineChoice;
 use belay_ledger::Retention;
+use belay_lifecycle::ImagesConfig;
 use belay_lifecycle::core::keys::{self, Faults, Keys};
 use belay_protocol::{NodeId, SpecFault};
 use belay_volumes::ByteSize;
+
+use images::SaidOfImages;
 
 /// Where the configuration is unless the command line says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/belay/belayd.toml";
@@ -43,6 +48,8 @@ pub(crate) struct Config {
     pub pool: Option<ByteSize>,
     /// How much of what happened is kept.
     pub events: Retention,
+    /// What is configured about images.
+    pub images: ImagesConfig,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Which lines are logged, as a `tracing` filter.
@@ -89,6 +96,7 @@ struct Said {
     pool: Option<ByteSize>,
     events_keep: Option<u64>,
     events_days: Option<u64>,
+    images: SaidOfImages,
     log_format: Option<LogFormat>,
     log_level: Option<String>,
     shutdown_deadline: Option<Duration>,
@@ -96,7 +104,7 @@ struct Said {
 
 /// Section and key of everything that can be set, for the environment's sake: the variable is
 /// `BELAYD_`, the section, `_`, the key, in capitals.
-pub(crate) const KEYS: [(&str, &str); 17] = [
+pub(crate) const KEYS: [(&str, &str); 26] = [
     ("node", "name"),
     ("node", "state_dir"),
     ("node", "runtime_dir"),
@@ -111,9 +119,27 @@ pub(crate) const KEYS: [(&str, &str); 17] = [
     ("pool", "size"),
     ("events", "keep"),
     ("events", "days"),
+    ("images", "auth_file"),
+    ("images", "stall"),
+    ("images", "floor"),
+    ("images", "collect_below"),
+    ("images", "collect_below_percent"),
+    ("images", "collect_until"),
+    ("images", "collect_until_percent"),
+    ("images", "keep"),
+    ("images", "grace"),
     ("log", "format"),
     ("log", "level"),
     ("shutdown", "deadline"),
+];
+
+/// Keys whose value is a number, which the environment can only write as text.
+const NUMBERS: [(&str, &str); 5] = [
+    ("events", "keep"),
+    ("events", "days"),
+    ("images", "collect_below_percent"),
+    ("images", "collect_until_percent"),
+    ("images", "keep"),
 ];
 
 /// Turns variables of the environment into pieces of configuration. Unknown ones that begin with
@@ -143,7 +169,9 @@ pub(crate) fn pieces_of_environment(
             let items: Vec<_> =
                 value.split(',').filter(|item| !item.is_empty()).map(quote).collect();
             format!("[{}]", items.join(", "))
-        } else if section == "events" && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        } else if NUMBERS.contains(&(section, key))
+            && value.bytes().all(|byte| byte.is_ascii_digit())
+        {
             value
         } else {
             quote(&value)
@@ -202,6 +230,7 @@ impl Said {
             pool: later.pool.or(self.pool),
             events_keep: later.events_keep.or(self.events_keep),
             events_days: later.events_days.or(self.events_days),
+            images: self.images.overlaid_by(later.images),
             log_format: later.log_format.or(self.log_format),
             log_level: later.log_level.or(self.log_level),
             shutdown_deadline: later.shutdown_deadline.or(self.shutdown_deadline),
@@ -226,6 +255,7 @@ impl Said {
                 entries: self.events_keep.unwrap_or(usual.entries),
                 age: self.events_days.map_or(usual.age, |days| Duration::from_secs(days * DAY)),
             },
+            images: self.images.with_defaults(),
             log_format: self.log_format.unwrap_or(LogFormat::Auto),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             shutdown_deadline: self.shutdown_deadline.unwrap_or(Duration::from_secs(20)),
@@ -276,6 +306,11 @@ fn read_piece(mut keys: Keys<'_>) -> Said {
         said.events_days = events.integer("days", 1..=3_650);
         events.finish();
     }
+    if let Some(mut images) = keys.table("images") {
+        images::read(&mut images, &mut said.images);
+        images.finish();
+    }
+    images::read_registries(&mut keys, &mut said.images);
     if let Some(mut log) = keys.table("log") {
         said.log_format = log.choice(
             "format",
@@ -371,7 +406,9 @@ mod tests {
         let shown: String = shipped
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(setting) if setting.contains(" = ") => format!("{setting}\n"),
+                Some(setting) if setting.contains(" = ") || setting.starts_with("[[") => {
+                    format!("{setting}\n")
+                }
                 _ => format!("{line}\n"),
             })
             .collect();
@@ -384,6 +421,7 @@ mod tests {
             ("BELAYD_NODE_NAME", "env"),
             ("BELAYD_API_LISTEN", "127.0.0.1:1,[::1]:2"),
             ("BELAYD_EVENTS_KEEP", "500"),
+            ("BELAYD_IMAGES_KEEP", "3"),
             ("PATH", "x"),
         ];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
@@ -400,6 +438,7 @@ mod tests {
         assert_eq!(config.log_level, "debug");
         assert_eq!(config.api_listen.len(), 2);
         assert_eq!(config.events.entries, 500);
+        assert_eq!(config.images.rules.keep, 3);
         assert_eq!(config.events.age, Retention::default().age);
     }
 

@@ -10,7 +10,7 @@ use belay_engine::{Engine, EngineOptions, PodmanService};
 use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
-use belay_lifecycle::{Context, NodeCommand, NodeProber, NodeTask, StatusBoard};
+use belay_lifecycle::{Context, ImagesHandle, NodeCommand, NodeProber, NodeTask, StatusBoard};
 use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
 use belay_store::LocalStore;
@@ -217,12 +217,21 @@ async fn supervise(
     let Some((engine, service)) = reach_engine(config, shutdown, parts, turned).await else {
         return Ok(());
     };
+    let (images, collecting) = ImagesHandle::spawn(
+        engine.clone(),
+        ledger.clone(),
+        board.clone(),
+        config.images.clone(),
+        shutdown.clone(),
+    )
+    .await;
     let context = Arc::new(Context {
         node: config.node.clone(),
         instance: instance::id(&config.state_dir)?,
         boot_id: instance::boot_id()?,
         prober: NodeProber::new(engine.clone()),
         engine,
+        images,
         volumes,
         locks: locks.clone(),
         ledger: ledger.clone(),
@@ -246,6 +255,7 @@ async fn supervise(
     };
     let (ended, ()) = tokio::join!(task, show);
     ended.context("the node's task failed")?;
+    collecting.await.context("the task of the images failed")?;
     // What was begun behind an answer, such as letting go of a device's number, comes to its end.
     volumes.idle().await;
     node.send_replace(None);

@@ -10,6 +10,8 @@ pub(crate) mod image_name;
 pub(crate) mod multiplex;
 pub(crate) mod oom;
 pub(crate) mod process;
+pub(crate) mod pull_fault;
+pub(crate) mod pull_progress;
 pub(crate) mod restart;
 pub(crate) mod state;
 pub(crate) mod version;

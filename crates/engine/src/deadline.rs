@@ -17,8 +17,11 @@ pub const START: Duration = Duration::from_mins(2);
 pub const REMOVE: Duration = Duration::from_mins(2);
 /// What [`crate::Engine::stop`] allows beyond the grace that its caller gives.
 pub const STOP_BEYOND_GRACE: Duration = Duration::from_mins(1);
-/// Longest silence of the engine during a pull. The whole of it has no bound of its own.
-pub const PULL_SILENCE: Duration = Duration::from_mins(5);
+/// Longest that a pull may get nowhere while something is still to come. The whole of it has no
+/// bound of its own.
+pub const PULL_SILENCE: Duration = Duration::from_mins(2);
+/// Longest that an engine may unpack what it has pulled: gigabytes on a slow card.
+pub const PULL_UNPACK: Duration = Duration::from_mins(20);
 /// Loading an image from a file.
 pub const LOAD: Duration = Duration::from_mins(30);
 /// Writing a container's processes to disk or bringing them back: about a millisecond for each

@@ -30,7 +30,7 @@ pub use session::{
     Session, SessionInput, SessionOutput, SessionPiece, SessionSignal, SessionSpec, Stdin, Terminal,
 };
 
-use crate::core::abilities::{InfoBody, VersionBody, abilities};
+use crate::core::abilities::{InfoBody, VersionBody, abilities, go_architecture};
 use crate::core::image_name;
 use crate::deadline;
 use crate::error::{EngineError, Object, Operation};
@@ -62,6 +62,10 @@ pub struct EngineInfo {
     pub socket: PathBuf,
     /// What it can do.
     pub abilities: Abilities,
+    /// Directory that holds its images.
+    pub storage: PathBuf,
+    /// Architecture of the machine that it runs on, in the words of Go: `amd64`, `arm64`.
+    pub architecture: String,
 }
 
 /// Oldest Docker API that has everything used here.
@@ -152,7 +156,15 @@ async fn probe(http: &Http, socket: &Path) -> Result<EngineInfo, EngineError> {
     }
     let version = Version::parse(&version.version);
     let abilities = abilities(kind, &version, &info);
-    Ok(EngineInfo { kind, version, api, socket: socket.to_owned(), abilities })
+    Ok(EngineInfo {
+        kind,
+        version,
+        api,
+        socket: socket.to_owned(),
+        abilities,
+        storage: PathBuf::from(info.docker_root_dir),
+        architecture: go_architecture(&info.architecture).to_owned(),
+    })
 }
 
 /// A container's name or id as it goes into a path of the API.

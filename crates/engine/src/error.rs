@@ -29,7 +29,7 @@ pub enum Operation {
     Rename,
     /// Looking it up.
     Inspect,
-    /// Listing containers.
+    /// Listing containers or images.
     List,
     /// Following events.
     Events,
@@ -90,6 +90,8 @@ pub enum Object {
     Containers,
     /// An image, by reference.
     Image(String),
+    /// The images of a listing.
+    Images,
 }
 
 impl fmt::Display for Object {
@@ -99,6 +101,7 @@ impl fmt::Display for Object {
             Self::Container(name) => write!(f, "container {name}"),
             Self::Containers => f.write_str("containers"),
             Self::Image(reference) => write!(f, "image {reference}"),
+            Self::Images => f.write_str("images"),
         }
     }
 }

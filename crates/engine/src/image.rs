@@ -23,6 +23,22 @@ pub struct Image {
     pub working_dir: Option<String>,
     /// Size in bytes, with all layers.
     pub size: u64,
+    /// Architecture that its programs are for, in the words of Go: `amd64`, `arm64`; empty when
+    /// the image does not say.
+    pub architecture: String,
+}
+
+/// An image in the list of the engine's store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageEntry {
+    /// Id: `sha256:` and 64 hexadecimal digits.
+    pub id: String,
+    /// References that point at it.
+    pub tags: Vec<String>,
+    /// References by registry digest.
+    pub digests: Vec<String>,
+    /// Size in bytes, with the layers that it shares with others.
+    pub size: u64,
 }
 
 /// Name and password for a registry.
@@ -43,15 +59,4 @@ impl fmt::Debug for RegistryCredentials {
             .field("registry", &self.registry)
             .finish_non_exhaustive()
     }
-}
-
-/// A step of a pull, as the engine tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PullProgress {
-    /// Layer, when the step is about one.
-    pub layer: Option<String>,
-    /// What happens, in the engine's words.
-    pub status: String,
-    /// Bytes done and bytes in all, where the engine counts.
-    pub bytes: Option<(u64, u64)>,
 }

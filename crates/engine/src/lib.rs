@@ -28,6 +28,7 @@ mod error;
 mod event;
 mod image;
 pub mod labels;
+mod pull;
 mod service;
 mod spec;
 
@@ -44,7 +45,8 @@ pub use engine::{
 };
 pub use error::{EngineError, LoadError, Object, Operation};
 pub use event::{Action, EngineEvent, EventMarker, Health};
-pub use image::{Image, PullProgress, RegistryCredentials};
+pub use image::{Image, ImageEntry, RegistryCredentials};
+pub use pull::{PullError, PullFault, PullPatience, PullProgress};
 pub use service::{PodmanService, ServiceStatus};
 pub use spec::{
     Access, BindMount, ContainerSpec, Init, Limits, LogLimit, Network, PortBinding, Protocol,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::{
-    CheckOutcome, EngineStatus, EventDetails, NodeId, NodeReadiness, NodeStatus, RefusedSpec,
-    STATUS_SCHEMA, SpaceStatus, VolumeAllocation, VolumeCheck, VolumeStatus, VolumeUsage,
-    WorkloadName, WorkloadPhase, WorkloadStatus,
+    CheckOutcome, EngineStatus, EventDetails, ImagesStatus, NodeId, NodeReadiness, NodeStatus,
+    PullStatus, RefusedSpec, STATUS_SCHEMA, SpaceStatus, VolumeAllocation, VolumeCheck,
+    VolumeStatus, VolumeUsage, WorkloadName, WorkloadPhase, WorkloadStatus,
 };
 use belay_volumes::{Allocation, Level};
 use jiff::Timestamp;
@@ -40,6 +40,7 @@ impl StatusBoard {
             workloads: Vec::new(),
             volumes: Vec::new(),
             space: None,
+            images: None,
             refused_specs: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(status));
@@ -115,6 +116,14 @@ impl StatusBoard {
             status.engine = engine;
             settle(status);
         });
+    }
+
+    pub(crate) fn show_images(&self, images: ImagesStatus) {
+        self.change(|status| status.images = Some(images));
+    }
+
+    pub(crate) fn show_pulls(&self, pulls: Vec<PullStatus>) {
+        self.change(|status| status.images.get_or_insert_default().pulls = pulls);
     }
 
     pub(crate) fn show_volumes(&self, volumes: Vec<VolumeStatus>) {

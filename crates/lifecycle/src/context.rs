@@ -13,6 +13,7 @@ use belay_volumes::Volumes;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::StatusBoard;
+use crate::images::ImagesHandle;
 use crate::probe::NodeProber;
 
 /// The parts of a node that workloads use.
@@ -29,6 +30,8 @@ pub struct Context {
     pub engine: Engine,
     /// Asks workloads whether they serve.
     pub prober: NodeProber,
+    /// The images.
+    pub images: ImagesHandle,
     /// The volumes.
     pub volumes: Volumes,
     /// The locks that other processes of this host see.

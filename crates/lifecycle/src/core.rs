@@ -7,6 +7,7 @@ pub mod dependencies;
 pub mod environment;
 pub mod exit;
 pub mod gate;
+pub mod images;
 pub mod keys;
 pub mod liveness;
 pub mod lock_phase;

@@ -3,7 +3,8 @@
 //! `core` decides and does nothing else. Beside it: a [`WorkloadTask`] for each workload, which is
 //! the only one to act on it and is reached through its [`WorkloadHandle`]'s channel; the
 //! [`NodeTask`], which routes what is asked of the node to the workloads and follows the engine's
-//! events to nudge them. All of them write what they have to say on one watched [`StatusBoard`].
+//! events to nudge them; the task behind an [`ImagesHandle`], which fetches images for all of them and removes those
+//! that nobody needs. All of them write what they have to say on one watched [`StatusBoard`].
 
 pub mod core;
 
@@ -11,7 +12,7 @@ mod board;
 mod checks;
 mod context;
 mod host;
-mod image;
+mod images;
 mod node;
 mod probe;
 mod problems;
@@ -21,7 +22,8 @@ mod workload;
 
 pub use board::StatusBoard;
 pub use context::Context;
+pub use images::{ImagesConfig, ImagesHandle, RegistryLogin};
 pub use node::{NodeCommand, NodeHandle, NodeTask, SpecFile, VolumesLook};
 pub use probe::NodeProber;
 pub use reporter::{Progress, Reporter};
-pub use workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};
+pub use workload::{Beginning, Occasion, WorkloadCommand, WorkloadHandle, WorkloadTask};

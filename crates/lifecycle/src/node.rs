@@ -25,7 +25,7 @@ use crate::context::Context;
 use crate::core::record::{Declaration, Source, WorkloadRecord};
 use crate::core::spec;
 use crate::reporter::Reporter;
-use crate::workload::{Beginning, WorkloadCommand, WorkloadHandle, WorkloadTask};
+use crate::workload::{Beginning, Occasion, WorkloadCommand, WorkloadHandle, WorkloadTask};
 
 pub use declared::SpecFile;
 use engine_events::EngineEventsTask;
@@ -125,7 +125,7 @@ pub struct NodeTask {
     declared: BTreeMap<WorkloadName, String>,
     /// What `workloads.d` holds, until the containers of a lost ledger were found: a spec must not
     /// pass for a new workload beside a container that runs it already.
-    waiting: Option<Vec<SpecFile>>,
+    waiting: Option<(Vec<SpecFile>, Occasion)>,
     /// Whether the containers of a lost ledger still have to be looked for.
     adopted: bool,
 }
@@ -172,7 +172,7 @@ impl NodeTask {
         }
         let handle = NodeHandle { commands: sender, turns };
         let task = tokio::spawn(async move {
-            node.waiting = Some(declared);
+            node.waiting = Some((declared, Occasion::Start));
             node.run().await;
             if let Err(error) = events.await {
                 tracing::error!("following the engine's events failed: {error}");
@@ -217,9 +217,9 @@ impl NodeTask {
                 self.adopt_unknown().await;
             }
             if self.adopted
-                && let Some(files) = self.waiting.take()
+                && let Some((files, occasion)) = self.waiting.take()
             {
-                self.declare(&files);
+                self.declare(&files, occasion);
             }
             if measure <= Instant::now() {
                 measured_at = Instant::now();
@@ -337,7 +337,7 @@ impl NodeTask {
                     let _ = reply.send(Err(problem));
                 }
             },
-            NodeCommand::Declare(files) => self.waiting = Some(files),
+            NodeCommand::Declare(files) => self.waiting = Some((files, Occasion::Reload)),
         }
     }
 
@@ -406,6 +406,10 @@ impl NodeTask {
             }
             Operation::Volume { workload, volume, act } => {
                 self.act_on_volume(workload, volume, act, reporter);
+                return;
+            }
+            Operation::Image { act } => {
+                self.context.images.act(act, reporter);
                 return;
             }
         };

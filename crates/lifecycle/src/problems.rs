@@ -3,11 +3,9 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
-use belay_engine::{EngineError, LoadError};
+use belay_engine::EngineError;
 use belay_protocol::{Problem, ProblemCode, WorkloadName};
 use belay_volumes::{EnsureError, ReleaseError};
-
-use crate::core::spec::ImageSource;
 
 /// An error with all its causes, as in `cannot open x: permission denied`.
 pub(crate) fn with_causes(error: &dyn Error) -> String {
@@ -67,34 +65,6 @@ pub(crate) fn stop(workload: &WorkloadName, error: &EngineError) -> Problem {
         format!("{workload}: {}", with_causes(error)),
         engine_next(error, "it is tried again by itself; belay status shows when it is done"),
     )
-}
-
-/// The image could not be fetched from a registry.
-pub(crate) fn pull(workload: &WorkloadName, image: &ImageSource, error: &EngineError) -> Problem {
-    Problem::new(
-        ProblemCode::ImageUnavailable,
-        format!("{workload}: image {image}: {}", with_causes(error)),
-        engine_next(
-            error,
-            "check the reference and the registry, or give the image as an archive: \
-             image = \"file:PATH\"",
-        ),
-    )
-}
-
-/// The image could not be loaded from a file.
-pub(crate) fn load(workload: &WorkloadName, error: &LoadError) -> Problem {
-    let next = match error {
-        LoadError::Engine(error) => engine_next(error, "belay doctor shows what the engine can do"),
-        LoadError::Read { .. }
-        | LoadError::NotAnImage { .. }
-        | LoadError::SeveralImages { .. }
-        | LoadError::Changed { .. } => {
-            "give an image saved by podman or docker, or a tar of a root file system".to_owned()
-        }
-    };
-    let detail = format!("{workload}: {}", with_causes(error));
-    Problem::new(ProblemCode::ImageUnavailable, detail, next)
 }
 
 /// The volumes could not be provided.

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-pub use command::WorkloadCommand;
+pub use command::{Occasion, WorkloadCommand};
 use locking::Hold;
 use providers::Patience;
 use state::{FetchDone, State};

@@ -9,6 +9,7 @@ pub mod control;
 pub mod event;
 mod exec;
 mod ids;
+mod images;
 mod lock;
 mod operations;
 mod probe;
@@ -26,6 +27,9 @@ pub use exec::{
     ExecRequest, ExecSignal, FrameError, TerminalSize,
 };
 pub use ids::{Cid, InvalidCid, InvalidName, NodeId, SyncKey, VolumeName, WorkloadName};
+pub use images::{
+    ImageAct, ImageRequest, ImageStatus, ImagesStatus, LoadRequest, PruneRequest, PullStatus,
+};
 pub use lock::{BreakMode, BreakRequest, LockHolder, LockState, LockStatus};
 pub use operations::{
     CheckMode, CheckRequest, DependantsRule, DeployRequest, Finding, GrowRequest, HistoryEntry,

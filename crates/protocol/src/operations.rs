@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BreakMode, Cid, Problem, VolumeName, WorkloadName};
+use crate::{BreakMode, Cid, ImageAct, Problem, VolumeName, WorkloadName};
 
 /// What an operator asks for. Each acts on one workload or one of its volumes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,11 @@ pub enum Operation {
         volume: VolumeName,
         /// What to do with it.
         act: VolumeAct,
+    },
+    /// Act on the node's images (`/v1/images`).
+    Image {
+        /// What to do.
+        act: ImageAct,
     },
 }
 

@@ -126,6 +126,28 @@ codes! {
     NoSync = "no-sync", 409, 69, "the workload does not provide volume-sync";
     /// The image could not be fetched or loaded.
     ImageUnavailable = "image-unavailable", 502, 69, "the image could not be had";
+    /// The registry wants other credentials.
+    ImageDenied = "image-denied", 502, 69, "the registry does not give the image to these credentials";
+    /// The registry has no such image.
+    ImageNotFound = "image-not-found", 502, 69, "the registry has no such image";
+    /// The registry cannot be reached.
+    RegistryUnreachable = "registry-unreachable", 504, 69, "the registry cannot be reached";
+    /// The registry was asked too often.
+    RegistryLimited = "registry-limited", 503, 75, "the registry was asked too often";
+    /// The engine's storage has no room for the image.
+    ImageStorageFull = "image-storage-full", 507, 69, "the storage for images is full";
+    /// The image is made for other machines.
+    ImageArchitecture = "image-architecture", 422, 65, "the image is made for another architecture";
+    /// The image's reference cannot be read.
+    InvalidImageReference = "invalid-image-reference", 422, 65, "the image reference is not valid";
+    /// What the registry sent is not what the digest names.
+    ImageDigestMismatch = "image-digest-mismatch", 502, 69, "the image is not the one that its digest names";
+    /// The credentials for the registry cannot be used.
+    RegistryCredentials = "registry-credentials", 422, 65, "the credentials for the registry cannot be used";
+    /// No image of that name, brought by belayd or at all.
+    NoSuchImage = "no-such-image", 404, 66, "no such image";
+    /// Something uses the image.
+    ImageInUse = "image-in-use", 409, 69, "the image is in use";
     /// The volumes could not be provided.
     VolumeUnavailable = "volume-unavailable", 507, 69, "a volume could not be provided";
     /// No volume of that name.

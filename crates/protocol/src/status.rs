@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cid, NodeId, ProbeStatus, SyncKey, VolumeName, WorkloadName};
+use crate::{Cid, ImagesStatus, NodeId, ProbeStatus, SyncKey, VolumeName, WorkloadName};
 
 /// Version of [`NodeStatus`]'s shape; raised when a field changes its meaning or goes away.
 pub const STATUS_SCHEMA: u32 = 2;
@@ -32,6 +32,9 @@ pub struct NodeStatus {
     /// The host's disk below the volumes; absent until it was looked at.
     #[serde(default)]
     pub space: Option<SpaceStatus>,
+    /// The images that belayd brought to this host; absent until they were looked at.
+    #[serde(default)]
+    pub images: Option<ImagesStatus>,
     /// Specs that were found and refused, by file.
     pub refused_specs: Vec<RefusedSpec>,
 }
@@ -157,6 +160,12 @@ pub struct WorkloadStatus {
     pub source: String,
     /// Image as the spec names it.
     pub image: String,
+    /// Id of the image in force; absent before it was had.
+    #[serde(default)]
+    pub image_id: Option<String>,
+    /// Its digest at the registry, where it came from one.
+    #[serde(default)]
+    pub image_digest: Option<String>,
     /// First 12 characters of the spec's hash.
     pub spec_hash: String,
     /// Counts deploys; labels containers.

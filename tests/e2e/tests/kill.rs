@@ -130,7 +130,7 @@ async fn killed_during_publish_and_apply_every_replica_is_whole() {
     let mut moments = Moments::new();
     let seed = moments.seed;
     let store = tempfile::tempdir().expect("a directory");
-    let options = || NodeOptions { store: Some(store.path().to_owned()) };
+    let options = || NodeOptions { store: Some(store.path().to_owned()), ..NodeOptions::default() };
     let mut provider = Node::start(options()).await;
     let mut consumer = Node::start(options()).await;
     provider.client().deploy(&sync_spec("provider"), provider.directory()).await.expect("deploys");

@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(90);
 
 async fn pair() -> (Node, Node, tempfile::TempDir) {
     let store = tempfile::tempdir().expect("a directory");
-    let options = || NodeOptions { store: Some(store.path().to_owned()) };
+    let options = || NodeOptions { store: Some(store.path().to_owned()), ..NodeOptions::default() };
     let provider = Node::start(options()).await;
     let consumer = Node::start(options()).await;
     provider.client().deploy(&sync_spec("provider"), provider.directory()).await.expect("deploys");

@@ -144,6 +144,24 @@ impl Client {
         self.operate(self.http.post(address).json(&json!({ "archive_paths": paths }))).await
     }
 
+    /// `pin`, `unpin` or `rm` of an image.
+    pub async fn image(&self, verb: &str, image: &str) -> Result<OperationOutcome, Refusal> {
+        let address = format!("http://belay/v1/images/{verb}");
+        self.operate(self.http.post(address).json(&json!({ "image": image }))).await
+    }
+
+    /// Loads an archive of the host.
+    pub async fn load(&self, file: &Path) -> Result<OperationOutcome, Refusal> {
+        let request = json!({ "file": file.display().to_string() });
+        self.operate(self.http.post("http://belay/v1/images/load").json(&request)).await
+    }
+
+    /// Removes the images that nobody needs.
+    pub async fn prune(&self, dry_run: bool) -> Result<OperationOutcome, Refusal> {
+        let request = json!({ "dry_run": dry_run });
+        self.operate(self.http.post("http://belay/v1/images/prune").json(&request)).await
+    }
+
     /// One volume's status.
     pub async fn volume(&self, workload: &str, volume: &str) -> Result<VolumeStatus, String> {
         let status = self.status().await?;

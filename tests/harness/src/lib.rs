@@ -10,6 +10,7 @@ mod image;
 mod leavings;
 mod node;
 mod patience;
+mod registry;
 mod specs;
 
 pub use client::{Client, Refusal};
@@ -17,4 +18,5 @@ pub use image::{busybox_image, checked_image};
 pub use leavings::Leavings;
 pub use node::{Node, NodeOptions, binary};
 pub use patience::{free_port, is_full, until};
+pub use registry::{Behaviour, Registry, RegistryImage, marked};
 pub use specs::{sync_spec, web_spec};

@@ -27,6 +27,10 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct NodeOptions {
     /// A store that is shared with another node.
     pub store: Option<PathBuf>,
+    /// More of its configuration, in TOML.
+    pub config: String,
+    /// Variables of its environment.
+    pub environment: Vec<(String, PathBuf)>,
 }
 
 /// A belayd, its directory, and all that it makes.
@@ -34,6 +38,7 @@ pub struct NodeOptions {
 pub struct Node {
     name: String,
     directory: tempfile::TempDir,
+    environment: Vec<(String, PathBuf)>,
     daemon: Option<Child>,
     client: Client,
 }
@@ -82,10 +87,10 @@ impl Node {
             root.join("run").display(),
             root.join("workloads.d").display(),
             store.display(),
-        );
+        ) + &options.config;
         std::fs::write(root.join("belayd.toml"), config).expect("a configuration");
         let client = Client::new(&root.join("run/belay.sock"));
-        Self { name, directory, daemon: None, client }
+        Self { name, directory, environment: options.environment, daemon: None, client }
     }
 
     /// Its name.
@@ -140,6 +145,7 @@ impl Node {
         let child = Command::new(binary("belayd"))
             .arg("--config")
             .arg(self.config())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

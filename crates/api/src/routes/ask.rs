@@ -57,6 +57,10 @@ pub(crate) async fn volume(
     Ok(answer::json(page::volume(&state.status(), &workload, &volume)?))
 }
 
+pub(crate) async fn images(State(state): State<ApiState>) -> Response {
+    answer::json(&state.status().images.clone().unwrap_or_default())
+}
+
 pub(crate) async fn metrics(State(state): State<ApiState>) -> Response {
     let tally = state.tally().borrow().clone();
     answer::metrics(metrics::page(&state.status(), &tally))

@@ -4,8 +4,8 @@ use axum::Extension;
 use axum::extract::{FromRequest as _, Request, State};
 use axum::response::Response;
 use belay_protocol::{
-    BreakRequest, CheckRequest, DeployRequest, ExecRequest, GrowRequest, Operation, PublishRequest,
-    RollbackRequest, VolumeAct,
+    BreakRequest, CheckRequest, DeployRequest, ExecRequest, GrowRequest, ImageAct, ImageRequest,
+    LoadRequest, Operation, PruneRequest, PublishRequest, RollbackRequest, VolumeAct,
 };
 
 use super::extract::{Document, Named, NamedVolume, Pairs, Patience};
@@ -174,4 +174,49 @@ async fn act(
     act: VolumeAct,
 ) -> Response {
     carry_out(state, caller, wait, Operation::Volume { workload, volume, act }).await
+}
+
+pub(crate) async fn load_image(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
+    Document(request): Document<LoadRequest>,
+) -> Response {
+    carry_out(&state, caller, wait, Operation::Image { act: ImageAct::Load(request) }).await
+}
+
+pub(crate) async fn prune_images(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
+    Document(request): Document<PruneRequest>,
+) -> Response {
+    carry_out(&state, caller, wait, Operation::Image { act: ImageAct::Prune(request) }).await
+}
+
+pub(crate) async fn pin_image(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
+    Document(request): Document<ImageRequest>,
+) -> Response {
+    carry_out(&state, caller, wait, Operation::Image { act: ImageAct::Pin(request) }).await
+}
+
+pub(crate) async fn unpin_image(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
+    Document(request): Document<ImageRequest>,
+) -> Response {
+    carry_out(&state, caller, wait, Operation::Image { act: ImageAct::Unpin(request) }).await
+}
+
+pub(crate) async fn remove_image(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Patience(wait): Patience,
+    Document(request): Document<ImageRequest>,
+) -> Response {
+    carry_out(&state, caller, wait, Operation::Image { act: ImageAct::Remove(request) }).await
 }

@@ -62,6 +62,19 @@ pub(crate) struct InfoBody {
     cgroup_driver: String,
     default_runtime: String,
     live_restore_enabled: bool,
+    pub(crate) docker_root_dir: String,
+    pub(crate) architecture: String,
+}
+
+/// Go's word for an architecture, which images carry, from the kernel's or Go's.
+pub(crate) fn go_architecture(name: &str) -> &str {
+    match name {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "armv7l" | "armv6l" => "arm",
+        "i386" | "i686" => "386",
+        other => other,
+    }
 }
 
 /// What an engine on this machine can do.

@@ -1,10 +1,9 @@
-//! Images from files, and the registry that is not there.
+//! Images from files.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use belay_engine::{ContainerState, EngineError, EngineKind, LoadError, Network};
-use tokio::sync::mpsc;
+use belay_engine::{ContainerState, EngineKind, LoadError, Network};
 
 use crate::world::{World, command_line, gzip, root_tar};
 
@@ -137,17 +136,4 @@ async fn several_images_in_one_file_are_refused() {
         matches!(&error, LoadError::SeveralImages { images, .. } if images.len() == 2),
         "{error:?}"
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pull_from_nowhere_may_work_later() {
-    let world = World::new().await;
-    let (progress, _seen) = mpsc::channel(1);
-    let name = "127.0.0.1:1/nobody/listens:1";
-    let error = world.engine.pull(name, None, progress).await.expect_err("no registry");
-    assert!(matches!(error, EngineError::Unknown { .. }) && error.is_retryable(), "{error:?}");
-    assert_eq!(world.engine.image(name).await.expect("looked up"), None);
-    let (progress, _seen) = mpsc::channel(1);
-    let error = world.engine.pull("not a name", None, progress).await.expect_err("no name");
-    assert!(matches!(error, EngineError::Invalid { .. }), "{error:?}");
 }

@@ -72,6 +72,19 @@ pub struct WorkloadRecord {
     /// Bytes of the volumes that an operator grew beyond their spec.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub grown: BTreeMap<VolumeName, u64>,
+    /// The image of the version in force, once it was had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageInForce>,
+}
+
+/// The image that a version runs on, whatever its reference points at by now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageInForce {
+    /// Its id.
+    pub id: String,
+    /// Its digest at the registry, where it came from one.
+    pub digest: Option<String>,
 }
 
 /// A spec as it was given.
@@ -118,6 +131,9 @@ pub struct PreviousVersion {
     pub generation: u64,
     /// Whether it was meant to run.
     pub run: DesiredState,
+    /// The image that it ran on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageInForce>,
 }
 
 /// Whether belayd itself is ending the container.
@@ -219,6 +235,7 @@ impl WorkloadRecord {
             reset: None,
             app_pace: Pace::default(),
             grown: BTreeMap::new(),
+            image: None,
         }
     }
 
@@ -235,6 +252,7 @@ impl WorkloadRecord {
                     declaration: self.declaration.clone(),
                     generation: self.generation,
                     run: self.run,
+                    image: self.image.clone(),
                 })
             }),
             overrides: self.overrides.clone(),
@@ -254,6 +272,7 @@ impl WorkloadRecord {
             declaration: previous.declaration.clone(),
             generation: previous.generation,
             run: previous.run,
+            image: previous.image.clone(),
             previous: None,
             failures: 0,
             next_try_at: None,

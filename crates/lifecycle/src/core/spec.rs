@@ -16,6 +16,7 @@ mod dependencies;
 pub use dependencies::{AddressPart, Dependency, ProviderRestart, ValueSource};
 
 use super::environment;
+use super::images::reference::ImageReference;
 use super::keys::{self, Entry, Faults, Keys};
 
 mod probes;
@@ -31,6 +32,8 @@ pub struct WorkloadSpec {
     pub image: ImageSource,
     /// When the image is fetched anew.
     pub pull: PullPolicy,
+    /// File with the credentials for its registry, by absolute path.
+    pub registry_auth_file: Option<PathBuf>,
     /// Arguments, instead of the image's.
     pub command: Option<Vec<String>>,
     /// Entry point, instead of the image's.
@@ -266,6 +269,9 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
             ("never", PullPolicy::Never),
         ],
     );
+    let registry_auth_file = keys
+        .text("registry_auth_file", "a path of a file as podman login writes it")
+        .map(|path| directory.join(path));
     let command = keys.texts("command", "a list of texts, the program and its arguments");
     let entrypoint = keys.texts("entrypoint", "a list of texts");
     let user = keys.text("user", "a user, as in \"1000\", \"1000:1000\" or \"app\"");
@@ -317,6 +323,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         name: name?,
         image: image?,
         pull: pull.unwrap_or(PullPolicy::Missing),
+        registry_auth_file,
         command,
         entrypoint,
         user: user.map(str::to_owned),
@@ -357,8 +364,8 @@ where
 }
 
 fn read_image(keys: &mut Keys<'_>, directory: &Path) -> Option<ImageSource> {
-    const EXPECTED: &str = "an image reference, or \"file:PATH\" of an image archive or a root \
-                            file system tar";
+    const EXPECTED: &str = "an image reference such as \"docker.io/library/alpine:3.20\", or \
+                            \"file:PATH\" of an image archive or a root file system tar";
     if !keys.has("image") {
         keys.missing("image", EXPECTED);
     }
@@ -370,12 +377,13 @@ fn read_image(keys: &mut Keys<'_>, directory: &Path) -> Option<ImageSource> {
         }
         return Some(ImageSource::File(directory.join(path)));
     }
-    let plain = text.bytes().all(|c| c.is_ascii_graphic());
-    if !plain || text.starts_with('-') || text.starts_with('/') {
-        keys.fault("image", &format!("{text:?}"), EXPECTED);
-        return None;
+    match ImageReference::parse(text) {
+        Ok(_) => Some(ImageSource::Registry(text.to_owned())),
+        Err(found) => {
+            keys.fault("image", &found, EXPECTED);
+            None
+        }
     }
-    Some(ImageSource::Registry(text.to_owned()))
 }
 
 fn read_env(

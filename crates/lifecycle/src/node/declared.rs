@@ -12,7 +12,7 @@ use crate::core::dependencies::{Graph, admit};
 use crate::core::record::{Declaration, Source, TABLE, WorkloadRecord};
 use crate::core::spec::{self, WorkloadSpec};
 use crate::problems;
-use crate::workload::{Beginning, WorkloadCommand};
+use crate::workload::{Beginning, Occasion, WorkloadCommand};
 
 /// A file of `workloads.d`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl NodeTask {
     /// Takes what `workloads.d` holds now.
     ///
     /// A file that is refused changes nothing about its workload; a file that is gone ends it.
-    pub(super) fn declare(&mut self, files: &[SpecFile]) {
+    pub(super) fn declare(&mut self, files: &[SpecFile], occasion: Occasion) {
         let mut declared = read(files);
         self.refuse_dependencies(&mut declared);
         for refused in &declared.refused {
@@ -126,7 +126,8 @@ impl NodeTask {
             self.declared.insert(name.clone(), declaration.file.clone());
             if let Some(handle) = self.handles.get(&name) {
                 let spec = Box::new(spec);
-                super::deliver(handle, WorkloadCommand::Declare { declaration, spec });
+                let declare = WorkloadCommand::Declare { declaration, spec, occasion };
+                super::deliver(handle, declare);
             }
         }
     }

@@ -11,6 +11,15 @@ use crate::core::spec::WorkloadSpec;
 use crate::node::VolumesLook;
 use crate::reporter::Reporter;
 
+/// Why the files of `workloads.d` are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occasion {
+    /// belayd starts.
+    Start,
+    /// An operator asked for it.
+    Reload,
+}
+
 /// A message to a workload's task.
 #[derive(Debug)]
 pub enum WorkloadCommand {
@@ -29,6 +38,8 @@ pub enum WorkloadCommand {
         declaration: Declaration,
         /// The same, parsed.
         spec: Box<WorkloadSpec>,
+        /// Why it is read now.
+        occasion: Occasion,
     },
     /// Its file in `workloads.d` is gone.
     Undeclare,

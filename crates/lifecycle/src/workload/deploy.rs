@@ -6,14 +6,17 @@ use belay_engine::Image;
 use belay_protocol::event::AskedVerb;
 use belay_protocol::{DesiredState, Problem, ProblemCode, VolumeName};
 use belay_volumes::{Allocation, ByteSize, VolumeStatus};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::command::Occasion;
 use super::pending::PendingKind;
 use super::state::{Fetch, FetchPurpose, Known, State, Wish};
 use crate::core::machine::{Renewal, VolumesFact};
-use crate::core::record::{Declaration, Interruption, Source, WorkloadRecord};
-use crate::core::spec::{self, WorkloadSpec};
-use crate::reporter::{Progress, Reporter};
+use crate::core::record::{Declaration, ImageInForce, Interruption, Source, WorkloadRecord};
+use crate::core::spec::{self, ImageSource, PullPolicy, WorkloadSpec};
+use crate::images::{Fetched, ImageLease, Urgency, Want};
+use crate::reporter::Reporter;
 use crate::{host, problems};
 
 /// Pause before a spec from a file that could not be deployed is tried again.
@@ -47,7 +50,8 @@ impl State {
             return;
         }
         self.tell_asked(AskedVerb::Deploy);
-        if self.is_in_force(&spec) {
+        // A tag may have moved, and a file may have changed: then the image says whether it differs.
+        if self.is_in_force(&spec) && !may_have_moved(&spec) {
             self.deploy_again(declaration).await;
             return;
         }
@@ -164,23 +168,66 @@ impl State {
     }
 
     fn prepare(&mut self, declaration: Declaration, spec: Box<WorkloadSpec>) {
-        let progress = self
-            .pending
-            .as_ref()
-            .map_or_else(Progress::unheard, |pending| pending.reporter.progress_end());
-        let task = tokio::spawn(crate::image::fetch(
-            self.context.engine.clone(),
-            self.name.clone(),
-            spec.image.clone(),
-            spec.pull,
-            progress,
-        ));
+        let task = self.begin_fetch(self.want(&spec, None));
         // A fetch for the spec in force gives way: what it fetched stays in the engine's store.
         if let Some(old) =
             self.fetch.replace(Fetch { purpose: FetchPurpose::Deploy(declaration, spec), task })
         {
             old.task.abort();
         }
+    }
+
+    /// The image of a spec; `in_force` is the one that its version ran on.
+    pub(crate) fn want(&self, spec: &WorkloadSpec, in_force: Option<&ImageInForce>) -> Want {
+        let policy = match (spec.pull, in_force) {
+            // Only a deploy asks the registry for something newer than what ran.
+            (PullPolicy::Always, Some(_)) => PullPolicy::Missing,
+            (policy, _) => policy,
+        };
+        Want {
+            workload: self.name.clone(),
+            source: spec.image.clone(),
+            policy,
+            auth_file: spec.registry_auth_file.clone(),
+            exact: in_force.map(|image| image.id.clone()),
+            urgency: if self.pending.is_some() { Urgency::Operator } else { Urgency::Own },
+        }
+    }
+
+    pub(crate) fn begin_fetch(&self, want: Want) -> JoinHandle<Result<Fetched, Problem>> {
+        let images = self.context.images.clone();
+        let progress = self.progress_end();
+        tokio::spawn(async move { images.fetch(want, progress).await })
+    }
+
+    /// Takes the image of a spec that is to be deployed.
+    pub(crate) async fn deploy_fetched(
+        &mut self,
+        declaration: Declaration,
+        spec: Box<WorkloadSpec>,
+        fetched: Fetched,
+    ) {
+        if self.is_in_force(&spec) && self.image_in_force() == Some(fetched.image.id.as_str()) {
+            let _ = self.wish.take_if(|wish| *wish.spec == *spec);
+            self.deploy_again(declaration).await;
+            return;
+        }
+        self.switch(declaration, spec, fetched).await;
+    }
+
+    /// The image that the version in force runs on, as its container says it, or else its record.
+    fn image_in_force(&self) -> Option<&str> {
+        let recorded = || self.known.as_ref()?.record.image.as_ref().map(|image| &*image.id);
+        self.target().map(|container| &*container.image_id).or_else(recorded)
+    }
+
+    /// Takes the image of the version in force.
+    pub(crate) async fn target_fetched(&mut self, fetched: Fetched) {
+        let in_force = ImageInForce { id: fetched.image.id.clone(), digest: fetched.digest };
+        // Durable before the container: the next start is on the same one.
+        self.keep(|record| record.image = Some(in_force)).await;
+        self.image = Some(fetched.image);
+        self.lease = Some(fetched.lease);
     }
 
     /// Refuses a deploy that has changed nothing.
@@ -202,9 +249,9 @@ impl State {
         &mut self,
         declaration: Declaration,
         spec: Box<WorkloadSpec>,
-        image: Image,
+        fetched: Fetched,
     ) {
-        let record = match &self.known {
+        let mut record = match &self.known {
             None => {
                 let mut record = WorkloadRecord::first(declaration);
                 // Containers of a record that does not parse any more must not pass for this one's.
@@ -221,6 +268,8 @@ impl State {
                 record
             }
         };
+        let digest = fetched.digest;
+        record.image = Some(ImageInForce { id: fetched.image.id.clone(), digest });
         let first = self.known.is_none();
         if first {
             self.known = Some(Known { record: record.clone(), spec: (*spec).clone() });
@@ -235,7 +284,7 @@ impl State {
             self.fail_pending(problem);
             return;
         }
-        self.take_force(*spec, Some(image)).await;
+        self.take_force(*spec, Some((fetched.image, fetched.lease))).await;
         self.tell_deploy_begun();
         let in_force = self.known.as_ref().map(|known| &known.spec);
         if self.wish.take_if(|wish| Some(&*wish.spec) == in_force).is_some() {
@@ -264,11 +313,11 @@ impl State {
         Ok(())
     }
 
-    async fn take_force(&mut self, spec: WorkloadSpec, image: Option<Image>) {
+    async fn take_force(&mut self, spec: WorkloadSpec, image: Option<(Image, ImageLease)>) {
         let Some(known) = &mut self.known else { return };
         let sync_changed = known.spec.sync != spec.sync;
         known.spec = spec;
-        self.image = image;
+        (self.image, self.lease) = image.unzip();
         self.checks.end();
         self.ailing = None;
         self.healthy_since = None;
@@ -285,7 +334,12 @@ impl State {
     }
 
     /// Takes the spec that the workload's file has now.
-    pub(crate) async fn declare(&mut self, declaration: Declaration, spec: Box<WorkloadSpec>) {
+    pub(crate) async fn declare(
+        &mut self,
+        declaration: Declaration,
+        spec: Box<WorkloadSpec>,
+        occasion: Occasion,
+    ) {
         match &self.known {
             None => {
                 // Nothing can be lost by it, so it is in force at once and tried until it works.
@@ -307,7 +361,13 @@ impl State {
                 self.wish = Some(Wish { declaration, spec, due: Instant::now() });
             }
             Some(known) if known.spec == *spec => {
-                self.wish = None;
+                // Asked for anew only on the operator's word: a start of belayd needs no registry.
+                let anew = occasion == Occasion::Reload && spec.pull == PullPolicy::Always;
+                self.wish = anew.then(|| Wish {
+                    declaration: declaration.clone(),
+                    spec,
+                    due: Instant::now(),
+                });
                 let written = self.change(|record| record.declaration = declaration).await;
                 self.note(written);
             }
@@ -359,5 +419,13 @@ impl State {
                 .await;
             self.note(written);
         }
+    }
+}
+
+/// Whether the same spec can name another image than before.
+fn may_have_moved(spec: &WorkloadSpec) -> bool {
+    match &spec.image {
+        ImageSource::File(_) => true,
+        ImageSource::Registry(_) => spec.pull == PullPolicy::Always,
     }
 }

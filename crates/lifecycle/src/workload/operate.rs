@@ -31,8 +31,8 @@ impl State {
             WorkloadCommand::Deploy { declaration, spec, reporter } => {
                 self.deploy(declaration, spec, reporter).await;
             }
-            WorkloadCommand::Declare { declaration, spec } => {
-                self.declare(declaration, spec).await;
+            WorkloadCommand::Declare { declaration, spec, occasion } => {
+                self.declare(declaration, spec, occasion).await;
             }
             WorkloadCommand::Undeclare => self.undeclare().await,
             WorkloadCommand::Start { reporter } => self.ask_start(reporter).await,
@@ -383,10 +383,10 @@ impl State {
     pub(crate) async fn fetched(&mut self, done: FetchDone) {
         self.stale();
         match (done.purpose, done.result) {
-            (FetchPurpose::Target, Ok(image)) => self.image = Some(image),
+            (FetchPurpose::Target, Ok(fetched)) => self.target_fetched(fetched).await,
             (FetchPurpose::Target, Err(problem)) => self.failed(problem, None).await,
-            (FetchPurpose::Deploy(declaration, spec), Ok(image)) => {
-                self.switch(declaration, spec, image).await;
+            (FetchPurpose::Deploy(declaration, spec), Ok(fetched)) => {
+                self.deploy_fetched(declaration, spec, fetched).await;
             }
             (FetchPurpose::Deploy(..), Err(problem)) => self.refuse_deploy(problem),
         }

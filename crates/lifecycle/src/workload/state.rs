@@ -36,6 +36,7 @@ use crate::core::machine::{
 use crate::core::providers::Providers;
 use crate::core::record::{Declaration, Found, Interruption, WorkloadRecord};
 use crate::core::spec::{self, WorkloadSpec};
+use crate::images::{Fetched, ImageLease};
 use crate::probe::NodeProber;
 
 /// Everything the task of one workload knows.
@@ -59,6 +60,8 @@ pub(crate) struct State {
     pub(crate) engine_fault: Option<String>,
     /// Image of the spec in force, once looked up.
     pub(crate) image: Option<Image>,
+    /// Keeps that image from being removed while no container is made of it.
+    pub(crate) lease: Option<ImageLease>,
     pub(crate) fetch: Option<Fetch>,
     pub(crate) mounted: Vec<MountedVolume>,
     pub(crate) volumes: VolumesFact,
@@ -126,7 +129,7 @@ pub(crate) struct Wish {
 #[derive(Debug)]
 pub(crate) struct Fetch {
     pub(crate) purpose: FetchPurpose,
-    pub(crate) task: JoinHandle<Result<Image, Problem>>,
+    pub(crate) task: JoinHandle<Result<Fetched, Problem>>,
 }
 
 /// What an image is fetched for.
@@ -141,7 +144,7 @@ pub(crate) enum FetchPurpose {
 /// A fetch that has ended.
 pub(crate) struct FetchDone {
     pub(crate) purpose: FetchPurpose,
-    pub(crate) result: Result<Image, Problem>,
+    pub(crate) result: Result<Fetched, Problem>,
 }
 
 impl FetchDone {
@@ -253,6 +256,7 @@ impl State {
             looked_at: None,
             engine_fault: None,
             image: None,
+            lease: None,
             fetch: None,
             mounted: Vec::new(),
             volumes: VolumesFact::Partial,

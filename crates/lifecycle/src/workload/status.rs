@@ -203,6 +203,8 @@ impl State {
                 crate::core::record::Source::Api => "api".to_owned(),
             },
             image: known.spec.image.to_string(),
+            image_id: record.image.as_ref().map(|image| image.id.clone()),
+            image_digest: record.image.as_ref().and_then(|image| image.digest.clone()),
             spec_hash: record.declaration.hash().chars().take(12).collect(),
             generation: record.generation,
             container: self.target().map(|container| ContainerStatus {

@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use super::app_requests::AppRequests;
+use super::command::Occasion;
 use super::state::{Fetch, FetchPurpose, State};
 use crate::core::container::{self, Bind};
 use crate::core::machine::{Renewal, Step, VolumesFact};
@@ -105,17 +106,8 @@ impl State {
 
     fn fetch_target(&mut self) {
         let Some(known) = &self.known else { return };
-        let source = known.spec.image.clone();
-        let pull = known.spec.pull;
-        let progress = self.progress_end();
-        let task = tokio::spawn(crate::image::fetch(
-            self.context.engine.clone(),
-            self.name.clone(),
-            source,
-            pull,
-            progress,
-        ));
-        self.fetch = Some(Fetch { purpose: FetchPurpose::Target, task });
+        let want = self.want(&known.spec, known.record.image.as_ref());
+        self.fetch = Some(Fetch { purpose: FetchPurpose::Target, task: self.begin_fetch(want) });
     }
 
     /// The volumes of the spec in force, the system volume last.
@@ -209,7 +201,11 @@ impl State {
         let created = self.context.engine.create(&spec).await;
         self.stale();
         match created {
-            Ok(_) => {}
+            Ok(_) => {
+                if let Some(image) = &self.image {
+                    self.context.images.used(&self.name, &image.id);
+                }
+            }
             Err(EngineError::Conflict { .. }) if self.free_name(&spec.name).await => {}
             Err(EngineError::Absent { .. }) => {
                 // Somebody removed the image since it was looked up: fetch it again.
@@ -391,7 +387,7 @@ impl State {
             pending.reporter.done(summary);
         }
         if let Some(wish) = self.wish.take() {
-            self.declare(wish.declaration, wish.spec).await;
+            self.declare(wish.declaration, wish.spec, Occasion::Reload).await;
         }
     }
 

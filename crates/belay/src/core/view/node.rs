@@ -90,6 +90,10 @@ pub(crate) fn workload(
     facts.add("desired", desired(workload.desired));
     facts.add("spec", format!("{} ({})", workload.source, workload.spec_hash));
     facts.add("image", &workload.image);
+    if let Some(id) = &workload.image_id {
+        let digest = workload.image_digest.as_ref();
+        facts.add("", digest.map_or(id.clone(), |digest| format!("{id}, pulled as {digest}")));
+    }
     if let Some(container) = &workload.container {
         let id: String = container.id.chars().take(12).collect();
         facts.add("container", format!("{} ({id})", container.name));
