@@ -27,8 +27,12 @@ fn verbs_ask_for_what_they_say() {
         (&["start", "web"][..], "POST /v1/workloads/web/start", ""),
         (&["stop", "web"], "POST /v1/workloads/web/stop", ""),
         (&["restart", "web"], "POST /v1/workloads/web/restart", ""),
-        (&["rm", "web"], "DELETE /v1/workloads/web?volumes=keep", ""),
-        (&["rm", "--volumes", "web"], "DELETE /v1/workloads/web?volumes=delete", ""),
+        (&["rm", "web"], "DELETE /v1/workloads/web?volumes=keep&dependants=refuse", ""),
+        (
+            &["rm", "--volumes", "web"],
+            "DELETE /v1/workloads/web?volumes=delete&dependants=refuse",
+            "",
+        ),
         (
             &["volume", "grow", "web/data", "64M"],
             "POST /v1/volumes/web/data/grow",
