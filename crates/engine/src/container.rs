@@ -70,6 +70,8 @@ pub struct Container {
     pub limits: Limits,
     /// Address on the engine's network, while it runs.
     pub address: Option<IpAddr>,
+    /// Signal that asks it to end, by name or number, where the engine names one.
+    pub stop_signal: Option<String>,
     /// The command of the health check that the image declares, with a shell in front where the
     /// image wants one.
     pub healthcheck: Option<Vec<String>>,

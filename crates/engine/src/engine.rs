@@ -13,6 +13,7 @@ mod logs;
 mod oom;
 mod request;
 mod session;
+mod survivor;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use logs::{LogLine, LogOptions, LogStream};
 pub use session::{
     Session, SessionInput, SessionOutput, SessionPiece, SessionSignal, SessionSpec, Stdin, Terminal,
 };
+pub use survivor::Survivor;
 
 use crate::core::abilities::{InfoBody, VersionBody, abilities, go_architecture};
 use crate::core::image_name;

@@ -9,6 +9,7 @@ mod check;
 mod command;
 mod deploy;
 mod locking;
+mod limits;
 mod observe;
 mod operate;
 mod pending;
@@ -16,6 +17,7 @@ mod providers;
 mod state;
 mod status;
 mod steps;
+mod stop;
 mod sync;
 mod telling;
 mod volume;
@@ -142,6 +144,7 @@ impl WorkloadTask {
             self.take_waiting().await;
             self.state.refresh().await;
             self.state.judge_exit().await;
+            self.state.read_limits_back().await;
             if self.state.unwritten {
                 self.state.write_again().await;
             }

@@ -168,6 +168,12 @@ codes! {
     Unhealthy = "unhealthy", 502, 69, "the workload is unhealthy";
     /// It could not be confirmed that the container stopped.
     StopUnconfirmed = "stop-unconfirmed", 502, 69, "the stop could not be confirmed";
+    /// A process of the container is there after it was killed.
+    Unkillable = "unkillable", 502, 69, "a process cannot be killed";
+    /// This host cannot apply a limit of the spec.
+    LimitUnsupported = "limit-unsupported", 409, 69, "the host cannot apply a limit";
+    /// A limit of the spec does not hold.
+    LimitNotApplied = "limit-not-applied", 502, 69, "a limit does not hold";
     /// The workload is held until an operator acts.
     Halted = "halted", 409, 69, "the workload is halted";
     /// The publish failed; the stage is in the detail.

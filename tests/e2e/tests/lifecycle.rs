@@ -108,6 +108,8 @@ async fn a_taken_port_is_named_before_anything_is_changed() {
     let problem = refused.expect_err("is refused").problem();
     assert_eq!(problem.code, ProblemCode::PortTaken, "{problem:?}");
     assert!(problem.detail.contains(&port.to_string()), "{}", problem.detail);
+    let holder = format!("(pid {})", std::process::id());
+    assert!(problem.detail.contains(&holder), "{}", problem.detail);
     drop(taken);
 
     node.client()

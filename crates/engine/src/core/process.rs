@@ -24,6 +24,24 @@ pub(crate) fn parse_stat(line: &str) -> Option<Process> {
     Some(Process { pid, parent, session })
 }
 
+/// The state in a line of `/proc/PID/stat`; `None` for a zombie, which holds nothing any more, and
+/// for what cannot be read.
+pub(crate) fn state_of(line: &str) -> Option<char> {
+    let state = line.rsplit_once(") ")?.1.chars().next()?;
+    (!matches!(state, 'Z' | 'X')).then_some(state)
+}
+
+/// Whether a process's control groups (`/proc/PID/cgroup`) are those of the container with this id.
+/// The group of Podman's monitor carries the id too, and is another.
+pub(crate) fn is_in_container(groups: &str, id: &str) -> bool {
+    let paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.flat_map(|path| path.split('/')).any(|part| {
+        let name = part.strip_suffix(".scope").unwrap_or(part);
+        let name = name.strip_prefix("libpod-").or(name.strip_prefix("docker-")).unwrap_or(name);
+        !id.is_empty() && name == id
+    })
+}
+
 /// The processes of the command that `leader` began: those of its session, which every engine
 /// makes it the leader of, and all that descend from them.
 pub(crate) fn of_command(leader: i32, all: &[Process]) -> BTreeSet<i32> {
@@ -57,6 +75,23 @@ mod tests {
         for wrong in ["", "12", "12 (sh", "12 (sh) S", "x (sh) S 1 2 3"] {
             assert_eq!(parse_stat(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_container_is_told_by_its_group_and_not_by_its_monitors() {
+        for group in [
+            "/libpod_parent/libpod-abc",
+            "/machine.slice/libpod-abc.scope/container",
+            "/system.slice/docker-abc.scope",
+            "/docker/abc",
+        ] {
+            assert!(is_in_container(&format!("0::/x\n4:memory:{group}\n"), "abc"), "{group}");
+            assert!(!is_in_container(&format!("0::{group}\n"), "ab"), "{group}");
+        }
+        assert!(!is_in_container("0::/machine.slice/libpod-conmon-abc.scope", "abc"));
+        assert!(!is_in_container("0::/\n", ""));
+        assert_eq!(state_of("7 (a) b) D 1 7 7"), Some('D'));
+        assert_eq!(state_of("7 (sh) Z 1 7 7"), None);
     }
 
     #[test]

@@ -83,6 +83,7 @@ struct RestartBody {
 #[serde(rename_all = "PascalCase", default)]
 struct ConfigBody {
     image: String,
+    stop_signal: String,
     labels: Option<BTreeMap<String, String>>,
     healthcheck: Option<HealthcheckBody>,
 }
@@ -169,6 +170,7 @@ impl InspectBody {
                 pids: self.host_config.pids_limit.and_then(positive),
             },
             address,
+            stop_signal: Some(self.config.stop_signal).filter(|signal| !signal.is_empty()),
         }
     }
 }

@@ -21,10 +21,6 @@ pub const DECLARED_IN: &str = "io.belay.declared-in";
 /// The label that carries the directory of the spec's relative paths.
 pub const DECLARED_AT: &str = "io.belay.declared-at";
 
-/// Capabilities that no workload is given; what is left suffices to change owners and to bind low
-/// ports.
-const DROPPED: [&str; 4] = ["MKNOD", "NET_RAW", "AUDIT_WRITE", "SETFCAP"];
-
 /// A directory of the host to be seen in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bind {
@@ -138,7 +134,17 @@ pub fn container_spec(
         RootMode::ReadOnly => RootAccess::ReadOnly,
     };
     container.stop_signal.clone_from(&spec.stop_signal);
-    container.cap_drop = DROPPED.map(str::to_owned).to_vec();
+    container.cap_drop = spec.confinement.dropped();
+    container.cap_add = spec.confinement.cap_add.iter().cloned().collect();
+    container.tmpfs = spec
+        .confinement
+        .tmpfs
+        .iter()
+        .map(|(path, size)| {
+            let size = size.as_u64();
+            (path.clone(), format!("rw,nosuid,nodev,noexec,mode=1777,size={size}"))
+        })
+        .collect();
     container
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::machine::Step;
+use super::stop::StopLadder;
 
 /// Making or removing one thing in the engine.
 const ENGINE: Duration = Duration::from_secs(60);
@@ -19,12 +20,13 @@ pub struct LockPhase {
     pub within: Option<Duration>,
 }
 
-/// The phase of a step that changes something; `None` for one that only looks.
-pub fn lock_phase(step: &Step, stop_grace: Duration) -> Option<LockPhase> {
+/// The phase of a step that changes something; `None` for one that only looks. A stop is bounded by
+/// its ladder, hook and kill included.
+pub fn lock_phase(step: &Step, ladder: &StopLadder) -> Option<LockPhase> {
     let phase = |name, within| Some(LockPhase { name, within });
     match step {
         Step::Wait | Step::Look | Step::Probe { .. } => None,
-        Step::Stop { .. } => phase("stopping", Some(stop_grace + ENGINE)),
+        Step::Stop { .. } => phase("stopping", Some(ladder.bound() + ENGINE)),
         Step::Remove { .. } => phase("removing", Some(ENGINE)),
         Step::FetchImage => phase("fetching", None),
         Step::ProvideVolumes => phase("providing", Some(VOLUMES)),
@@ -41,16 +43,18 @@ pub fn lock_phase(step: &Step, stop_grace: Duration) -> Option<LockPhase> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::stop::PreStop;
 
     #[test]
     fn only_what_changes_something_needs_the_locks() {
         let id = || "c1".to_owned();
-        let grace = Duration::from_secs(10);
+        let hook = PreStop { command: vec!["drain".to_owned()], timeout: Duration::from_secs(30) };
+        let ladder = StopLadder { pre_stop: Some(hook), grace: Duration::from_secs(10) };
         for looks in [Step::Wait, Step::Look, Step::Probe { id: id() }] {
-            assert_eq!(lock_phase(&looks, grace), None, "{looks:?}");
+            assert_eq!(lock_phase(&looks, &ladder), None, "{looks:?}");
         }
-        let stopping = lock_phase(&Step::Stop { id: id() }, grace).expect("it changes something");
-        assert_eq!((stopping.name, stopping.within), ("stopping", Some(Duration::from_secs(70))));
+        let stopping = lock_phase(&Step::Stop { id: id() }, &ladder).expect("it changes something");
+        assert_eq!((stopping.name, stopping.within), ("stopping", Some(Duration::from_secs(110))));
         for acts in [
             Step::Remove { id: id() },
             Step::FetchImage,
@@ -63,7 +67,7 @@ mod tests {
             Step::ReleaseVolumes,
             Step::Forget,
         ] {
-            let phase = lock_phase(&acts, grace).expect("it changes something");
+            let phase = lock_phase(&acts, &ladder).expect("it changes something");
             assert!(phase.name.len() <= 16, "{} fits its record", phase.name);
         }
     }

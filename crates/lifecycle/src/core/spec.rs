@@ -11,13 +11,16 @@ use belay_volumes::{
     VolumeRole, VolumeSpec,
 };
 
+mod confinement;
 mod dependencies;
 
+pub use confinement::{Confinement, DROPPED};
 pub use dependencies::{AddressPart, Dependency, ProviderRestart, ValueSource};
 
 use super::environment;
 use super::images::reference::ImageReference;
 use super::keys::{self, Entry, Faults, Keys};
+use super::stop::PreStop;
 
 mod probes;
 
@@ -64,6 +67,10 @@ pub struct WorkloadSpec {
     pub stop_grace: Duration,
     /// Signal that asks it to stop, instead of the image's.
     pub stop_signal: Option<String>,
+    /// A command that is run in it before it is asked to stop.
+    pub pre_stop: Option<PreStop>,
+    /// What it is kept from.
+    pub confinement: Confinement,
     /// Limits on what it may use.
     pub limits: LimitSpec,
     /// Fixed-size volumes, by name.
@@ -199,6 +206,8 @@ pub struct LimitSpec {
     pub nano_cpus: Option<u64>,
     /// Processes and threads.
     pub pids: u32,
+    /// Whether the spec names that number.
+    pub pids_asked: bool,
 }
 
 /// A fixed-size volume.
@@ -309,10 +318,13 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let grace = Duration::ZERO..=Duration::from_secs(3600);
     let stop_grace = keys.duration("stop_grace", grace).unwrap_or(Duration::from_secs(10));
     let stop_signal = keys.text("stop_signal", "a signal name, as in \"SIGTERM\"");
+    let pre_stop = read_pre_stop(&mut keys);
+    let confinement = confinement::read(&mut keys, network);
     let ports = read_ports(&mut keys, network);
     let limits = read_limits(&mut keys);
     let system_mount = read_system_mount(&mut keys);
     let volumes = read_volumes(&mut keys, &system_mount, name.as_ref());
+    report_hidden(&keys, &confinement, &volumes, &system_mount);
     let reach = probes::Reach { ports: &ports, network };
     let ready = probes::read_ready(&mut keys, reach);
     let live = probes::read_live(&mut keys, reach, &ready.probe);
@@ -339,6 +351,8 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         restart_limit,
         stop_grace,
         stop_signal: stop_signal.map(str::to_owned),
+        pre_stop,
+        confinement,
         limits,
         volumes,
         system_mount,
@@ -486,9 +500,26 @@ pub fn overlaps(one: &PortSpec, other: &PortSpec) -> bool {
             || other.address.is_unspecified())
 }
 
+fn read_pre_stop(keys: &mut Keys<'_>) -> Option<PreStop> {
+    const EXPECTED: &str = "a list of texts, the program and its arguments";
+    let mut table = keys.table("pre_stop")?;
+    if !table.has("command") {
+        table.missing("command", EXPECTED);
+    }
+    let command = table.texts("command", EXPECTED);
+    if command.as_ref().is_some_and(Vec::is_empty) {
+        table.fault("command", "an empty list", EXPECTED);
+    }
+    let bounds = Duration::from_millis(100)..=Duration::from_secs(600);
+    let timeout = table.duration("timeout", bounds).unwrap_or(Duration::from_secs(5));
+    table.finish();
+    Some(PreStop { command: command?, timeout })
+}
+
 fn read_limits(keys: &mut Keys<'_>) -> LimitSpec {
     const DEFAULT_PIDS: u32 = 4096;
-    let mut limits = LimitSpec { memory: None, nano_cpus: None, pids: DEFAULT_PIDS };
+    let mut limits =
+        LimitSpec { memory: None, nano_cpus: None, pids: DEFAULT_PIDS, pids_asked: false };
     if let Some(mut table) = keys.table("limits") {
         const SMALLEST: u64 = 6 * 1024 * 1024;
         if let Some(memory) = table.parsed::<ByteSize>("memory", "a size such as \"256M\"") {
@@ -509,6 +540,7 @@ fn read_limits(keys: &mut Keys<'_>) -> LimitSpec {
             });
         if let Some(pids) = table.integer("pids", 1..=4_194_304) {
             limits.pids = u32::try_from(pids).expect("bounded just above");
+            limits.pids_asked = true;
         }
         table.finish();
     }
@@ -609,6 +641,24 @@ fn report_nested(
             let path = format!("volumes.{inner}.mount");
             let found = format!("{inner_path:?}, inside {outer_path:?} of volume {outer}");
             keys.fault_at("volumes", &path, &found, "a path outside every other volume");
+        }
+    }
+}
+
+/// A file system in memory over, above or below a volume would hide one of them.
+fn report_hidden(
+    keys: &Keys<'_>,
+    confinement: &Confinement,
+    volumes: &BTreeMap<VolumeName, VolumeDeclaration>,
+    system_mount: &str,
+) {
+    let mounts = || volumes.values().map(|volume| volume.mount.as_str()).chain([system_mount]);
+    for path in confinement.tmpfs.keys() {
+        let nested =
+            |mount: &&str| Path::new(mount).starts_with(path) || Path::new(path).starts_with(mount);
+        if let Some(mount) = mounts().find(nested) {
+            let expected = format!("a path apart from {mount:?}, where a volume is");
+            keys.fault_at("tmpfs", &format!("tmpfs.{path}"), &format!("{path:?}"), &expected);
         }
     }
 }

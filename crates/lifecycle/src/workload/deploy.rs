@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::command::Occasion;
 use super::pending::PendingKind;
 use super::state::{Fetch, FetchPurpose, Known, State, Wish};
+use crate::core::limits;
 use crate::core::machine::{Renewal, VolumesFact};
 use crate::core::record::{Declaration, ImageInForce, Interruption, Source, WorkloadRecord};
 use crate::core::spec::{self, ImageSource, PullPolicy, WorkloadSpec};
@@ -113,16 +114,16 @@ impl State {
             .map(|known| known.spec.ports.clone())
             .unwrap_or_default();
         let mut code = ProblemCode::VolumeUnavailable;
-        for port in host::taken_ports(spec) {
-            if !own.iter().any(|mine| spec::overlaps(mine, &port)) {
-                code = ProblemCode::PortTaken;
-                against.push(format!(
-                    "port {}:{}/{} of this host is taken",
-                    port.address,
-                    port.host,
-                    port.transport.as_str()
-                ));
-            }
+        let wanted = spec.ports.iter().copied();
+        let foreign = wanted.filter(|port| !own.iter().any(|mine| spec::overlaps(mine, port)));
+        for taken in host::taken_ports(foreign.collect()).await {
+            code = ProblemCode::PortTaken;
+            against.push(taken);
+        }
+        let abilities = &self.context.engine.info().abilities;
+        for missing in limits::unsupported(&spec.limits, abilities) {
+            code = ProblemCode::LimitUnsupported;
+            against.push(format!("{missing}, which this host's kernel or engine does not have"));
         }
         match self.context.volumes.list().await {
             Ok(existing) => {

@@ -17,6 +17,7 @@ use super::pending::PendingKind;
 use super::state::State;
 use crate::core::lock_phase::lock_phase;
 use crate::core::machine::{Step, VolumesFact};
+use crate::core::stop::StopLadder;
 use crate::problems;
 use crate::reporter::Reporter;
 
@@ -263,7 +264,7 @@ impl State {
     /// Whether a step may be carried out now; takes the locks for it if need be.
     pub(crate) fn hold_for(&mut self, step: &Step) -> Hold {
         let Some(known) = &self.known else { return Hold::Go };
-        let Some(phase) = lock_phase(step, known.spec.stop_grace) else {
+        let Some(phase) = lock_phase(step, &StopLadder::of(Some(&known.spec))) else {
             self.note_watching();
             return Hold::Go;
         };

@@ -105,6 +105,10 @@ pub(crate) struct State {
     pub(crate) restarts: u32,
     /// Generation that was deployed and of which it was not told yet that it is up.
     pub(crate) coming_up: Option<u64>,
+    /// When its limits were last read back.
+    pub(crate) limits_look: Option<super::limits::LimitsLook>,
+    /// A process of it that could not be killed.
+    pub(crate) unkillable: Option<u32>,
     /// When the running incarnation was first seen ready.
     pub(crate) healthy_since: Option<Instant>,
 }
@@ -285,6 +289,8 @@ impl State {
             last_fault: None,
             restarts: 0,
             coming_up: None,
+            limits_look: None,
+            unkillable: None,
             healthy_since: None,
         };
         if let Beginning::Known(record) = beginning {

@@ -44,54 +44,6 @@ impl State {
         }
     }
 
-    async fn stop(&mut self, id: &str) {
-        // Durable before the first signal, so that the end is never taken for a crash.
-        if let Err(problem) = self.note_interruption().await {
-            self.set_fault(&problem);
-            self.pause(RETRY);
-            return;
-        }
-        let grace = self.known.as_ref().map_or(Duration::from_secs(10), |k| k.spec.stop_grace);
-        self.progress("stop", format!("up to {} s for it to end by itself", grace.as_secs()));
-        let asked_at = Instant::now();
-        let stopped = self.context.engine.stop(id, grace).await;
-        self.stale();
-        // The engine's word is not enough: the container is looked at before it counts as stopped.
-        let confirmed = match stopped {
-            Ok(()) => self.confirm_stopped(id).await,
-            Err(EngineError::Absent { .. }) => Ok(()),
-            Err(error) => Err(error),
-        };
-        match confirmed {
-            Ok(()) => {
-                self.renewal = Renewal::None;
-                self.checks.end();
-                self.healthy_since = None;
-                self.rest_after_ailing().await;
-                if let Some(request) = &mut self.window_request {
-                    request.asked_at = asked_at;
-                }
-            }
-            Err(error) => {
-                let problem = problems::stop(&self.name, &error);
-                tracing::warn!(workload = %self.name, "{}", problem.detail);
-                self.set_fault(&problem);
-                self.refuse_window(&problem.detail);
-                self.fail_pending(problem);
-                self.pause(RETRY);
-            }
-        }
-    }
-
-    async fn confirm_stopped(&self, id: &str) -> Result<(), EngineError> {
-        match self.context.engine.inspect(id).await? {
-            Some(found) if found.state.liveness() != Liveness::Stopped => {
-                self.context.engine.wait(id, Duration::from_secs(10)).await.map(|_| ())
-            }
-            Some(_) | None => Ok(()),
-        }
-    }
-
     async fn remove(&mut self, id: &str) {
         let removed = self.context.engine.remove(id, Removal::Stopped).await;
         self.stale();
@@ -256,16 +208,23 @@ impl State {
             }
             Err(error) => {
                 let mut problem = problems::start(&self.name, &error);
-                if problem.code == ProblemCode::StartFailed && self.port_is_taken() {
-                    problem.code = ProblemCode::PortTaken;
+                if problem.code == ProblemCode::StartFailed
+                    || problem.code == ProblemCode::PortTaken
+                {
+                    let taken = self.taken_ports().await;
+                    if !taken.is_empty() {
+                        problem.code = ProblemCode::PortTaken;
+                        problem.detail = format!("{}; {}", problem.detail, taken.join("; "));
+                    }
                 }
                 self.failed(problem, None).await;
             }
         }
     }
 
-    fn port_is_taken(&self) -> bool {
-        self.known.as_ref().is_some_and(|known| !crate::host::taken_ports(&known.spec).is_empty())
+    async fn taken_ports(&self) -> Vec<String> {
+        let ports = self.known.as_ref().map(|known| known.spec.ports.clone());
+        crate::host::taken_ports(ports.unwrap_or_default()).await
     }
 
     /// Gives a deploy up: the version before is in force again.

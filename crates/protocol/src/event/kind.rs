@@ -215,6 +215,11 @@ kinds! {
         /// How many arguments it has.
         arguments: u64,
     }
+    /// A process of its container is there after it was killed; it is tried again.
+    Unkillable = "unkillable" {
+        /// Its id, in the host's numbering.
+        pid: u64,
+    }
     /// A workload is gone.
     Removed = "removed" {
         /// What became of its volumes.
@@ -359,6 +364,7 @@ impl EventDetails {
             | Self::VolumeLevelChanged { level: VolumeLevel::Critical, .. }
             | Self::VolumeRefusesWrites {}
             | Self::VolumeErrors { .. }
+            | Self::Unkillable { .. }
             | Self::VolumeChecked { outcome: CheckOutcome::Damaged } => Severity::Alarm,
         }
     }

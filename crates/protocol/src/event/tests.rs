@@ -109,6 +109,7 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
             json!({"program": "/bin/sh", "arguments": 2}),
             Info,
         ),
+        (D::Unkillable { pid: 17 }, json!({"pid": 17}), Alarm),
         (D::Removed { volumes: VolumeFate::Keep }, json!({"volumes": "keep"}), Info),
         (
             D::VolumeLevelChanged {

@@ -1,0 +1,175 @@
+//! Ending a container: a hook, a signal, a grace, a kill, and proof that no process is left.
+
+use std::time::Duration;
+
+use belay_engine::{
+    ContainerState, EngineError, ExecSpec, Incarnation, Liveness, Operation, Survivor,
+};
+use belay_protocol::{EventDetails, Problem, ProblemCode};
+use tokio::time::Instant;
+
+use super::state::State;
+use super::steps::RETRY;
+use crate::core::machine::Renewal;
+use crate::core::stop::{KILL_WITHIN, PreStop, StopLadder, UNKILLABLE_RETRY};
+use crate::problems;
+
+/// Why a stop is not confirmed.
+enum Unconfirmed {
+    /// The engine failed, or did not say.
+    Engine(EngineError),
+    /// A process is there after `SIGKILL`.
+    Survived(Survivor),
+}
+
+impl From<EngineError> for Unconfirmed {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl State {
+    pub(super) async fn stop(&mut self, id: &str) {
+        // Durable before the first signal, so that the end is never taken for a crash.
+        if let Err(problem) = self.note_interruption().await {
+            self.set_fault(&problem);
+            self.pause(RETRY);
+            return;
+        }
+        let ladder = StopLadder::of(self.known.as_ref().map(|known| &known.spec));
+        let asked_at = Instant::now();
+        let stopped = self.descend(id, &ladder).await;
+        self.stale();
+        match stopped {
+            Ok(()) => {
+                self.unkillable = None;
+                self.renewal = Renewal::None;
+                self.checks.end();
+                self.healthy_since = None;
+                self.rest_after_ailing().await;
+                if let Some(request) = &mut self.window_request {
+                    request.asked_at = asked_at;
+                }
+            }
+            Err(Unconfirmed::Engine(error)) => {
+                let problem = problems::stop(&self.name, &error);
+                self.give_stop_up(problem, RETRY);
+            }
+            Err(Unconfirmed::Survived(survivor)) => self.report_survivor(&survivor),
+        }
+    }
+
+    fn give_stop_up(&mut self, problem: Problem, pause: Duration) {
+        tracing::warn!(workload = %self.name, "{}", problem.detail);
+        self.set_fault(&problem);
+        self.refuse_window(&problem.detail);
+        self.fail_pending(problem);
+        self.pause(pause);
+    }
+
+    /// Says what cannot be killed, and tries again later: nothing else is done to the workload before.
+    fn report_survivor(&mut self, survivor: &Survivor) {
+        let Survivor { pid, state, waits_in } = survivor;
+        let waits = waits_in.as_ref().map_or_else(String::new, |at| format!(", waits in {at}"));
+        let detail = format!(
+            "{}: process {pid} is there {} s after SIGKILL (state {state}{waits})",
+            self.name,
+            KILL_WITHIN.as_secs()
+        );
+        if self.unkillable != Some(*pid) {
+            self.unkillable = Some(*pid);
+            let event = EventDetails::Unkillable { pid: (*pid).into() };
+            self.context.events.emit(&self.name, detail.clone(), event);
+        }
+        let next = "see what its disk or network file system waits for; it is killed by itself as \
+                    soon as that answers, and its volumes are left mounted until then";
+        self.give_stop_up(Problem::new(ProblemCode::Unkillable, detail, next), UNKILLABLE_RETRY);
+    }
+
+    async fn descend(&mut self, id: &str, ladder: &StopLadder) -> Result<(), Unconfirmed> {
+        let engine = self.context.engine.clone();
+        let Some(found) = engine.inspect(id).await? else { return Ok(()) };
+        let paused = matches!(found.state, ContainerState::Paused { .. });
+        if paused {
+            // What is frozen takes no signal but the last one.
+            engine.unpause(id).await?;
+        }
+        let Some(Incarnation { pid, .. }) = found.state.incarnation() else {
+            return self.confirm(id, KILL_WITHIN).await;
+        };
+        // One that has survived the last step has had all others.
+        if self.unkillable != Some(pid) {
+            self.progress("stop", ladder.to_string());
+            if let Some(hook) = &ladder.pre_stop {
+                self.run_hook(id, hook).await;
+            }
+            if ladder.grace > Duration::ZERO {
+                let spec = self.known.as_ref().and_then(|known| known.spec.stop_signal.clone());
+                let signal = spec.or(found.stop_signal).unwrap_or_else(|| "SIGTERM".to_owned());
+                ended_already(engine.kill(id, &signal).await)?;
+                match engine.wait(id, ladder.grace).await {
+                    Err(EngineError::TimedOut { .. }) => {
+                        self.progress("stop", "it did not end by itself and is killed");
+                    }
+                    Ok(_) | Err(EngineError::Absent { .. }) => {
+                        return self.confirm(id, KILL_WITHIN).await;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        let killed_at = Instant::now();
+        // Podman waits for the end itself for a while, and calls it an error when it does not come.
+        let killed = ended_already(engine.kill(id, "SIGKILL").await);
+        let left = KILL_WITHIN.saturating_sub(killed_at.elapsed()).max(Duration::from_secs(1));
+        match (self.confirm(id, left).await, killed) {
+            (Err(Unconfirmed::Engine(_)), Err(error)) => Err(error.into()),
+            (confirmed, _) => confirmed,
+        }
+    }
+
+    /// Runs the hook in the container. Whatever comes of it, the stop goes on.
+    async fn run_hook(&self, id: &str, hook: &PreStop) {
+        self.progress("pre_stop", hook.command.first().cloned().unwrap_or_default());
+        let mut spec = ExecSpec::new(hook.command.iter().cloned());
+        spec.deadline = hook.timeout;
+        spec.output_max = 1024;
+        let what = match self.context.engine.exec(id, &spec).await {
+            Ok(output) if output.exit_code == 0 => return,
+            Ok(output) => {
+                let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                format!("its pre_stop ended with exit code {}: {words}", output.exit_code)
+            }
+            Err(error) => format!("its pre_stop: {}", problems::with_causes(&error)),
+        };
+        tracing::warn!(workload = %self.name, "{what}");
+        self.progress("pre_stop", what);
+    }
+
+    /// The engine's word is not enough: no process of the container may be left on the host.
+    async fn confirm(&self, id: &str, within: Duration) -> Result<(), Unconfirmed> {
+        let engine = &self.context.engine;
+        let ended = match engine.inspect(id).await? {
+            Some(found) if found.state.liveness() != Liveness::Stopped => {
+                engine.wait(id, within).await.map(drop)
+            }
+            Some(_) | None => Ok(()),
+        };
+        match (ended, engine.survivor(id).await) {
+            (_, Some(survivor)) => Err(Unconfirmed::Survived(survivor)),
+            (Ok(()) | Err(EngineError::Absent { .. }), None) => Ok(()),
+            (Err(error), None) => Err(error.into()),
+        }
+    }
+}
+
+/// A signal that finds no process has come too late to be needed.
+fn ended_already(sent: Result<(), EngineError>) -> Result<(), EngineError> {
+    match sent {
+        Err(error) if error.is_absent() || matches!(error, EngineError::Conflict { .. }) => {
+            debug_assert_eq!(error.operation(), Operation::Kill);
+            Ok(())
+        }
+        other => other,
+    }
+}
