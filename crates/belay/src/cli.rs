@@ -66,6 +66,12 @@ pub(crate) enum Verb {
         /// Only so many of the last lines
         #[arg(long, value_name = "LINES")]
         tail: Option<u32>,
+        /// Only what was written since: a time, or how long ago (90s, 5m, 2h)
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<Since>,
+        /// The container before, which is gone
+        #[arg(short, long, conflicts_with = "follow")]
+        previous: bool,
         /// Show when each line was written
         #[arg(short, long)]
         timestamps: bool,
@@ -198,6 +204,31 @@ fn variable(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         Some(_) | None => Err("expected NAME=VALUE".to_owned()),
     }
+}
+
+/// A moment, or how long ago it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    At(jiff::Timestamp),
+    Ago(Duration),
+}
+
+impl Since {
+    /// The moment, seen from now.
+    pub(crate) fn moment(self, now: jiff::Timestamp) -> jiff::Timestamp {
+        match self {
+            Self::At(moment) => moment,
+            Self::Ago(ago) => now.checked_sub(ago).unwrap_or(jiff::Timestamp::UNIX_EPOCH),
+        }
+    }
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(ago) = time(text) {
+        return Ok(Since::Ago(ago));
+    }
+    let moment = text.parse().map(Since::At);
+    moment.map_err(|_| "expected how long ago (90s, 5m, 2h) or 2026-01-31T12:00:00Z".to_owned())
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -546,6 +577,15 @@ mod tests {
             let line = format!("belay stop web {wrong}");
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_log_begins_at_a_moment_or_some_time_ago() {
+        let now: jiff::Timestamp = "2026-01-31T12:00:00Z".parse().expect("a time");
+        let moment = |text: &str| since(text).map(|since| since.moment(now).to_string());
+        assert_eq!(moment("90s"), Ok("2026-01-31T11:58:30Z".to_owned()));
+        assert_eq!(moment("2026-01-30T01:00:00+01:00"), Ok("2026-01-30T00:00:00Z".to_owned()));
+        assert!(since("noon").is_err());
     }
 
     #[test]

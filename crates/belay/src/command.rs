@@ -33,8 +33,9 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Status { workload: Some(workload), listing } => {
             show::workload(&client()?, &workload, listing, output).await?;
         }
-        Verb::Logs { workload, follow, tail, timestamps } => {
-            let query = belay_protocol::LogQuery { follow, tail };
+        Verb::Logs { workload, follow, tail, since, previous, timestamps } => {
+            let since = since.map(|since| since.moment(jiff::Timestamp::now()));
+            let query = belay_protocol::LogQuery { follow, tail, since, previous };
             let stamps = if timestamps { show::Stamps::Shown } else { show::Stamps::Hidden };
             show::logs(&client()?, &workload, &query, stamps, output).await?;
         }

@@ -94,6 +94,12 @@ impl Output {
         to_stderr(&page);
     }
 
+    /// Says something beside the output, on standard error.
+    pub(crate) fn notice(&self, text: &str) {
+        let line = format!("belay: {text}");
+        to_stderr(&(Tone::Faint.paint(self.stderr.style, &line) + "\n"));
+    }
+
     /// Begins to show the progress of one operation.
     pub(crate) fn progress(&self) -> ProgressLine {
         ProgressLine { moves: self.stderr.is_terminal, style: self.stderr.style, shown: None }

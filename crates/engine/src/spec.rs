@@ -195,16 +195,21 @@ pub enum Init {
     Engine,
 }
 
-/// What the engine keeps of a container's output. The engine rotates and drops the oldest.
+/// What the engine keeps of a container's output.
+///
+/// Docker keeps so many files and drops the oldest. Podman 4.3 keeps one file of the sum of them and
+/// begins it anew when it is full, so that right after that nothing older is left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogLimit {
     /// Bytes per file.
     pub bytes: u64,
+    /// Files.
+    pub files: u32,
 }
 
 impl Default for LogLimit {
-    /// 16 MiB.
+    /// Five times 10 MiB.
     fn default() -> Self {
-        Self { bytes: 16 << 20 }
+        Self { bytes: 10 << 20, files: 5 }
     }
 }

@@ -17,6 +17,7 @@ mod node;
 mod probe;
 mod problems;
 mod reporter;
+mod saved_log;
 mod volume_act;
 mod workload;
 

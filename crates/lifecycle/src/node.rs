@@ -5,6 +5,7 @@ mod dependencies;
 mod engine_events;
 mod exec;
 mod locks;
+mod logs;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -121,6 +122,8 @@ pub struct NodeTask {
     acts: JoinSet<()>,
     /// Commands under way in workloads.
     sessions: JoinSet<()>,
+    /// Logs that are being read.
+    readers: JoinSet<()>,
     /// Workloads that files declare, with their file.
     declared: BTreeMap<WorkloadName, String>,
     /// What `workloads.d` holds, until the containers of a lost ledger were found: a spec must not
@@ -152,6 +155,7 @@ impl NodeTask {
             look: VolumesLook::channel(),
             acts: JoinSet::new(),
             sessions: JoinSet::new(),
+            readers: JoinSet::new(),
             declared: BTreeMap::new(),
             waiting: None,
             adopted: false,
@@ -259,6 +263,7 @@ impl NodeTask {
                 }
                 Some(_) = self.acts.join_next() => {}
                 Some(_) = self.sessions.join_next() => {}
+                Some(_) = self.readers.join_next() => {}
                 () = tokio::time::sleep_until(measure.min(glance)) => {}
                 () = tokio::time::sleep(ADOPT_AGAIN), if !self.adopted => {}
                 () = ending.cancelled() => break,
@@ -297,6 +302,7 @@ impl NodeTask {
         while self.tasks.join_next().await.is_some() {}
         while self.acts.join_next().await.is_some() {}
         while self.sessions.join_next().await.is_some() {}
+        while self.readers.join_next().await.is_some() {}
     }
 
     fn nudge(&self, nudge: &engine_events::Nudge) {
@@ -318,14 +324,9 @@ impl NodeTask {
             NodeCommand::Locks { reply } => {
                 let _ = reply.send(locks::list(&self.context));
             }
-            NodeCommand::Logs { workload, query, reply } => match self.find(&workload) {
-                Ok(handle) => {
-                    deliver(handle, WorkloadCommand::Logs { query, reply });
-                }
-                Err(problem) => {
-                    let _ = reply.send(Err(problem));
-                }
-            },
+            NodeCommand::Logs { workload, query, reply } => {
+                self.logs(logs::Logs { workload, query, reply });
+            }
             NodeCommand::Exec { workload, request, input, output, reply } => {
                 self.exec(exec::Exec { workload, request, input, output, reply });
             }
@@ -338,6 +339,26 @@ impl NodeTask {
                 }
             },
             NodeCommand::Declare(files) => self.waiting = Some((files, Occasion::Reload)),
+        }
+    }
+
+    fn logs(&mut self, logs: logs::Logs) {
+        let refused = if self.readers.len() >= logs::MOST {
+            Err(Problem::new(
+                ProblemCode::Busy,
+                format!("{} logs are being read on this node", logs::MOST),
+                "end one of the readers, then try again",
+            ))
+        } else {
+            self.find(&logs.workload).map(|handle| handle.status.clone())
+        };
+        match refused {
+            Ok(status) => {
+                self.readers.spawn(logs.run(Arc::clone(&self.context), status));
+            }
+            Err(problem) => {
+                let _ = logs.reply.send(Err(problem));
+            }
         }
     }
 

@@ -247,7 +247,7 @@ pub struct PublishOutcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogLine {
-    /// `stdout` or `stderr`.
+    /// `stdout`, `stderr` or `notice`.
     pub stream: LogStream,
     /// When the engine received it.
     pub at: Option<Timestamp>,
@@ -263,6 +263,8 @@ pub enum LogStream {
     Stdout,
     /// Standard error.
     Stderr,
+    /// Not the workload: belayd says that the log goes on with another run of it.
+    Notice,
 }
 
 /// Which lines are wanted (`GET /v1/workloads/{name}/logs`).
@@ -274,6 +276,12 @@ pub struct LogQuery {
     pub follow: bool,
     /// At most so many of the last lines; all kept ones when absent.
     pub tail: Option<u32>,
+    /// Only lines from this time on, to the second.
+    #[serde(default)]
+    pub since: Option<Timestamp>,
+    /// The log of the container before, which is gone.
+    #[serde(default)]
+    pub previous: bool,
 }
 
 /// A sync history entry (`GET /v1/workloads/{name}/sync/history`), newest first.

@@ -6,20 +6,33 @@ use belay_protocol::{
     DependantsRule, EventKind, EventSeq, LogQuery, Problem, ProblemCode, VolumeFate, WorkloadName,
 };
 
-/// `follow` (alone, or `true` or `false`) and `tail=N`.
+/// `follow` and `previous` (alone, or `true` or `false`), `tail=N` and `since=TIME`.
 pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>> {
-    let mut query = LogQuery { follow: false, tail: None };
+    let mut query = LogQuery { follow: false, tail: None, since: None, previous: false };
     for (key, value) in pairs {
         match (key.as_str(), value.as_str()) {
             ("follow", "" | "true") => query.follow = true,
             ("follow", "false") => query.follow = false,
-            ("follow", found) => return Err(wrong(key, found, "true or false").into()),
             ("tail", found) => {
                 let lines = found.parse();
                 query.tail = Some(lines.map_err(|_| wrong(key, found, "a number of lines"))?);
             }
-            (unknown, _) => return Err(unexpected(unknown, "follow and tail").into()),
+            ("previous", "" | "true") => query.previous = true,
+            ("previous", "false") => query.previous = false,
+            ("follow" | "previous", found) => return Err(wrong(key, found, "true or false").into()),
+            ("since", found) => {
+                let time = found.parse();
+                query.since = Some(
+                    time.map_err(|_| wrong(key, found, "a time, as in 2026-01-31T12:00:00Z"))?,
+                );
+            }
+            (unknown, _) => {
+                return Err(unexpected(unknown, "follow, tail, since and previous").into());
+            }
         }
+    }
+    if query.follow && query.previous {
+        return Err(wrong("previous", "true", "no follow: what is gone writes no more").into());
     }
     Ok(query)
 }
@@ -147,11 +160,15 @@ mod tests {
 
     #[test]
     fn a_log_query_may_be_empty_or_full() {
-        assert_eq!(logs(&[]), Ok(LogQuery { follow: false, tail: None }));
+        let none = LogQuery { follow: false, tail: None, since: None, previous: false };
+        assert_eq!(logs(&[]), Ok(none.clone()));
         let both = logs(&pairs(&[("follow", ""), ("tail", "20")]));
-        assert_eq!(both, Ok(LogQuery { follow: true, tail: Some(20) }));
+        assert_eq!(both, Ok(LogQuery { follow: true, tail: Some(20), ..none.clone() }));
         let neither = logs(&pairs(&[("follow", "true"), ("follow", "false")]));
-        assert_eq!(neither, Ok(LogQuery { follow: false, tail: None }));
+        assert_eq!(neither, Ok(none.clone()));
+        let since = logs(&pairs(&[("since", "2026-01-31T12:00:00Z"), ("previous", "")]));
+        let time = "2026-01-31T12:00:00Z".parse().ok();
+        assert_eq!(since, Ok(LogQuery { since: time, previous: true, ..none }));
     }
 
     #[test]
@@ -221,7 +238,10 @@ mod tests {
         };
         refused(logs(&pairs(&[("follow", "1")])).expect_err("not a truth"), "true or false");
         refused(logs(&pairs(&[("tail", "-1")])).expect_err("negative"), "a number of lines");
-        refused(logs(&pairs(&[("tails", "1")])).expect_err("unknown"), "follow and tail");
+        refused(logs(&pairs(&[("tails", "1")])).expect_err("unknown"), "follow, tail, since");
+        refused(logs(&pairs(&[("since", "noon")])).expect_err("no time"), "a time, as in");
+        let both = [("follow", ""), ("previous", "")];
+        refused(logs(&pairs(&both)).expect_err("both"), "what is gone writes no more");
         refused(removal(&pairs(&[("volumes", "")])).expect_err("empty"), "keep or delete");
         refused(removal(&pairs(&[("dependants", "no")])).expect_err("no"), "refuse or ignore");
         refused(removal(&pairs(&[("volume", "keep")])).expect_err("unknown"), "only volumes");

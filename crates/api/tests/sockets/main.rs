@@ -367,7 +367,7 @@ async fn logs_come_in_order_and_end_with_the_log() {
         tokio::spawn(async move { client.get("/v1/workloads/web/logs?follow&tail=5").await });
     let Command::Logs { workload, query, reply } = node.command().await else { panic!("logs") };
     assert_eq!(workload.as_str(), "web");
-    assert_eq!(query, LogQuery { follow: true, tail: Some(5) });
+    assert_eq!(query, LogQuery { follow: true, tail: Some(5), since: None, previous: false });
     let (lines, receiver) = tokio::sync::mpsc::channel(4);
     reply.send(Ok(receiver)).expect("the API waits");
     for text in ["one", "two"] {

@@ -165,10 +165,19 @@ pub(crate) async fn logs(
     output: &Output,
 ) -> Result<(), Ending> {
     let tail = query.tail.map_or(String::new(), |lines| format!("&tail={lines}"));
-    let path = format!("/v1/workloads/{name}/logs?follow={}{tail}", query.follow);
+    let since = query.since.map_or(String::new(), |time| format!("&since={time}"));
+    let path = format!(
+        "/v1/workloads/{name}/logs?follow={}&previous={}{tail}{since}",
+        query.follow, query.previous
+    );
     let mut lines = client.lines(Method::GET, &path, Document::none()).await?;
     while let Some(line) = lines.next::<LogLine>().await? {
-        output.text(&log_line(&line, stamps, output.style()))?;
+        match line.stream {
+            LogStream::Stdout | LogStream::Stderr => {
+                output.text(&log_line(&line, stamps, output.style()))?;
+            }
+            LogStream::Notice => output.notice(&line.text),
+        }
     }
     Ok(())
 }
@@ -185,7 +194,7 @@ pub(crate) enum Stamps {
 fn log_line(line: &LogLine, stamps: Stamps, style: Style) -> String {
     let tone = match line.stream {
         LogStream::Stdout => Tone::Plain,
-        LogStream::Stderr => Tone::Doubtful,
+        LogStream::Stderr | LogStream::Notice => Tone::Doubtful,
     };
     let text = tone.paint(style, &line.text);
     match (stamps, line.at) {

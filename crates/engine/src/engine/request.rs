@@ -9,7 +9,7 @@ use bollard::models::{
 };
 
 use crate::core::abilities::EngineKind;
-use crate::spec::{Access, ContainerSpec, Init, Network, RootAccess};
+use crate::spec::{Access, ContainerSpec, Init, LogLimit, Network, RootAccess};
 
 /// A number that the API has no room for. Only sizes of more than 8 EiB are.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,12 +91,27 @@ pub(crate) fn create_body(
                     }
                     .to_owned(),
                 ),
-                config: Some(HashMap::from([("max-size".to_owned(), spec.log.bytes.to_string())])),
+                config: Some(log_config(spec.log, kind)),
             }),
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
     })
+}
+
+fn log_config(limit: LogLimit, kind: EngineKind) -> HashMap<String, String> {
+    let option = |name: &str, value: String| (name.to_owned(), value);
+    match kind {
+        // It has one file only.
+        EngineKind::Podman => {
+            let bytes = limit.bytes.saturating_mul(limit.files.into());
+            HashMap::from([option("max-size", bytes.to_string())])
+        }
+        EngineKind::Docker => HashMap::from([
+            option("max-size", limit.bytes.to_string()),
+            option("max-file", limit.files.to_string()),
+        ]),
+    }
 }
 
 fn mount(mount: &crate::spec::BindMount) -> Mount {

@@ -75,7 +75,7 @@ async fn the_log_of_a_container_that_writes_without_end_is_bounded() {
     let mut spec =
         world.spec("flood", &["/bin/sh", "-c", "yes 0123456789abcdef | head -c 30000000"]);
     spec.network = Network::None;
-    spec.log.bytes = 1 << 20;
+    spec.log = belay_engine::LogLimit { bytes: 256 << 10, files: 4 };
     let id = world.run(&spec).await;
     world.engine.wait(&id, Duration::from_mins(1)).await.expect("it ends");
     let format = match world.engine.info().kind {

@@ -1,10 +1,8 @@
 //! What can be asked of a workload.
 
-use belay_protocol::{
-    HistoryEntry, LogLine, LogQuery, Problem, PublishRequest, VolumeAct, VolumeFate, VolumeName,
-};
+use belay_protocol::{HistoryEntry, Problem, PublishRequest, VolumeAct, VolumeFate, VolumeName};
 use belay_sync::{Window, WindowPurpose, WindowRefused};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 use crate::core::record::Declaration;
 use crate::core::spec::WorkloadSpec;
@@ -88,13 +86,6 @@ pub enum WorkloadCommand {
         /// Whom to tell.
         reporter: Reporter,
     },
-    /// Read its log.
-    Logs {
-        /// Which lines.
-        query: LogQuery,
-        /// Where the lines will come from.
-        reply: oneshot::Sender<Result<mpsc::Receiver<LogLine>, Problem>>,
-    },
     /// Read its sync history.
     History {
         /// The entries, newest first.
@@ -128,8 +119,7 @@ impl WorkloadCommand {
             | Self::Remove { reporter, .. }
             | Self::Publish { reporter, .. }
             | Self::Volume { reporter, .. } => Some(reporter),
-            Self::Logs { .. }
-            | Self::History { .. }
+            Self::History { .. }
             | Self::OpenWindow { .. }
             | Self::Cancel { .. }
             | Self::Declare { .. }
@@ -151,7 +141,6 @@ impl WorkloadCommand {
             | Self::Publish { .. }
             | Self::Volume { .. }
             | Self::ClearOverrides { .. }
-            | Self::Logs { .. }
             | Self::History { .. }
             | Self::Cancel { .. }
             | Self::Declare { .. }
@@ -171,9 +160,6 @@ impl WorkloadCommand {
             | Self::Remove { reporter, .. }
             | Self::Publish { reporter, .. }
             | Self::Volume { reporter, .. } => reporter.finish(Err(problem)),
-            Self::Logs { reply, .. } => {
-                let _ = reply.send(Err(problem));
-            }
             Self::History { reply } => {
                 let _ = reply.send(Err(problem));
             }

@@ -142,7 +142,6 @@ impl Need {
             | WorkloadCommand::ClearOverrides { .. }
             | WorkloadCommand::Declare { .. }
             | WorkloadCommand::Undeclare
-            | WorkloadCommand::Logs { .. }
             | WorkloadCommand::History { .. }
             | WorkloadCommand::Cancel { .. }
             | WorkloadCommand::Nudge => None,
@@ -497,7 +496,6 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::Remove { .. }
         | WorkloadCommand::Publish { .. }
         | WorkloadCommand::Volume { .. }
-        | WorkloadCommand::Logs { .. }
         | WorkloadCommand::History { .. }
         | WorkloadCommand::Cancel { .. }
         | WorkloadCommand::Nudge => command.refuse(problem),

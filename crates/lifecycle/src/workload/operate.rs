@@ -1,14 +1,10 @@
 //! Taking what is asked of a workload.
 
-use belay_engine::LogOptions;
 use belay_protocol::event::{AskedVerb, HaltCleared};
 use belay_protocol::{
-    DesiredState, LogLine, LogQuery, LogStream, OperationOutcome, Problem, ProblemCode,
-    PublishRequest, VolumeFate,
+    DesiredState, OperationOutcome, Problem, ProblemCode, PublishRequest, VolumeFate,
 };
 use belay_sync::PublishCommand;
-use futures_util::StreamExt as _;
-use tokio::sync::mpsc;
 
 use super::command::WorkloadCommand;
 use super::pending::PendingKind;
@@ -17,9 +13,6 @@ use crate::core::machine::Renewal;
 use crate::core::record::Interruption;
 use crate::problems;
 use crate::reporter::{Progress, Reporter};
-
-/// Lines of a log that may wait for a slow reader.
-const LOG_LINES: usize = 256;
 
 /// Entries of the sync history that are shown.
 const HISTORY: usize = 200;
@@ -45,10 +38,6 @@ impl State {
             WorkloadCommand::Publish { request, reporter } => self.ask_publish(request, reporter),
             WorkloadCommand::Volume { volume, act, look, reporter } => {
                 self.act_on_volume(volume, act, &look, reporter).await;
-            }
-            WorkloadCommand::Logs { query, reply } => {
-                let lines = self.logs(&query);
-                let _ = reply.send(lines);
             }
             WorkloadCommand::History { reply } => self.history(reply),
             WorkloadCommand::OpenWindow { purpose, reply } => self.ask_window(purpose, reply).await,
@@ -268,54 +257,6 @@ impl State {
             format!("{} is {}: {}", self.name, self.phase.as_str(), self.reason),
             format!("start it and try again: belay start {}", self.name),
         )
-    }
-
-    fn logs(&mut self, query: &LogQuery) -> Result<mpsc::Receiver<LogLine>, Problem> {
-        if self.known.is_none() {
-            return Err(self.unknown());
-        }
-        // During a deploy the version before is still the one that speaks.
-        let any = || self.seen.as_ref().and_then(|seen| seen.last());
-        let container = self.target().or_else(any).map(|container| container.id.clone());
-        let Some(container) = container else {
-            return Err(Problem::new(
-                ProblemCode::NotRunning,
-                format!("{} has no container and so no log", self.name),
-                format!("belay start {}", self.name),
-            ));
-        };
-        let options = LogOptions { follow: query.follow, tail: query.tail, since: None };
-        let mut lines = Box::pin(self.context.engine.logs(&container, &options));
-        let (sender, receiver) = mpsc::channel(LOG_LINES);
-        let shutdown = self.context.shutdown.clone();
-        let name = self.name.clone();
-        self.answers.spawn(async move {
-            loop {
-                let line = tokio::select! {
-                    line = lines.next() => line,
-                    () = sender.closed() => None,
-                    () = shutdown.cancelled() => None,
-                };
-                let line = match line {
-                    Some(Ok(line)) => line,
-                    Some(Err(error)) => {
-                        let error = problems::with_causes(&error);
-                        tracing::warn!(workload = %name, "reading its log ended: {error}");
-                        return;
-                    }
-                    None => return,
-                };
-                let stream = match line.stream {
-                    belay_engine::LogStream::Stdout => LogStream::Stdout,
-                    belay_engine::LogStream::Stderr => LogStream::Stderr,
-                };
-                let line = LogLine { stream, at: line.time, text: line.text().into_owned() };
-                if sender.send(line).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(receiver)
     }
 
     fn history(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use belay_engine::{EngineError, Liveness, LogOptions, Removal};
+use belay_engine::{Container, ContainerState, EngineError, Liveness, LogOptions, Removal};
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, VolumeFate, WorkloadPhase};
 use belay_volumes::{Origin, Owner, VolumeSpec};
 use futures_util::StreamExt as _;
@@ -14,7 +14,7 @@ use super::state::{Fetch, FetchPurpose, State};
 use crate::core::container::{self, Bind};
 use crate::core::machine::{Renewal, Step, VolumesFact};
 use crate::core::record::{Interruption, OverridesDue, TABLE};
-use crate::problems;
+use crate::{problems, saved_log};
 
 /// Lines of a given-up version's log that are passed on.
 const LAST_LINES: u32 = 20;
@@ -45,6 +45,16 @@ impl State {
     }
 
     async fn remove(&mut self, id: &str) {
+        let wrote = |container: &&Container| {
+            container.id.as_str() == id && container.state != ContainerState::Created
+        };
+        if self.seen.iter().flatten().any(|container| wrote(&container)) {
+            let state_dir = self.context.state_dir(&self.name);
+            if let Err(error) = saved_log::save(&self.context.engine, &state_dir, id).await {
+                // A full disk must not keep the container.
+                tracing::warn!(workload = %self.name, "its last lines are not kept: {error}");
+            }
+        }
         let removed = self.context.engine.remove(id, Removal::Stopped).await;
         self.stale();
         if let Err(error) = removed {
@@ -318,6 +328,10 @@ impl State {
         let fate = known.record.removing.unwrap_or(VolumeFate::Keep);
         let newest_generation = known.record.newest_generation;
         self.end_sync().await;
+        // What it wrote goes with it; its volumes have a fate of their own.
+        if let Err(error) = saved_log::forget(&self.context.state_dir(&self.name)).await {
+            tracing::warn!(workload = %self.name, "its saved logs are left: {error}");
+        }
         if let Err(problem) = self.delete_leavings(fate).await {
             self.set_fault(&problem);
             tracing::warn!(workload = %self.name, "{}", problem.detail);

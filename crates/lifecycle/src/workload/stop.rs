@@ -63,6 +63,8 @@ impl State {
         tracing::warn!(workload = %self.name, "{}", problem.detail);
         self.set_fault(&problem);
         self.refuse_window(&problem.detail);
+        // Whoever waits is told after the status, so that what they look at next agrees.
+        self.publish_status();
         self.fail_pending(problem);
         self.pause(pause);
     }

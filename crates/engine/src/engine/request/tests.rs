@@ -22,7 +22,7 @@ fn full() -> ContainerSpec {
     };
     spec.ports = vec![port("127.0.0.1", 8080), port("::1", 8081)];
     spec.limits = Limits { memory: Some(1 << 26), nano_cpus: Some(5), pids: Some(7) };
-    spec.log = LogLimit { bytes: 1000 };
+    spec.log = LogLimit { bytes: 500, files: 2 };
     spec
 }
 
