@@ -63,7 +63,7 @@ fn own_seconds(of: u32) -> String {
     (1_000_000 + std::process::id() * 10 + of).to_string()
 }
 
-/// Begins a command that says `up` and sleeps, and waits until it does.
+/// Begins a command that says `up` and sleeps in two processes, and waits until it does.
 async fn sleeper(node: &Node, seconds: &str) -> Child {
     let script = format!("echo up; sleep {seconds} & sleep {seconds}");
     let mut child =
@@ -71,6 +71,13 @@ async fn sleeper(node: &Node, seconds: &str) -> Child {
     let mut lines = BufReader::new(child.stdout.as_mut().expect("piped")).lines();
     let line = tokio::time::timeout(SOON, lines.next_line()).await.expect("in time");
     assert_eq!(line.expect("read").as_deref(), Some("up"));
+    until("both to sleep", SOON, || async {
+        match processes(&["sleep", seconds]).len() {
+            2 => Ok(()),
+            others => Err(format!("{others} of 2")),
+        }
+    })
+    .await;
     child
 }
 
@@ -151,7 +158,6 @@ async fn a_command_dies_with_its_client_and_with_belayd() {
     let [first, second, third] = [1, 2, 3].map(own_seconds);
 
     let mut child = sleeper(&node, &first).await;
-    assert_eq!(processes(&["sleep", &first]).len(), 2);
     child.kill().await.expect("killed");
     gone(&first).await;
 
