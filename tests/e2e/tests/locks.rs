@@ -257,8 +257,8 @@ async fn a_foreign_holder_is_shown_and_ended_only_by_force() {
     let node = Node::start(NodeOptions::default()).await;
     let port = free_port();
     node.client().deploy(&web_spec(port, "one"), node.directory()).await.expect("deploys");
-    let (_, none) = belay(&node, &["lock", "ls"]).await;
-    assert!(none.contains("instance") && !none.contains("workload web"), "{none}");
+    let (_, listed) = belay(&node, &["lock", "ls"]).await;
+    assert!(listed.contains("instance") && !listed.contains("workload web"), "{listed}");
     let mut other = std::process::Command::new(std::env::current_exe().expect("a path"))
         .args(["--exact", "the_other_holder", "--ignored"])
         .env("BELAY_LOCKS_ROOT", node.directory())
