@@ -7,6 +7,9 @@ use std::time::Duration;
 
 /// Connecting to a socket and the first answer.
 pub const PING: Duration = Duration::from_secs(5);
+/// What the engine is. Podman looks up the packages of its parts for each answer, by running the
+/// package manager, which takes seconds on a laden machine.
+pub const ABOUT: Duration = Duration::from_secs(30);
 /// Reading: inspect, list, image.
 pub const READ: Duration = Duration::from_secs(15);
 /// Creating a container, renaming, pausing, sending a signal, tagging.

@@ -91,12 +91,12 @@ impl Engine {
         let docker =
             Docker::connect_with_unix(path, longest.as_secs(), bollard::API_DEFAULT_VERSION)
                 .map_err(fail)?;
-        let docker = tokio::time::timeout(deadline::PING, docker.negotiate_version())
+        let docker = tokio::time::timeout(deadline::ABOUT, docker.negotiate_version())
             .await
             .map_err(|_| EngineError::TimedOut {
                 operation: Operation::Ping,
                 object: object(),
-                after: deadline::PING,
+                after: deadline::ABOUT,
             })?
             .map_err(fail)?;
         Ok(Self { shared: Arc::new(Shared { docker, http, info }) })
@@ -107,7 +107,15 @@ impl Engine {
         &self.shared.info
     }
 
-    /// Asks the engine what it is now. Deadline: [`deadline::PING`] for each of two requests.
+    /// Asks whether the engine answers, which costs it nothing. Deadline: [`deadline::PING`].
+    pub async fn is_there(&self) -> Result<(), EngineError> {
+        let object = Object::Engine(self.shared.info.socket.clone());
+        let request = self.http().request(reqwest::Method::GET, http::Api::Docker, "/_ping");
+        let answered = self.http().open(Operation::Ping, object, deadline::PING, request);
+        answered.await.map(drop)
+    }
+
+    /// Asks the engine what it is now. Deadline: [`deadline::ABOUT`] for each of two requests.
     pub async fn ping(&self) -> Result<EngineInfo, EngineError> {
         probe(&self.shared.http, &self.shared.info.socket).await
     }
@@ -145,8 +153,8 @@ impl std::fmt::Debug for Engine {
 async fn probe(http: &Http, socket: &Path) -> Result<EngineInfo, EngineError> {
     let object = || Object::Engine(socket.to_owned());
     let version: VersionBody =
-        http.get(Operation::Ping, object(), deadline::PING, "/version", &[]).await?;
-    let info: InfoBody = http.get(Operation::Ping, object(), deadline::PING, "/info", &[]).await?;
+        http.get(Operation::Ping, object(), deadline::ABOUT, "/version", &[]).await?;
+    let info: InfoBody = http.get(Operation::Ping, object(), deadline::ABOUT, "/info", &[]).await?;
     let kind = version.kind();
     let api = Version::parse(&version.api_version);
     if !api.at_least(OLDEST_API.0, OLDEST_API.1) {
