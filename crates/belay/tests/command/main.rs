@@ -217,10 +217,13 @@ fn logs_are_shown_as_they_were_written() {
     let belayd = Belayd::answering(vec![Answer::ok(lines), Answer::ok(lines)]);
     let (code, stdout, _) = parts(&belayd.belay(&["logs", "web", "--tail", "5"]));
     assert_eq!((code, stdout.as_str()), (Some(0), "one\ntwo\n"));
-    assert_eq!(belayd.asked().line, "GET /v1/workloads/web/logs?follow=false&tail=5");
+    assert_eq!(
+        belayd.asked().line,
+        "GET /v1/workloads/web/logs?follow=false&previous=false&tail=5"
+    );
     let (_, stdout, _) = parts(&belayd.belay(&["logs", "-f", "-t", "web"]));
     assert_eq!(stdout, "2026-01-01 00:00:00Z one\n-                    two\n");
-    assert_eq!(belayd.asked().line, "GET /v1/workloads/web/logs?follow=true");
+    assert_eq!(belayd.asked().line, "GET /v1/workloads/web/logs?follow=true&previous=false");
 }
 
 #[test]
