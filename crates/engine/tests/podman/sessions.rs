@@ -79,7 +79,7 @@ async fn a_terminal_has_its_size_and_low_bytes_are_only_bytes() {
     let world = World::new().await;
     let id = world.run(&world.obedient("tty")).await;
     let script = "printf '\\001\\002\\000low\n'; stty size; read line; stty size; \
-                  trap 'echo caught; exit 9' INT; echo up; sleep 1000";
+                  trap 'echo caught; exit 9' INT; echo up; while :; do sleep 0.05; done";
     let mut spec = command(&["/bin/sh", "-c", script]);
     spec.terminal = Some(Terminal { rows: 33, columns: 111 });
     let (session, mut output, mut input) = begin(&world, &id, &spec).await;
@@ -100,7 +100,8 @@ async fn a_terminal_has_its_size_and_low_bytes_are_only_bytes() {
 async fn a_signal_reaches_the_command_and_its_children() {
     let world = World::new().await;
     let id = world.run(&world.obedient("signal")).await;
-    let script = "trap 'echo caught; exit 3' INT; echo up; sleep 1000";
+    // A signal between two commands is kept by the shell until the second one ends.
+    let script = "trap 'echo caught; exit 3' INT; echo up; while :; do sleep 0.05; done";
     let (mut session, mut output, _input) =
         begin(&world, &id, &command(&["/bin/sh", "-c", script])).await;
     read_until(&mut output, "up").await;
