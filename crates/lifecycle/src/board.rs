@@ -87,9 +87,9 @@ impl StatusBoard {
         let before = self.0.borrow().engine.clone();
         // The first answer was told by whoever connected.
         let seen_before = !before.kind.is_empty();
-        let engine = match context.engine.ping().await {
-            Ok(info) => {
-                let engine = engine_status(&info, true);
+        let engine = match context.engine.is_there().await {
+            Ok(()) => {
+                let engine = engine_status(context.engine.info(), true);
                 if seen_before && !before.reachable {
                     context.events.emit_of_node(
                         format!("{} {} answers again", engine.kind, engine.version),
