@@ -555,6 +555,8 @@ impl State {
                 record.overrides_due = OverridesDue::NextStart;
             })
             .await;
+        // Whoever waits is told after the status, so that what they look at next agrees.
+        self.publish_status();
         reporter.finish(written.map(|()| {
             let name = &self.name;
             let summary = match count {
