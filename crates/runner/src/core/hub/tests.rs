@@ -1,3 +1,4 @@
 mod model;
+mod promises;
 mod rig;
 mod scenarios;

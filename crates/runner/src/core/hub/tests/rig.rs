@@ -424,3 +424,28 @@ pub(super) fn place(effects: &[Effect], like: impl Fn(&Effect) -> bool) -> usize
 pub(super) fn is_waiting(standing: &Standing) -> bool {
     matches!(standing, Standing::Waiting { .. })
 }
+
+/// The hosted runners of a rig that run.
+pub(super) fn listed(held: &[&Held]) -> Vec<Hosted> {
+    held.iter()
+        .map(|held| Hosted { runner: held.runner.clone(), workload: workload("mail") })
+        .collect()
+}
+
+/// A waiting run whose snapshot is in the engine's hands.
+pub(super) fn dispatching(rig: &mut Rig) -> (Held, WaitpointId, Ticket) {
+    let (held, waitpoint) = rig.waiting();
+    let mut tickets = ordered(&rig.seconds(30));
+    tickets.retain(|ticket| ticket.run == held.run);
+    let ticket = tickets.pop().expect("it is due");
+    assert_eq!(tickets, []);
+    (held, waitpoint, ticket)
+}
+
+/// A run whose runner is checkpointed.
+pub(super) fn suspended(rig: &mut Rig) -> (Held, WaitpointId) {
+    let (held, waitpoint, ticket) = dispatching(rig);
+    rig.taken(&ticket);
+    assert_eq!(rig.state_of(held.run), "suspended");
+    (held, waitpoint)
+}
