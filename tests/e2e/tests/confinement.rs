@@ -162,6 +162,13 @@ async fn a_stop_runs_its_hook_then_signals_then_kills() {
     node.client().act("restart", "kind").await.expect("restarts");
     assert_eq!(std::fs::read_to_string(&order).expect("it wrote"), "hook\nterm\n");
 
+    // A version that replaces it has neither; the one that ends keeps its own.
+    node.client()
+        .deploy(&spec("kind", "sleep 100000", "stop_grace = \"0s\""), node.directory())
+        .await
+        .expect("deploys");
+    assert_eq!(std::fs::read_to_string(&order).expect("it wrote"), "hook\nterm\nhook\nterm\n");
+
     // Neither its hook nor it listens: both are cut at their time.
     let more = "stop_grace = \"1s\"\n\
                 pre_stop = { command = [\"/bin/sleep\", \"1000\"], timeout = \"1s\" }";

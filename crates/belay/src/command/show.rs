@@ -6,6 +6,7 @@ use belay_protocol::{
 };
 use jiff::Timestamp;
 use reqwest::Method;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::{Format, Listing};
@@ -19,26 +20,33 @@ use crate::output::Output;
 /// Transitions that an explanation shows.
 const TRANSITIONS: usize = 20;
 
+/// Shows an answer as it came, or as a page for people.
+fn shown<T: Serialize>(
+    answer: &T,
+    listing: Listing,
+    output: &Output,
+    page: impl FnOnce(&T, Style) -> String,
+) -> Result<(), Ending> {
+    match listing.output {
+        Format::Json => output.json(answer),
+        Format::Table => output.text(&page(answer, output.style())),
+    }
+}
+
 pub(crate) async fn workloads(
     client: &Client,
     listing: Listing,
     output: &Output,
 ) -> Result<(), Ending> {
     let workloads: Vec<WorkloadStatus> = client.get("/v1/workloads").await?;
-    match listing.output {
-        Format::Json => output.json(&workloads),
-        Format::Table => {
-            output.text(&view::workloads::table(&workloads, Timestamp::now(), output.style()))
-        }
-    }
+    shown(&workloads, listing, output, |all, style| {
+        view::workloads::table(all, Timestamp::now(), style)
+    })
 }
 
 pub(crate) async fn node(client: &Client, listing: Listing, output: &Output) -> Result<(), Ending> {
     let status: NodeStatus = client.get("/v1/status").await?;
-    match listing.output {
-        Format::Json => output.json(&status),
-        Format::Table => output.text(&view::node::page(&status, Timestamp::now(), output.style())),
-    }
+    shown(&status, listing, output, |node, style| view::node::page(node, Timestamp::now(), style))
 }
 
 pub(crate) async fn workload(
@@ -100,10 +108,7 @@ pub(crate) async fn volumes(
     output: &Output,
 ) -> Result<(), Ending> {
     let volumes: Vec<VolumeStatus> = client.get("/v1/volumes").await?;
-    match listing.output {
-        Format::Json => output.json(&volumes),
-        Format::Table => output.text(&view::volumes::table(&volumes, output.style())),
-    }
+    shown(&volumes, listing, output, |all, style| view::volumes::table(all, style))
 }
 
 pub(crate) async fn locks(
@@ -112,10 +117,7 @@ pub(crate) async fn locks(
     output: &Output,
 ) -> Result<(), Ending> {
     let locks: Vec<LockStatus> = client.get("/v1/locks").await?;
-    match listing.output {
-        Format::Json => output.json(&locks),
-        Format::Table => output.text(&view::locks::table(&locks, output.style())),
-    }
+    shown(&locks, listing, output, |all, style| view::locks::table(all, style))
 }
 
 /// Who has the locks of a workload. Its page stands without them: where they cannot be looked at,

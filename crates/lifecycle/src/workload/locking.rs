@@ -262,8 +262,11 @@ impl State {
 
     /// Whether a step may be carried out now; takes the locks for it if need be.
     pub(crate) fn hold_for(&mut self, step: &Step) -> Hold {
-        let Some(known) = &self.known else { return Hold::Go };
-        let Some(phase) = lock_phase(step, &StopLadder::of(Some(&known.spec))) else {
+        if self.known.is_none() {
+            return Hold::Go;
+        }
+        let made_of = if let Step::Stop { id } = step { self.made_of(id) } else { None };
+        let Some(phase) = lock_phase(step, &StopLadder::of(made_of.as_deref())) else {
             self.note_watching();
             return Hold::Go;
         };

@@ -1,5 +1,7 @@
 //! Ending a container: a hook, a signal, a grace, a kill, and proof that no process is left.
 
+use std::borrow::Cow;
+use std::path::Path;
 use std::time::Duration;
 
 use belay_engine::{
@@ -10,7 +12,9 @@ use tokio::time::Instant;
 
 use super::state::State;
 use super::steps::RETRY;
+use crate::core::container;
 use crate::core::machine::Renewal;
+use crate::core::spec::{self, WorkloadSpec};
 use crate::core::stop::{KILL_WITHIN, PreStop, StopLadder, UNKILLABLE_RETRY};
 use crate::problems;
 
@@ -36,9 +40,11 @@ impl State {
             self.pause(RETRY);
             return;
         }
-        let ladder = StopLadder::of(self.known.as_ref().map(|known| &known.spec));
+        let made_of = self.made_of(id);
+        let ladder = StopLadder::of(made_of.as_deref());
+        let signal = made_of.as_ref().and_then(|spec| spec.stop_signal.clone());
         let asked_at = Instant::now();
-        let stopped = self.descend(id, &ladder).await;
+        let stopped = self.descend(id, &ladder, signal).await;
         self.stale();
         match stopped {
             Ok(()) => {
@@ -88,7 +94,26 @@ impl State {
         self.give_stop_up(Problem::new(ProblemCode::Unkillable, detail, next), UNKILLABLE_RETRY);
     }
 
-    async fn descend(&mut self, id: &str, ladder: &StopLadder) -> Result<(), Unconfirmed> {
+    /// The spec that a container was made of, which need not be the one in force: hook, signal and
+    /// grace are those of the version that ends.
+    pub(super) fn made_of(&self, id: &str) -> Option<Cow<'_, WorkloadSpec>> {
+        let known = self.known.as_ref()?;
+        let seen = self.seen.iter().flatten().find(|container| container.id.as_str() == id);
+        let declaration = seen.and_then(container::declaration_of);
+        let made_of = declaration.filter(|declared| *declared != known.record.declaration);
+        let made_of = made_of.and_then(|declared| {
+            let directory = Path::new(&declared.directory);
+            spec::parse(&declared.spec, &declared.file, directory).ok()
+        });
+        Some(made_of.map_or(Cow::Borrowed(&known.spec), Cow::Owned))
+    }
+
+    async fn descend(
+        &mut self,
+        id: &str,
+        ladder: &StopLadder,
+        signal: Option<String>,
+    ) -> Result<(), Unconfirmed> {
         let engine = self.context.engine.clone();
         let Some(found) = engine.inspect(id).await? else { return Ok(()) };
         let paused = matches!(found.state, ContainerState::Paused { .. });
@@ -106,8 +131,7 @@ impl State {
                 self.run_hook(id, hook).await;
             }
             if ladder.grace > Duration::ZERO {
-                let spec = self.known.as_ref().and_then(|known| known.spec.stop_signal.clone());
-                let signal = spec.or(found.stop_signal).unwrap_or_else(|| "SIGTERM".to_owned());
+                let signal = signal.or(found.stop_signal).unwrap_or_else(|| "SIGTERM".to_owned());
                 ended_already(engine.kill(id, &signal).await)?;
                 match engine.wait(id, ladder.grace).await {
                     Err(EngineError::TimedOut { .. }) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use belay_locks::core::record::{Found, Record};
+use belay_locks::core::record::Record;
 use belay_locks::{BreakError, Broken, LockName};
 
 use crate::other::{Other, Place, SOON, claim, web};
@@ -41,10 +41,8 @@ async fn nobody_is_ended_whose_start_or_boot_is_another() {
     let place = Place::new();
     let mut other = Other::holding(&place, "hold creating");
     other.hear("phased");
-    let file = place.run().join("locks/w/web");
-    let Found::Record(written) = Record::parse(&std::fs::read(&file).expect("reads")) else {
-        panic!("the holder has written who it is")
-    };
+    let file = place.file();
+    let written = place.written();
     let locks = place.locks();
     let another_start = Record { start_ticks: written.start_ticks + 1, ..(*written).clone() };
     let another_boot = Record { boot_id: "another".to_owned(), ..(*written).clone() };

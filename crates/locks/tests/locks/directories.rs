@@ -34,7 +34,7 @@ async fn a_file_removed_under_its_holder_is_seen() {
     let place = Place::new();
     let locks = place.locks();
     let guard = locks.try_acquire(&web(), &claim("deploy")).expect("free");
-    std::fs::remove_file(place.run().join("locks/w/web")).expect("it is ours");
+    std::fs::remove_file(place.file()).expect("it is ours");
     assert!(!guard.is_in_place());
     drop(guard);
 }
@@ -68,7 +68,7 @@ async fn a_link_or_a_pipe_in_the_place_of_a_lock_is_refused() {
     let place = Place::new();
     let locks = place.locks();
     locks.prepare().expect("can be made");
-    let file = place.run().join("locks/w/web");
+    let file = place.file();
     std::os::unix::fs::symlink("/etc/hostname", &file).expect("links");
     unusable(locks.try_acquire(&web(), &claim("start")));
     std::fs::remove_file(&file).expect("it is ours");
@@ -109,6 +109,7 @@ async fn a_lock_that_is_pruned_again_and_again_has_one_holder_all_the_same() {
         let mut pruned = 0;
         while std::time::Instant::now() < end {
             pruned += locks.prune(&LockSet::default()).expect("prunes");
+            // Between two prunings there must be room for a lock to be taken.
             std::thread::sleep(std::time::Duration::from_micros(300));
         }
         pruned

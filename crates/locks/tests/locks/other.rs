@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use belay_locks::core::record::{Found, Record};
 use belay_locks::{Claim, LockName, LockSet, Locks, Places, Role};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,6 +33,19 @@ impl Place {
 
     pub(crate) fn run(&self) -> PathBuf {
         self.path().join("run")
+    }
+
+    /// The file of the workload's lock.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.run().join("locks/w/web")
+    }
+
+    /// What the holder of the workload's lock has written of itself.
+    pub(crate) fn written(&self) -> Box<Record> {
+        match Record::parse(&std::fs::read(self.file()).expect("reads")) {
+            Found::Record(written) => written,
+            other => panic!("the holder has written who it is, and not {other:?}"),
+        }
     }
 
     /// The locks, as a process that has just come sees them.

@@ -2,7 +2,6 @@
 
 use std::io::Write as _;
 
-use belay_locks::core::record::{Found, Record};
 use belay_locks::{AcquireError, LockName, LockSet, PreviousHolder};
 
 use crate::other::{Other, Place, claim, web};
@@ -12,7 +11,7 @@ async fn a_record_torn_empty_or_garbage_decides_nothing() {
     let place = Place::new();
     let locks = place.locks();
     locks.prepare().expect("can be made");
-    let file = place.run().join("locks/w/web");
+    let file = place.file();
     let long = [b'x'; 4096];
     for (garbage, reads) in
         [(&b""[..], true), (b"\xff{\"pid\":1", false), (b"{}", false), (&long[..], false)]
@@ -35,7 +34,7 @@ async fn garbage_under_a_live_holder_frees_nothing_and_blames_nobody() {
     let place = Place::new();
     let mut other = Other::holding(&place, "hold creating");
     other.hear("phased");
-    let file = place.run().join("locks/w/web");
+    let file = place.file();
     let mut torn = std::fs::File::options().write(true).open(&file).expect("opens");
     torn.write_all(b"torn").expect("writes");
     let locks = place.locks();
@@ -55,10 +54,8 @@ async fn clock_a_year_off_while_held_changes_nothing() {
     let place = Place::new();
     let mut other = Other::holding(&place, "hold creating");
     other.hear("phased");
-    let file = place.run().join("locks/w/web");
-    let Found::Record(written) = Record::parse(&std::fs::read(&file).expect("reads")) else {
-        panic!("the holder has written who it is")
-    };
+    let file = place.file();
+    let written = place.written();
     let locks = place.locks();
     for step in [-YEAR_MS, YEAR_MS] {
         let mut stepped = written.clone();
@@ -82,7 +79,7 @@ async fn a_waiter_leaves_the_record_of_the_holder_alone() {
     let place = Place::new();
     let mut other = Other::holding(&place, "hold creating");
     other.hear("phased");
-    let file = place.run().join("locks/w/web");
+    let file = place.file();
     let before = std::fs::read(&file).expect("reads");
     assert_eq!(before.len(), 512);
     for _ in 0..50 {

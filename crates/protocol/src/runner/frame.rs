@@ -107,10 +107,7 @@ impl RunnerFrame {
             "progress" => {
                 Err(fault(id, RunnerErrorCode::WrongKind, "progress has no id".to_owned()))
             }
-            unknown => {
-                let name: String = unknown.chars().take(40).collect();
-                Err(fault(id, RunnerErrorCode::UnknownType, format!("there is no {name:?}")))
-            }
+            unknown => Err(unknown_type(id, unknown)),
         }
     }
 
@@ -210,10 +207,7 @@ impl ServerFrame {
             ("welcome" | "state" | "released" | "refused", Some(_)) => {
                 Err(fault(id, RunnerErrorCode::WrongKind, format!("{kind} has no id")))
             }
-            (unknown, _) => {
-                let name: String = unknown.chars().take(40).collect();
-                Err(fault(id, RunnerErrorCode::UnknownType, format!("there is no {name:?}")))
-            }
+            (unknown, _) => Err(unknown_type(id, unknown)),
         }
     }
 
@@ -260,6 +254,12 @@ fn read<T: DeserializeOwned>(
 
 fn fault(id: Option<RequestId>, code: RunnerErrorCode, message: String) -> FrameFault {
     FrameFault { id, error: RunnerError::new(code, message) }
+}
+
+/// The other side's word is told, but no more of it than a line holds.
+fn unknown_type(id: Option<RequestId>, kind: &str) -> FrameFault {
+    let name: String = kind.chars().take(40).collect();
+    fault(id, RunnerErrorCode::UnknownType, format!("there is no {name:?}"))
 }
 
 fn encode(body: &impl Serialize) -> Value {
