@@ -294,6 +294,9 @@ pub struct Welcome {
     pub runner: RunnerId,
     /// Whose runs it takes.
     pub workload: WorkloadName,
+    /// The run that is bound to it; the next message is its `state`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
 }
 
 /// Body of `state`.

@@ -32,7 +32,7 @@ impl Hub {
         if let Some(older) = self.bindings.open(session, opened) {
             fx.push(Effect::Close { session: older, reason: CloseReason::Replaced });
         }
-        let welcome = Welcome { runner: runner.clone(), workload };
+        let welcome = Welcome { runner: runner.clone(), workload, run: held };
         fx.push(Effect::Tell { session, notice: Notice::Welcome(welcome) });
         match held {
             Some(id) => self.rebind(id, now, fx),

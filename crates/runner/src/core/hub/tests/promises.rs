@@ -481,3 +481,30 @@ fn a_hosted_runner_belongs_to_belayd_in_the_record() {
     let owner = rig.ledger[&held.run].owner.clone().expect("it is held");
     assert_eq!((owner.runner, owner.origin), (held.runner, Origin::Hosted));
 }
+
+#[test]
+fn a_welcome_says_whether_the_state_of_a_run_follows() {
+    let told = |effects: &[Effect]| -> Vec<Notice> {
+        let told = effects.iter().filter_map(|effect| match effect {
+            Effect::Tell { notice, .. } => Some(notice.clone()),
+            _ => None,
+        });
+        told.collect()
+    };
+    let mut rig = Rig::hosted();
+    let free = name("free");
+    rig.connect(&free, "mail");
+    let [Notice::Welcome(welcome)] = &told(&rig.effects)[..] else { panic!("{:?}", rig.effects) };
+    assert_eq!(welcome.run, None);
+
+    // Assigned before its container had connected, and held when it connects again.
+    let run = rig.submit(submission("mail"));
+    let runner = rig.started_runner();
+    for _ in 0..2 {
+        rig.connect(&runner, "mail");
+        let [Notice::Welcome(welcome), Notice::State(state)] = &told(&rig.effects)[..] else {
+            panic!("{:?}", rig.effects);
+        };
+        assert_eq!((welcome.run, state.run), (Some(run), run));
+    }
+}
