@@ -8,6 +8,7 @@ mod error;
 mod frame;
 mod ids;
 mod message;
+mod status;
 
 pub use error::{CloseReason, RunnerError, RunnerErrorCode};
 pub use frame::{FrameFault, RunnerFrame, ServerFrame};
@@ -20,6 +21,14 @@ pub use message::{
     NextForRun, Notice, Progress, ReleaseReason, Released, Reply, Resumed, RunReference,
     RunStanding, RunnerNote, RunnerRequest, SnapshotAnswer, SnapshotOmission, Standing, Started,
     StopRequest, SuspendRequest, Suspended, WaitRequest, WaitResult, WaitpointCreated, Welcome,
+};
+
+pub use status::{
+    Acceptance, CompleteWaitpoint, DEFAULT_MAX_ATTEMPTS, IdempotencyKey, InvalidIdempotencyKey,
+    IssuedToken, MAX_IDEMPOTENCY_KEY, PAGE_LIMIT, RunDetail, RunPage, RunQuery, RunState,
+    RunStatus, RunnerActivity, RunnerLink, RunnerOrigin, RunnerStatus, RunnerTally, SnapshotStatus,
+    SubmitRequest, Submitted, TokenRequest, WaitStatus, WaitpointPage, WaitpointQuery,
+    WaitpointState, WaitpointStatus,
 };
 
 /// Name of the subprotocol, as the handshake negotiates it.
