@@ -1,0 +1,4 @@
+//! What a runner decides without touching anything.
+
+pub(crate) mod back_off;
+pub(crate) mod conversation;
