@@ -49,9 +49,10 @@ pub struct Node {
 /// When it is not built.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
-    let built = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join(name);
-    assert!(built.exists(), "{} is not built; run: cargo build -p {name}", built.display());
-    built
+    // Tests lie in target/PROFILE/deps, programs beside what they look for.
+    let places = test.ancestors().skip(1).take(2).map(|place| place.join(name));
+    let mut built = places.filter(|place| place.is_file());
+    built.next().unwrap_or_else(|| panic!("{name} is not built; run: cargo build -p {name}"))
 }
 
 impl Node {
@@ -152,6 +153,14 @@ impl Node {
             .spawn()
             .expect("belayd can be started");
         self.daemon = Some(child);
+    }
+
+    /// Process id of belayd.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("belayd was started").id()
     }
 
     /// Starts belayd and waits until it is ready.
