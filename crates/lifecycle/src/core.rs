@@ -22,3 +22,4 @@ pub mod spec;
 pub mod stop;
 pub mod sync_changes;
 pub mod volume_health;
+pub mod watch;

@@ -123,7 +123,9 @@ async fn time_in(node: &Node, workload: &str, phase: WorkloadPhase) -> Result<f6
     let mut took = 0.0;
     for event in page.events {
         let EventDetails::PhaseChanged { from, to, .. } = event.details else { continue };
-        if from == phase && let Some(came) = came.take() {
+        if from == phase
+            && let Some(came) = came.take()
+        {
             took = event.at.duration_since(came).as_secs_f64();
         }
         if to == phase {

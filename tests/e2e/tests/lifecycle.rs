@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use belay_harness::{Leavings, Node, NodeOptions, binary, free_port, until, web_spec};
-use belay_protocol::{DesiredState, ProblemCode, VolumeFate, WorkloadPhase};
+use belay_protocol::{DesiredState, EventDetails, ProblemCode, VolumeFate, WorkloadPhase};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -74,6 +74,64 @@ async fn a_deploy_that_does_not_become_ready_restores_the_version_before() {
         if left.len() == 1 { Ok(()) } else { Err(format!("{left:?}")) }
     })
     .await;
+    node.end().await;
+}
+
+/// [`web_spec`] with a process that ends with 7 as soon as there is a file `ill` in its volume.
+fn ailing_spec(port: u16, text: &str) -> String {
+    let ails = "httpd -p 8080 -h /tmp; while [ ! -e /data/ill ]; do sleep 0.1; done; exit 7";
+    web_spec(port, text).replace("exec httpd -f -p 8080 -h /tmp", ails)
+}
+
+#[tokio::test]
+async fn a_version_that_fails_again_and_again_soon_after_it_was_ready_gives_way_once() {
+    let mut node = Node::start(NodeOptions::default()).await;
+    let port = free_port();
+    node.client().deploy(&web_spec(port, "good"), node.directory()).await.expect("deploys");
+    node.client().deploy(&ailing_spec(port, "bad"), node.directory()).await.expect("is ready");
+    assert_eq!(fetch(port).await.as_deref(), Ok("bad"));
+
+    // The watch outlives belayd.
+    node.kill();
+    node.launch().await;
+    node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
+    std::fs::write(node.volume("web", "data").await.join("ill"), "").expect("makes it ill");
+    until("the version before to serve again", SOON, || async {
+        let found = node.client().workload("web").await?;
+        let back = found.generation == 1 && found.phase == WorkloadPhase::Ready;
+        if back { Ok(()) } else { Err(format!("{}: {}", found.generation, found.reason)) }
+    })
+    .await;
+    assert_eq!(fetch(port).await.as_deref(), Ok("good"));
+    let told = node.client().events("kind=deploy-rolled-back&last=10").await.expect("answers");
+    let [event] = &told.events[..] else { panic!("{told:?}") };
+    let EventDetails::DeployRolledBack { generation: 2, restored: 1, cause } = &event.details
+    else {
+        panic!("{event:?}")
+    };
+    assert!(cause.as_str().starts_with("web exited with 7; it failed again"), "{cause:?}");
+    let crashed = node.client().events("kind=crashed&last=10").await.expect("answers");
+    assert_eq!(crashed.events.len(), 3, "{crashed:?}");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn without_a_rollback_window_a_version_that_was_ready_stays_in_force() {
+    let node = Node::start(NodeOptions::default()).await;
+    let port = free_port();
+    node.client().deploy(&web_spec(port, "good"), node.directory()).await.expect("deploys");
+    let spec =
+        ailing_spec(port, "bad").replace("stop_grace", "rollback_window = \"0s\"\nstop_grace");
+    node.client().deploy(&spec, node.directory()).await.expect("is ready");
+    std::fs::write(node.volume("web", "data").await.join("ill"), "").expect("makes it ill");
+    until("the fourth failure in a row", SOON, || async {
+        let found = node.client().workload("web").await?;
+        let failures = found.back_off.as_ref().map_or(0, |back_off| back_off.failures);
+        if failures >= 4 { Ok(()) } else { Err(found.reason) }
+    })
+    .await;
+    let found = node.client().workload("web").await.expect("is there");
+    assert_eq!(found.generation, 2);
     node.end().await;
 }
 

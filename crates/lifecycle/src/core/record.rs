@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::app_requests::Pace;
+use super::watch::Watched;
 
 /// Table of the ledger that holds [`WorkloadRecord`]s, keyed by the workload's name.
 pub const TABLE: &str = "workload";
@@ -25,6 +26,9 @@ pub struct WorkloadRecord {
     pub run: DesiredState,
     /// Set from before the first stop of a deploy until its new version is ready.
     pub previous: Option<PreviousVersion>,
+    /// Set from then on until that version is trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Watched>,
     /// Set once its removal has begun.
     pub removing: Option<VolumeFate>,
     /// Set when it must not be started before an operator acts, with the reason.
@@ -219,6 +223,7 @@ impl WorkloadRecord {
             newest_generation: 1,
             run: DesiredState::Running,
             previous: None,
+            watched: None,
             removing: None,
             halted: None,
             failures: 0,
@@ -264,16 +269,20 @@ impl WorkloadRecord {
         }
     }
 
-    /// The record once the deploy under way is given up; the same where there is none.
+    /// The record once the deploy under way is given up, or the version that is watched; the same
+    /// where there is neither.
     #[must_use]
     pub fn rolled_back(&self) -> Self {
-        let Some(previous) = &self.previous else { return self.clone() };
+        let watched = self.watched.as_ref().map(|watched| &watched.previous);
+        let Some(previous) = self.previous.as_ref().or(watched) else { return self.clone() };
         Self {
             declaration: previous.declaration.clone(),
             generation: previous.generation,
             run: previous.run,
             image: previous.image.clone(),
             previous: None,
+            // Once: what is in force now has nothing to go back to.
+            watched: None,
             failures: 0,
             next_try_at: None,
             interruption: Interruption::Planned,
@@ -306,6 +315,22 @@ mod tests {
         assert_eq!((back.generation, &back.declaration), (1, &one.declaration));
         assert_eq!(back.replaced_by(declaration("four")).generation, 4);
         assert_eq!(one.rolled_back(), one);
+    }
+
+    #[test]
+    fn a_version_that_is_watched_goes_back_once() {
+        let one = WorkloadRecord::first(declaration("one"));
+        let mut two = one.replaced_by(declaration("two"));
+        let previous = two.previous.take().expect("one ran before");
+        two.watched =
+            Watched::begin(previous, std::time::Duration::from_secs(300), Timestamp::UNIX_EPOCH);
+        let text = serde_json::to_string(&two).expect("encodes");
+        assert_eq!(serde_json::from_str::<WorkloadRecord>(&text).expect("reads"), two);
+        let back = two.rolled_back();
+        assert_eq!((back.generation, &back.declaration), (1, &one.declaration));
+        assert_eq!(back.given_up, Some(declaration("two").hash()));
+        assert_eq!(back.rolled_back(), back);
+        assert_eq!(two.replaced_by(declaration("three")).watched, None);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::environment;
 use super::images::reference::ImageReference;
 use super::keys::{self, Entry, Faults, Keys};
 use super::stop::PreStop;
+use super::watch;
 
 mod probes;
 
@@ -63,6 +64,9 @@ pub struct WorkloadSpec {
     pub restart: RestartPolicy,
     /// Restarts after failures in a row before it is given up; none is no such limit.
     pub restart_limit: Option<u32>,
+    /// How long after it became ready a version that fails again and again gives way to the one
+    /// before; zero is never.
+    pub rollback_window: Duration,
     /// How long it may take to stop before it is killed.
     pub stop_grace: Duration,
     /// Signal that asks it to stop, instead of the image's.
@@ -315,6 +319,8 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     if restart_limit.is_some() && restart == RestartPolicy::Never {
         keys.fault("restart_limit", "a limit", "no limit, as it is never started again");
     }
+    let window = keys.duration("rollback_window", Duration::ZERO..=watch::LONGEST);
+    let rollback_window = window.unwrap_or(Duration::from_secs(300));
     let grace = Duration::ZERO..=Duration::from_secs(3600);
     let stop_grace = keys.duration("stop_grace", grace).unwrap_or(Duration::from_secs(10));
     let stop_signal = keys.text("stop_signal", "a signal name, as in \"SIGTERM\"");
@@ -349,6 +355,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         root,
         restart,
         restart_limit,
+        rollback_window,
         stop_grace,
         stop_signal: stop_signal.map(str::to_owned),
         pre_stop,

@@ -143,7 +143,8 @@ impl<S: ImageStore> ImagesTask<S> {
         }
         let mut needs = Vec::new();
         for (name, record) in loaded.records {
-            let previous = record.previous.as_ref();
+            let watched = record.watched.as_ref().map(|watched| &watched.previous);
+            let previous = record.previous.as_ref().or(watched);
             let images = [record.image.as_ref(), previous.and_then(|p| p.image.as_ref())];
             let declarations =
                 [Some(&record.declaration), previous.map(|previous| &previous.declaration)];

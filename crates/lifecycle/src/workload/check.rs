@@ -246,6 +246,10 @@ impl State {
             self.fail_for_good(problem, None).await;
             return;
         };
+        if self.gives_way(step.failures) {
+            self.give_way(problem).await;
+            return;
+        }
         self.set_fault(&problem);
         // Durable before the stop: a belayd that dies between the two does not forget the failure.
         self.keep(|record| {

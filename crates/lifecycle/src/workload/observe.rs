@@ -13,6 +13,7 @@ use crate::core::back_off;
 use crate::core::exit::{self, ExitMeaning};
 use crate::core::machine::Renewal;
 use crate::core::record::Interruption;
+use crate::core::watch;
 
 impl State {
     /// Asks the engine for the workload's containers, if what is known is stale.
@@ -50,6 +51,7 @@ impl State {
             self.keep(|record| record.failures = 0).await;
         }
         self.forget_interruption().await;
+        self.end_watch().await;
         let Some(known) = &self.known else { return };
         let Some(container) = self.target() else { return };
         let ContainerState::Exited { exit_code, oom_killed, error, .. } = &container.state else {
@@ -127,6 +129,10 @@ impl State {
             self.fail_for_good(problem, judged).await;
             return;
         };
+        if self.gives_way(step.failures) {
+            self.give_way(problem).await;
+            return;
+        }
         self.back_off(&step, &problem);
         self.keep(|record| {
             record.failures = step.failures;
@@ -179,8 +185,37 @@ impl State {
         }
     }
 
+    /// Whether so many failures in a row give the version in force up for the one before.
+    pub(crate) fn gives_way(&self, failures: u32) -> bool {
+        let watched = self.known.as_ref().and_then(|known| known.record.watched.as_ref());
+        failures >= watch::FAILURES && watched.is_some_and(|w| w.goes_on(Timestamp::now()))
+    }
+
+    /// Goes back from a version that became ready and then failed again and again.
+    pub(crate) async fn give_way(&mut self, problem: Problem) {
+        let detail = format!(
+            "{}; it failed again and again soon after it had become ready, and the version before \
+             is restored",
+            problem.detail
+        );
+        let next = format!("{}; then deploy a corrected version", problem.next);
+        self.roll_back(Problem { detail, next, ..problem }).await;
+    }
+
+    /// Trusts the version in force once its watch is over.
+    async fn end_watch(&mut self) {
+        let watched = self.known.as_ref().and_then(|known| known.record.watched.as_ref());
+        if watched.is_some_and(|watched| !watched.goes_on(Timestamp::now())) {
+            self.keep(|record| record.watched = None).await;
+        }
+    }
+
     /// Starts it no more before an operator acts. Its container and volumes stay to be looked at.
     pub(crate) async fn fail_for_good(&mut self, problem: Problem, judged: Option<String>) {
+        if self.gives_way(watch::FAILURES) {
+            self.give_way(problem).await;
+            return;
+        }
         tracing::error!(workload = %self.name, code = problem.code.as_str(), "given up: {}", problem.detail);
         let cause = problem.detail.as_str().into();
         self.tell(problem.detail.clone(), EventDetails::GivenUp { cause });

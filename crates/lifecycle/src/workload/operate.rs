@@ -126,6 +126,7 @@ impl State {
                 record.run = DesiredState::Stopped;
                 // A deploy under way ends with the version that it brought.
                 record.previous = None;
+                record.watched = None;
                 record.failed = None;
                 record.failures = 0;
                 record.next_try_at = None;

@@ -447,6 +447,10 @@ impl State {
             let left = Duration::try_from(due.duration_since(Timestamp::now()));
             wake = wake.min(now + left.unwrap_or(Duration::ZERO));
         }
+        if let Some(watched) = in_force.and_then(|record| record.watched.as_ref()) {
+            let left = Duration::try_from(watched.until.duration_since(Timestamp::now()));
+            wake = wake.min(now + left.unwrap_or(Duration::ZERO));
+        }
         if let Some(wish) = &self.wish
             && self.fetch.is_none()
             && self.pending.is_none()

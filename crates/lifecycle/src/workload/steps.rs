@@ -6,6 +6,7 @@ use belay_engine::{Container, ContainerState, EngineError, Liveness, LogOptions,
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, VolumeFate, WorkloadPhase};
 use belay_volumes::{Origin, Owner, VolumeSpec};
 use futures_util::StreamExt as _;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::app_requests::AppRequests;
@@ -14,6 +15,7 @@ use super::state::{Fetch, FetchPurpose, State};
 use crate::core::container::{self, Bind};
 use crate::core::machine::{Renewal, Step, VolumesFact};
 use crate::core::record::{Interruption, OverridesDue, TABLE};
+use crate::core::watch::Watched;
 use crate::{problems, saved_log};
 
 /// Lines of a given-up version's log that are passed on.
@@ -237,7 +239,7 @@ impl State {
         crate::host::taken_ports(ports.unwrap_or_default()).await
     }
 
-    /// Gives a deploy up: the version before is in force again.
+    /// Gives a deploy up, or a version that is watched: the version before is in force again.
     pub(crate) async fn roll_back(&mut self, problem: Problem) {
         tracing::warn!(workload = %self.name, "deploy given up: {}", problem.detail);
         self.set_fault(&problem);
@@ -273,7 +275,15 @@ impl State {
     }
 
     async fn settle_deploy(&mut self) {
-        let settled = self.change(|record| record.previous = None).await;
+        let Some(known) = &self.known else { return };
+        let window = known.spec.rollback_window;
+        let settled = self
+            .change(|record| {
+                let previous = record.previous.take();
+                record.watched = previous
+                    .and_then(|previous| Watched::begin(previous, window, Timestamp::now()));
+            })
+            .await;
         if let Err(problem) = settled {
             self.note(Err(problem));
             self.pause(RETRY);

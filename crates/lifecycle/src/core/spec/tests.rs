@@ -375,3 +375,13 @@ fn probes_that_cannot_be_meant_are_faults() {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_rollback_window_is_five_minutes_none_or_up_to_a_day() {
+    let with = |line: &str| read(&format!("name = \"web\"\nimage = \"x\"\n{line}"));
+    assert_eq!(with("").expect("is good").rollback_window, 300 * SECOND);
+    let none = with("rollback_window = \"0s\"").expect("is good");
+    assert_eq!(none.rollback_window, Duration::ZERO);
+    let found = faults("name = \"web\"\nimage = \"x\"\nrollback_window = \"25h\"");
+    assert!(found[0].contains("from 0s to 1d"), "{found:?}");
+}
