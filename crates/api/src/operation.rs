@@ -57,17 +57,18 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Restart { .. } => "restart",
         Operation::Remove { .. } => "remove",
         Operation::ClearOverrides { .. } => "clear-overrides",
-        Operation::Publish { .. } => "publish",
+        Operation::Publish { .. } | Operation::PublishAll(_) => "publish",
         Operation::BreakLock { .. } => "lock break",
         Operation::Volume { act, .. } => act.verb(),
         Operation::Image { act } => act.verb(),
     }
 }
 
-/// The workload, or the file that declares it.
+/// The workload, or the file that declares it; one word for several.
 fn about(operation: &Operation) -> &str {
     match operation {
         Operation::Deploy(request) => &request.file,
+        Operation::PublishAll(_) => "several",
         Operation::Start { workload }
         | Operation::Stop { workload }
         | Operation::Restart { workload }

@@ -22,12 +22,13 @@ const BODY_LIMIT: usize = 1024 * 1024;
 
 /// Pages that change something, or show what a workload wrote. A method router answers on each of
 /// them for the operator, a refusal for the observer.
-const ACTS: [&str; 19] = [
+const ACTS: [&str; 20] = [
     "/v1/workloads/{name}/start",
     "/v1/workloads/{name}/stop",
     "/v1/workloads/{name}/restart",
     "/v1/workloads/{name}/env",
     "/v1/workloads/{name}/sync/publish",
+    "/v1/sync/publish",
     "/v1/workloads/{name}/sync/history",
     "/v1/workloads/{name}/logs",
     "/v1/workloads/{name}/exec",
@@ -55,6 +56,7 @@ pub fn operator_router(state: ApiState) -> Router {
         restart,
         env,
         publish,
+        publish_all,
         history,
         logs,
         exec,
@@ -80,6 +82,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(restart, post(operate::restart))
         .route(env, delete(operate::clear_overrides))
         .route(publish, post(operate::publish))
+        .route(publish_all, post(operate::publish_all))
         .route(history, get(ask::history))
         .route(logs, get(ask::logs))
         .route(exec, post(operate::exec))

@@ -391,13 +391,12 @@ pub(crate) enum SyncVerb {
     /// Show who provides and who consumes, and how fresh it is
     #[command(after_help = "Example: belay sync status")]
     Status(Listing),
-    /// Publish paths of a provider
+    /// Publish paths of one provider or of several, or of none unless all can
     #[command(after_help = "Example: belay sync publish web /data --metadata release=7")]
     Publish {
-        workload: WorkloadName,
-        /// Absolute paths in the container, each on a volume
-        #[arg(required = true)]
-        paths: Vec<String>,
+        /// Workloads, and after them their absolute paths in the container, each on a volume
+        #[arg(required = true, value_name = "WORKLOAD... PATH...")]
+        targets: Vec<String>,
         /// Passed on to consumers; the value is JSON, or else text
         #[arg(long, value_name = "KEY=VALUE", value_parser = metadata)]
         metadata: Vec<(String, Value)>,

@@ -73,8 +73,8 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Sync(SyncVerb::Status(listing)) => {
             show::sync(&client()?, listing, output).await?;
         }
-        Verb::Sync(SyncVerb::Publish { workload, paths, metadata }) => {
-            operate::publish(&client()?, &workload, paths, metadata, output).await?;
+        Verb::Sync(SyncVerb::Publish { targets, metadata }) => {
+            operate::publish(&client()?, &targets, metadata, output).await?;
         }
         Verb::Sync(SyncVerb::History { workload, listing }) => {
             show::history(&client()?, &workload, listing, output).await?;

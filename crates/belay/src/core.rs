@@ -8,6 +8,7 @@ pub(crate) mod lines;
 pub(crate) mod progress;
 pub(crate) mod stage;
 pub(crate) mod table;
+pub(crate) mod targets;
 pub(crate) mod view;
 
 #[cfg(test)]

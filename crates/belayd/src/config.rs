@@ -36,6 +36,8 @@ pub(crate) struct Config {
     pub engine: EngineChoice,
     /// Its socket, if it is not where it usually is.
     pub engine_socket: Option<PathBuf>,
+    /// How long a container of this installation without a workload is left before it is removed.
+    pub orphan_grace: Duration,
     /// The operator's socket.
     pub api_socket: PathBuf,
     /// Loopback addresses that answer questions and change nothing.
@@ -89,6 +91,7 @@ struct Said {
     workloads_dir: Option<PathBuf>,
     engine: Option<EngineChoice>,
     engine_socket: Option<PathBuf>,
+    orphan_grace: Option<Duration>,
     api_socket: Option<PathBuf>,
     api_listen: Option<Vec<SocketAddr>>,
     api_group: Option<String>,
@@ -104,13 +107,14 @@ struct Said {
 
 /// Section and key of everything that can be set, for the environment's sake: the variable is
 /// `BELAYD_`, the section, `_`, the key, in capitals.
-pub(crate) const KEYS: [(&str, &str); 26] = [
+pub(crate) const KEYS: [(&str, &str); 27] = [
     ("node", "name"),
     ("node", "state_dir"),
     ("node", "runtime_dir"),
     ("node", "workloads_dir"),
     ("engine", "kind"),
     ("engine", "socket"),
+    ("engine", "orphan_grace"),
     ("api", "socket"),
     ("api", "listen"),
     ("api", "group"),
@@ -223,6 +227,7 @@ impl Said {
             workloads_dir: later.workloads_dir.or(self.workloads_dir),
             engine: later.engine.or(self.engine),
             engine_socket: later.engine_socket.or(self.engine_socket),
+            orphan_grace: later.orphan_grace.or(self.orphan_grace),
             api_socket: later.api_socket.or(self.api_socket),
             api_listen: later.api_listen.or(self.api_listen),
             api_group: later.api_group.or(self.api_group),
@@ -246,6 +251,7 @@ impl Said {
             workloads_dir: self.workloads_dir.unwrap_or_else(|| "/etc/belay/workloads.d".into()),
             engine: self.engine.unwrap_or(EngineChoice::Auto),
             engine_socket: self.engine_socket,
+            orphan_grace: self.orphan_grace.unwrap_or(Duration::from_secs(300)),
             api_socket: self.api_socket.unwrap_or_else(|| runtime_dir.join("belay.sock")),
             api_listen: self.api_listen.unwrap_or_default(),
             api_group: self.api_group,
@@ -284,6 +290,8 @@ fn read_piece(mut keys: Keys<'_>) -> Said {
             ],
         );
         said.engine_socket = directory(&mut engine, "socket");
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(86_400);
+        said.orphan_grace = engine.duration("orphan_grace", bounds);
         engine.finish();
     }
     if let Some(mut api) = keys.table("api") {

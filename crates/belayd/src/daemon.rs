@@ -240,6 +240,7 @@ async fn supervise(
         workloads_dir: config.state_dir.join("workloads"),
         runtime_dir: config.runtime_dir.clone(),
         board: board.clone(),
+        orphan_grace: config.orphan_grace,
         shutdown: shutdown.clone(),
     });
     let declared = sources::read_specs(&config.workloads_dir)

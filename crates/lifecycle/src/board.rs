@@ -82,8 +82,8 @@ impl StatusBoard {
         self.change(|status| status.refused_specs = refused);
     }
 
-    /// Asks the engine whether it is there, and shows it.
-    pub(crate) async fn ask_engine(&self, context: &Context) {
+    /// Asks the engine whether it is there, shows it, and says so.
+    pub(crate) async fn ask_engine(&self, context: &Context) -> bool {
         let before = self.0.borrow().engine.clone();
         // The first answer was told by whoever connected.
         let seen_before = !before.kind.is_empty();
@@ -112,10 +112,12 @@ impl StatusBoard {
                 engine_status(context.engine.info(), false)
             }
         };
+        let reachable = engine.reachable;
         self.change(|status| {
             status.engine = engine;
             settle(status);
         });
+        reachable
     }
 
     pub(crate) fn show_images(&self, images: ImagesStatus) {

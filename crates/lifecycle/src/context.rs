@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use belay_engine::Engine;
 use belay_events::EventSink;
@@ -48,6 +49,8 @@ pub struct Context {
     pub runtime_dir: PathBuf,
     /// The page that the node shows of itself.
     pub board: StatusBoard,
+    /// How long a container of ours without a workload is left before it is removed.
+    pub orphan_grace: Duration,
     /// Cancelled when belayd ends.
     pub shutdown: CancellationToken,
 }

@@ -6,6 +6,9 @@ mod engine_events;
 mod exec;
 mod locks;
 mod logs;
+mod measure;
+mod publish;
+mod sweep;
 mod volumes;
 
 use std::collections::BTreeMap;
@@ -25,22 +28,21 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::core::record::{Declaration, Source, WorkloadRecord};
 use crate::core::spec;
+use crate::first_look::FirstLook;
 use crate::reporter::Reporter;
 use crate::workload::{Beginning, Occasion, WorkloadCommand, WorkloadHandle, WorkloadTask};
 
 pub use declared::SpecFile;
 use engine_events::EngineEventsTask;
+use measure::{MeasureHandle, MeasureTask};
+use sweep::SweepTask;
 pub use volumes::VolumesLook;
-use volumes::{GLANCE, VolumesWatch};
 
 /// Commands that may wait for the node's task.
 const QUEUE: usize = 64;
 
-/// How often the engine is asked whether it is there, and the host's disk is measured.
-const MEASURE: Duration = Duration::from_secs(30);
-
-/// Least time between two measurements when workloads change quickly.
-const MEASURE_GAP: Duration = Duration::from_millis(500);
+/// Longest time between two turns: what watches over belayd wants to see that it turns.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Pause before containers of a lost record are looked for again.
 const ADOPT_AGAIN: Duration = Duration::from_secs(2);
@@ -111,14 +113,11 @@ pub struct NodeTask {
     handles: BTreeMap<WorkloadName, WorkloadHandle>,
     tasks: JoinSet<WorkloadName>,
     commands: mpsc::Receiver<NodeCommand>,
-    /// Written to by every workload when its status changed.
-    changes: (mpsc::Sender<()>, mpsc::Receiver<()>),
     nudges: mpsc::Receiver<engine_events::Nudge>,
     turned: watch::Sender<Instant>,
-    volumes: VolumesWatch,
-    /// Asked for by whoever acted on a volume.
-    look: (VolumesLook, mpsc::Receiver<oneshot::Sender<()>>),
-    /// Acts on volumes that no workload names.
+    measure: MeasureHandle,
+    /// What the node does beside routing: acts on volumes that no workload names, publishes of
+    /// several, the sweep.
     acts: JoinSet<()>,
     /// Commands under way in workloads.
     sessions: JoinSet<()>,
@@ -129,6 +128,8 @@ pub struct NodeTask {
     /// What `workloads.d` holds, until the containers of a lost ledger were found: a spec must not
     /// pass for a new workload beside a container that runs it already.
     waiting: Option<(Vec<SpecFile>, Occasion)>,
+    /// What the workloads begin with and the node's own first look uses up.
+    first_look: Option<Arc<FirstLook>>,
     /// Whether the containers of a lost ledger still have to be looked for.
     adopted: bool,
 }
@@ -143,21 +144,21 @@ impl NodeTask {
         let (sender, commands) = mpsc::channel(QUEUE);
         let (events, nudges) = EngineEventsTask::spawn(&context);
         let (turned, turns) = watch::channel(Instant::now());
+        let measure = MeasureTask::spawn(&context);
         let mut node = Self {
             context,
             handles: BTreeMap::new(),
             tasks: JoinSet::new(),
             commands,
-            changes: mpsc::channel(1),
             nudges,
             turned,
-            volumes: VolumesWatch::new(),
-            look: VolumesLook::channel(),
+            measure,
             acts: JoinSet::new(),
             sessions: JoinSet::new(),
             readers: JoinSet::new(),
             declared: BTreeMap::new(),
             waiting: None,
+            first_look: Some(Arc::default()),
             adopted: false,
         };
         for lost in &records.set_aside {
@@ -186,17 +187,18 @@ impl NodeTask {
     }
 
     fn begin_known(&mut self, name: WorkloadName, record: WorkloadRecord) {
+        let first_look = self.first_look.clone().unwrap_or_default();
         if record.declaration.source == Source::File {
             self.declared.insert(name.clone(), record.declaration.file.clone());
         }
-        self.begin(name, Beginning::Known(Box::new(record)));
+        self.begin(name, Beginning::Known(Box::new(record), first_look));
     }
 
     fn begin(&mut self, name: WorkloadName, beginning: Beginning) {
         let context = Arc::clone(&self.context);
         let (handle, task) = WorkloadTask::spawn(context, name.clone(), beginning);
         let mut status = handle.status.clone();
-        let changed = self.changes.0.clone();
+        let changed = self.measure.changes.clone();
         self.tasks.spawn(async move {
             while status.changed().await.is_ok() {
                 // A full queue already holds what will make the node look.
@@ -213,27 +215,17 @@ impl NodeTask {
     async fn run(mut self) {
         let ending = self.context.shutdown.clone();
         self.sessions.spawn(exec::end_left_behind(Arc::clone(&self.context)));
-        let mut measure = Instant::now();
-        let mut measured_at = measure;
-        let mut glance = measure;
         loop {
             if !self.adopted {
                 self.adopt_unknown().await;
+                if self.adopted {
+                    self.acts.spawn(SweepTask::new(&self.context).run());
+                }
             }
             if self.adopted
                 && let Some((files, occasion)) = self.waiting.take()
             {
                 self.declare(&files, occasion);
-            }
-            if measure <= Instant::now() {
-                measured_at = Instant::now();
-                measure = measured_at + MEASURE;
-                self.context.board.ask_engine(&self.context).await;
-                self.volumes.look(&self.context).await;
-                glance = Instant::now() + GLANCE;
-            } else if glance <= Instant::now() {
-                self.volumes.glance(&self.context).await;
-                glance = Instant::now() + GLANCE;
             }
             self.turned.send_replace(Instant::now());
             tokio::select! {
@@ -241,9 +233,6 @@ impl NodeTask {
                     if let Some(command) = command {
                         self.take(command);
                     }
-                }
-                Some(()) = self.changes.1.recv() => {
-                    measure = measure.min(measured_at + MEASURE_GAP);
                 }
                 Some(nudge) = self.nudges.recv() => self.nudge(&nudge),
                 Some(ended) = self.tasks.join_next() => {
@@ -254,17 +243,13 @@ impl NodeTask {
                         self.handles.remove(&name);
                         self.prune_locks();
                     }
-                    measure = Instant::now();
-                }
-                Some(shown) = self.look.1.recv() => {
-                    self.volumes.look(&self.context).await;
-                    glance = Instant::now() + GLANCE;
-                    let _ = shown.send(());
+                    // A full queue already holds what will make it look.
+                    let _ = self.measure.changes.try_send(());
                 }
                 Some(_) = self.acts.join_next() => {}
                 Some(_) = self.sessions.join_next() => {}
                 Some(_) = self.readers.join_next() => {}
-                () = tokio::time::sleep_until(measure.min(glance)) => {}
+                () = tokio::time::sleep(TURN) => {}
                 () = tokio::time::sleep(ADOPT_AGAIN), if !self.adopted => {}
                 () = ending.cancelled() => break,
             }
@@ -296,9 +281,10 @@ impl NodeTask {
         while let Some(command) = self.commands.recv().await {
             refuse(command);
         }
-        // Nobody waits for a look that does not come any more.
-        self.look.1.close();
-        while self.look.1.try_recv().is_ok() {}
+        // It ends first: nobody waits then for a look that does not come any more.
+        if let Err(error) = (&mut self.measure.task).await {
+            tracing::error!("measuring failed: {error}");
+        }
         while self.tasks.join_next().await.is_some() {}
         while self.acts.join_next().await.is_some() {}
         while self.sessions.join_next().await.is_some() {}
@@ -423,6 +409,10 @@ impl NodeTask {
             }
             Operation::BreakLock { workload, mode } => {
                 self.break_lock(workload, mode, reporter);
+                return;
+            }
+            Operation::PublishAll(request) => {
+                self.publish_all(request.targets, reporter);
                 return;
             }
             Operation::Volume { workload, volume, act } => {
@@ -559,3 +549,6 @@ fn refuse(command: NodeCommand) {
         NodeCommand::Declare(_) => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 mod app_requests;
 mod check;
 mod command;
+mod conflict;
 mod deploy;
 mod limits;
 mod locking;
@@ -14,6 +15,7 @@ mod observe;
 mod operate;
 mod pending;
 mod providers;
+mod publishing;
 mod state;
 mod status;
 mod steps;
@@ -38,6 +40,7 @@ use state::{FetchDone, State};
 use crate::context::Context;
 use crate::core::machine::{self, Step};
 use crate::core::record::WorkloadRecord;
+use crate::first_look::FirstLook;
 
 /// Commands that may wait for a workload's task.
 const QUEUE: usize = 32;
@@ -67,9 +70,9 @@ pub struct WorkloadHandle {
 
 /// What a workload's task begins with.
 #[derive(Debug)]
-pub enum Beginning {
-    /// The ledger knows it.
-    Known(Box<WorkloadRecord>),
+pub(crate) enum Beginning {
+    /// The ledger knows it; the second is shared by all that begin at that moment.
+    Known(Box<WorkloadRecord>, Arc<FirstLook>),
     /// Nothing is known of it but its name; it waits for its first deploy.
     New,
 }
@@ -83,7 +86,7 @@ pub struct WorkloadTask {
 
 impl WorkloadTask {
     /// Starts a workload's task.
-    pub fn spawn(
+    pub(crate) fn spawn(
         context: Arc<Context>,
         name: WorkloadName,
         beginning: Beginning,
@@ -187,6 +190,7 @@ impl WorkloadTask {
                     }
                     return self.state.next_wake();
                 }
+                Step::Look if self.state.end_stuck_removal().await => {}
                 Step::Look => {
                     self.state.stale();
                     return Instant::now() + LOOK_AGAIN;

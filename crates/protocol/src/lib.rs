@@ -34,7 +34,8 @@ pub use lock::{BreakMode, BreakRequest, LockHolder, LockState, LockStatus};
 pub use operations::{
     CheckMode, CheckRequest, DependantsRule, DeployRequest, Finding, GrowRequest, HistoryEntry,
     LogLine, LogQuery, LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress,
-    PublishOutcome, PublishRequest, RollbackRequest, Verdict, VolumeAct, VolumeFate,
+    PublishAllRequest, PublishOutcome, PublishRequest, PublishTarget, RollbackRequest, Verdict,
+    VolumeAct, VolumeFate,
 };
 pub use probe::{ProbeCounts, ProbeSeen, ProbeStatus, ProbeVerdict};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::{BreakMode, Cid, ImageAct, Problem, VolumeName, WorkloadName};
 
-/// What an operator asks for. Each acts on one workload or one of its volumes.
+/// What an operator asks for. Each acts on one workload or one of its volumes, but for
+/// [`Operation::PublishAll`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "operation", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Operation {
@@ -62,6 +63,8 @@ pub enum Operation {
         /// What may be done to their holders.
         mode: BreakMode,
     },
+    /// Publish paths of several providers, of none unless all can (`POST /v1/sync/publish`).
+    PublishAll(PublishAllRequest),
     /// Act on one volume (`/v1/volumes/{workload}/{volume}`).
     Volume {
         /// Whose volume, also when no such workload exists any more.
@@ -189,6 +192,24 @@ pub struct PublishRequest {
     /// Passed on to consumers unread.
     #[serde(default)]
     pub metadata: BTreeMap<String, Value>,
+}
+
+/// Paths of several workloads to publish.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishAllRequest {
+    /// What to publish of whom; each workload once.
+    pub targets: Vec<PublishTarget>,
+}
+
+/// One workload of several that are to publish.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishTarget {
+    /// Which workload.
+    pub workload: WorkloadName,
+    /// What to publish of it.
+    pub request: PublishRequest,
 }
 
 /// One line of an operation's answer.
@@ -337,6 +358,21 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_publish_of_several_has_the_form_written_down() {
+        let target = |workload: &str, path: &str| PublishTarget {
+            workload: workload.parse().expect("a name"),
+            request: PublishRequest { archive_paths: vec![path.into()], metadata: BTreeMap::new() },
+        };
+        let request = PublishAllRequest { targets: vec![target("a", "/x"), target("b", "/y")] };
+        let golden = json!({"targets": [
+            {"workload": "a", "request": {"archive_paths": ["/x"], "metadata": {}}},
+            {"workload": "b", "request": {"archive_paths": ["/y"], "metadata": {}}},
+        ]});
+        assert_eq!(serde_json::to_value(&request).expect("serialises"), golden);
+        assert_eq!(serde_json::from_value::<PublishAllRequest>(golden).expect("reads"), request);
+    }
 
     #[test]
     fn acts_on_volumes_have_the_form_written_down() {

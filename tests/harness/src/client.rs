@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use belay_protocol::{
-    DeployRequest, EventPage, NodeStatus, OperationEvent, OperationOutcome, Problem, VolumeFate,
-    VolumeStatus, WorkloadPhase, WorkloadStatus,
+    DeployRequest, EventPage, HistoryEntry, NodeStatus, OperationEvent, OperationOutcome, Problem,
+    VolumeFate, VolumeStatus, WorkloadPhase, WorkloadStatus,
 };
 use serde_json::json;
 
@@ -160,6 +160,44 @@ impl Client {
     pub async fn prune(&self, dry_run: bool) -> Result<OperationOutcome, Refusal> {
         let request = json!({ "dry_run": dry_run });
         self.operate(self.http.post("http://belay/v1/images/prune").json(&request)).await
+    }
+
+    /// Publishes paths of several providers, of none unless all can.
+    pub async fn publish_all(
+        &self,
+        targets: &[(&str, &[&str])],
+    ) -> Result<OperationOutcome, Refusal> {
+        let targets: Vec<_> = targets
+            .iter()
+            .map(|(name, paths)| json!({ "workload": name, "request": { "archive_paths": paths } }))
+            .collect();
+        let request = self.http.post("http://belay/v1/sync/publish");
+        self.operate(request.json(&json!({ "targets": targets }))).await
+    }
+
+    /// A workload's sync history.
+    pub async fn history(&self, name: &str) -> Result<Vec<HistoryEntry>, Refusal> {
+        let page = self.page(&format!("/v1/workloads/{name}/sync/history")).await?;
+        serde_json::from_str(&page).map_err(|error| Refusal::Broken(format!("{error} in {page}")))
+    }
+
+    /// What a workload has written so far, a JSON object a line.
+    pub async fn logs(&self, name: &str) -> Result<String, Refusal> {
+        self.page(&format!("/v1/workloads/{name}/logs")).await
+    }
+
+    async fn page(&self, path: &str) -> Result<String, Refusal> {
+        let broken = |error: reqwest::Error| Refusal::Broken(format!("{error:?}"));
+        let asked = self.http.get(format!("http://belay{path}")).timeout(OPERATION);
+        let answer = asked.send().await.map_err(broken)?;
+        let refused = !answer.status().is_success();
+        let body = answer.text().await.map_err(broken)?;
+        if refused {
+            let problem: Problem = serde_json::from_str(&body)
+                .map_err(|error| Refusal::Broken(format!("{error} in {body}")))?;
+            return Err(Refusal::Problem(Box::new(problem)));
+        }
+        Ok(body)
     }
 
     /// One volume's status.

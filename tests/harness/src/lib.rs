@@ -6,16 +6,20 @@
 //! tests' containers run.
 
 mod client;
+mod engine_gate;
 mod image;
 mod leavings;
+mod ledger;
 mod node;
 mod patience;
 mod registry;
 mod specs;
 
 pub use client::{Client, Refusal};
+pub use engine_gate::EngineGate;
 pub use image::{busybox_image, checked_image};
 pub use leavings::Leavings;
+pub use ledger::{HeldLedger, Ledger};
 pub use node::{Node, NodeOptions, binary};
 pub use patience::{free_port, is_full, until};
 pub use registry::{Behaviour, Registry, RegistryImage, marked};

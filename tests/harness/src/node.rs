@@ -27,6 +27,8 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 pub struct NodeOptions {
     /// A store that is shared with another node.
     pub store: Option<PathBuf>,
+    /// The engine's socket; belayd starts a Podman service of its own where none is given.
+    pub engine: Option<PathBuf>,
     /// More of its configuration, in TOML.
     pub config: String,
     /// Variables of its environment.
@@ -81,14 +83,19 @@ impl Node {
         busybox_image(root).expect("an image");
         std::fs::create_dir(root.join("workloads.d")).expect("a directory");
         let store = options.store.unwrap_or_else(|| root.join("state/store"));
+        let engine = options.engine.map_or_else(String::new, |socket| {
+            format!("[engine]\nsocket = \"{}\"\n", socket.display())
+        });
         let config = format!(
             "[node]\nname = \"{name}\"\nstate_dir = \"{}\"\nruntime_dir = \"{}\"\n\
-             workloads_dir = \"{}\"\n[store]\npath = \"{}\"\n[log]\nformat = \"text\"\nlevel = \"debug,h2=off,hyper=off,reqwest=off,bollard=off\"\n",
+             workloads_dir = \"{}\"\n[store]\npath = \"{}\"\n[log]\nformat = \"text\"\nlevel = \"debug,h2=off,hyper=off,reqwest=off,bollard=off\"\n\
+             {engine}{}",
             root.join("state").display(),
             root.join("run").display(),
             root.join("workloads.d").display(),
             store.display(),
-        ) + &options.config;
+            options.config,
+        );
         std::fs::write(root.join("belayd.toml"), config).expect("a configuration");
         let client = Client::new(&root.join("run/belay.sock"));
         Self { name, directory, environment: options.environment, daemon: None, client }

@@ -5,7 +5,8 @@ use axum::extract::{FromRequest as _, Request, State};
 use axum::response::Response;
 use belay_protocol::{
     BreakRequest, CheckRequest, DeployRequest, ExecRequest, GrowRequest, ImageAct, ImageRequest,
-    LoadRequest, Operation, PruneRequest, PublishRequest, RollbackRequest, VolumeAct,
+    LoadRequest, Operation, PruneRequest, PublishAllRequest, PublishRequest, RollbackRequest,
+    VolumeAct,
 };
 
 use super::extract::{Document, Named, NamedVolume, Pairs, Patience};
@@ -98,6 +99,14 @@ pub(crate) async fn break_lock(
 ) -> Response {
     let operation = Operation::BreakLock { workload, mode: request.mode };
     carry_out(&state, caller, None, operation).await
+}
+
+pub(crate) async fn publish_all(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Document(request): Document<PublishAllRequest>,
+) -> Response {
+    carry_out(&state, caller, None, Operation::PublishAll(request)).await
 }
 
 pub(crate) async fn grow(

@@ -12,8 +12,8 @@ use belay_protocol::{
     BreakMode, CheckMode, CheckRequest, DependantsRule, DeployRequest, GrowRequest, HistoryEntry,
     LockState, LockStatus, LogLine, LogQuery, LogStream, NodeReadiness, NodeStatus, Operation,
     OperationEvent, OperationOutcome, OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode,
-    PublishRequest, RollbackRequest, SyncStatus, VolumeAct, VolumeFate, VolumeStatus,
-    WorkloadStatus,
+    PublishAllRequest, PublishRequest, PublishTarget, RollbackRequest, SyncStatus, VolumeAct,
+    VolumeFate, VolumeStatus, WorkloadStatus,
 };
 use futures_util::StreamExt;
 use node::{TestNode, quick_limits, status};
@@ -113,6 +113,9 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
         archive_paths: vec!["/data".to_owned()],
         metadata: [("v".to_owned(), serde_json::json!(1))].into(),
     };
+    let target = PublishTarget { workload: web(), request: publish.clone() };
+    let publish_all = PublishAllRequest { targets: vec![target] };
+    let publish_all_body = serde_json::to_vec(&publish_all).expect("plain data");
     let deploy_body = serde_json::to_vec(&deploy).expect("plain data");
     let publish_body = serde_json::to_vec(&publish).expect("plain data");
     let cases = [
@@ -158,6 +161,7 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
             br#"{"mode": "force"}"#.to_vec(),
             Operation::BreakLock { workload: web(), mode: BreakMode::Force },
         ),
+        (Method::POST, "/v1/sync/publish", publish_all_body, Operation::PublishAll(publish_all)),
     ];
     for (method, path, body, expected) in cases {
         let client = node.unix();
@@ -509,6 +513,7 @@ async fn the_tcp_port_changes_nothing_and_shows_no_logs() {
         (Method::POST, "/v1/workloads/web/stop"),
         (Method::POST, "/v1/workloads/web/restart"),
         (Method::POST, "/v1/workloads/web/sync/publish"),
+        (Method::POST, "/v1/sync/publish"),
         (Method::GET, "/v1/workloads/web/sync/history"),
         (Method::GET, "/v1/workloads/web/logs"),
         (Method::GET, "/v1/locks"),

@@ -4,12 +4,15 @@ use std::fmt::Write;
 use std::io::Read;
 use std::path::Path;
 
-use belay_protocol::{DeployRequest, OperationOutcome, PublishRequest, WorkloadName};
+use belay_protocol::{
+    DeployRequest, OperationOutcome, PublishAllRequest, PublishTarget, WorkloadName,
+};
 use reqwest::Method;
 use serde_json::Value;
 
 use crate::cli::Wait;
 use crate::client::{Client, Document};
+use crate::core::targets;
 use crate::failure::{self, Ending, Failure};
 use crate::output::Output;
 
@@ -69,14 +72,23 @@ pub(crate) async fn clear_overrides(
 
 pub(crate) async fn publish(
     client: &Client,
-    name: &WorkloadName,
-    archive_paths: Vec<String>,
+    targets: &[String],
     metadata: Vec<(String, Value)>,
     output: &Output,
 ) -> Result<(), Ending> {
-    let request = PublishRequest { archive_paths, metadata: metadata.into_iter().collect() };
-    let path = format!("/v1/workloads/{name}/sync/publish");
-    act(client, Method::POST, &path, Document::of(&request), output).await
+    let metadata = metadata.into_iter().collect();
+    let mut targets = targets::read(targets, &metadata).map_err(|what| {
+        let next = "name each workload and then its paths: belay sync publish web db /data";
+        Failure::new(failure::USAGE, what, next)
+    })?;
+    let (path, document) = if targets.len() == 1 {
+        let PublishTarget { workload, request } = targets.remove(0);
+        (format!("/v1/workloads/{workload}/sync/publish"), Document::of(&request))
+    } else {
+        let request = PublishAllRequest { targets };
+        ("/v1/sync/publish".to_owned(), Document::of(&request))
+    };
+    act(client, Method::POST, &path, document, output).await
 }
 
 /// Asks for an operation, shows its progress and what came of it.

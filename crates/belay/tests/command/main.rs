@@ -77,6 +77,11 @@ fn verbs_ask_for_what_they_say() {
             "POST /v1/workloads/web/sync/publish",
             publish,
         ),
+        (
+            &["sync", "publish", "web", "db", "/data"],
+            "POST /v1/sync/publish",
+            r#"{"targets":[{"workload":"web","request":{"archive_paths":["/data"],"metadata":{}}},{"workload":"db","request":{"archive_paths":["/data"],"metadata":{}}}]}"#,
+        ),
     ] {
         let belayd = Belayd::answering(vec![Answer::ok(format!("{PROGRESS}\n{DONE}\n"))]);
         let (code, stdout, stderr) = parts(&belayd.belay(arguments));

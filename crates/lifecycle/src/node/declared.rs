@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use belay_engine::labels;
 use belay_protocol::{Problem, ProblemCode, RefusedSpec, SpecFault, WorkloadName};
 
 use super::NodeTask;
+use crate::context::Context;
 use crate::core::container;
 use crate::core::dependencies::{Graph, admit};
 use crate::core::record::{Declaration, Source, TABLE, WorkloadRecord};
@@ -171,7 +173,14 @@ impl NodeTask {
     /// Takes over containers of this node whose record is lost. Their labels say what they are.
     pub(super) async fn adopt_unknown(&mut self) {
         let filter = format!("{}={}", labels::INSTANCE, self.context.instance);
-        let Ok(containers) = self.context.engine.list(&[filter]).await else { return };
+        let Context { engine, instance, .. } = &*self.context;
+        // At belayd's start all workloads look at the same moment; a later try looks for itself.
+        let first = self.first_look.take();
+        let shared = match &first {
+            Some(first) => first.all(engine, instance).await.map(<[_]>::to_vec),
+            None => engine.list(&[filter]).await.ok(),
+        };
+        let Some(containers) = shared else { return };
         self.adopted = true;
         let mut newest: BTreeMap<WorkloadName, (u64, Declaration)> = BTreeMap::new();
         for found in &containers {
@@ -201,7 +210,7 @@ impl NodeTask {
                 ..WorkloadRecord::first(declaration)
             };
             match self.context.ledger.put(TABLE, name.as_str(), &record).await {
-                Ok(()) => self.begin(name, Beginning::Known(Box::new(record))),
+                Ok(()) => self.begin(name, Beginning::Known(Box::new(record), Arc::default())),
                 Err(error) => {
                     tracing::error!(workload = %name, "{}", problems::with_causes(&error));
                     self.adopted = false;

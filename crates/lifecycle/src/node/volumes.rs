@@ -185,7 +185,7 @@ impl NodeTask {
         act: VolumeAct,
         reporter: Reporter,
     ) {
-        let look = self.look.0.clone();
+        let look = self.measure.look.clone();
         // One that shows nothing was removed a moment ago, or nothing was deployed of it yet.
         let deployed =
             self.handles.get(&workload).filter(|handle| handle.status.borrow().is_some());

@@ -62,8 +62,7 @@ impl State {
         match event {
             CheckEvent::Answered(Answer { question: Question::Ready, observation }) => {
                 // The process may have gone while it was asked; then the answer was another's.
-                self.stale();
-                self.refresh().await;
+                self.look_at_target().await;
                 let running = match (&self.seen, self.running_incarnation()) {
                     (Some(_), Some(running)) if self.checks.incarnation() == Some(&running) => {
                         running

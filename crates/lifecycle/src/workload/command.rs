@@ -75,6 +75,11 @@ pub enum WorkloadCommand {
         /// Whom to tell.
         reporter: Reporter,
     },
+    /// Say whether a publish of it would be taken now. Nothing is changed.
+    CheckPublish {
+        /// What speaks against it, if anything does.
+        reply: oneshot::Sender<Result<(), Problem>>,
+    },
     /// Act on one of its volumes.
     Volume {
         /// Which.
@@ -120,6 +125,7 @@ impl WorkloadCommand {
             | Self::Publish { reporter, .. }
             | Self::Volume { reporter, .. } => Some(reporter),
             Self::History { .. }
+            | Self::CheckPublish { .. }
             | Self::OpenWindow { .. }
             | Self::Cancel { .. }
             | Self::Declare { .. }
@@ -143,6 +149,7 @@ impl WorkloadCommand {
             | Self::ClearOverrides { .. }
             | Self::History { .. }
             | Self::Cancel { .. }
+            | Self::CheckPublish { .. }
             | Self::Declare { .. }
             | Self::Undeclare
             | Self::Nudge => false,
@@ -161,6 +168,9 @@ impl WorkloadCommand {
             | Self::Publish { reporter, .. }
             | Self::Volume { reporter, .. } => reporter.finish(Err(problem)),
             Self::History { reply } => {
+                let _ = reply.send(Err(problem));
+            }
+            Self::CheckPublish { reply } => {
                 let _ = reply.send(Err(problem));
             }
             Self::OpenWindow { reply, .. } => {

@@ -144,6 +144,7 @@ impl Need {
             | WorkloadCommand::Undeclare
             | WorkloadCommand::History { .. }
             | WorkloadCommand::Cancel { .. }
+            | WorkloadCommand::CheckPublish { .. }
             | WorkloadCommand::Nudge => None,
         };
         let said = command.reporter().and_then(Reporter::patience);
@@ -501,6 +502,7 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::Volume { .. }
         | WorkloadCommand::History { .. }
         | WorkloadCommand::Cancel { .. }
+        | WorkloadCommand::CheckPublish { .. }
         | WorkloadCommand::Nudge => command.refuse(problem),
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::state::{State, incarnation_of};
 use crate::checks::GateOutcome;
+use crate::context::Context;
 use crate::core::back_off;
 use crate::core::exit::{self, ExitMeaning};
 use crate::core::machine::Renewal;
@@ -20,6 +21,14 @@ impl State {
     pub(crate) async fn refresh(&mut self) {
         if self.known.is_none() || (self.looked_at.is_some() && self.seen.is_some()) {
             return;
+        }
+        if let Some(shared) = self.first_look.take() {
+            let Context { engine, instance, .. } = &*self.context;
+            if let Some(seen) = shared.of(engine, instance, &self.name).await {
+                self.seen = Some(seen);
+                self.looked_at = Some(Instant::now());
+                return;
+            }
         }
         let filter = [
             format!("{}={}", labels::INSTANCE, self.context.instance),
@@ -36,6 +45,23 @@ impl State {
             }
         }
         self.looked_at = Some(Instant::now());
+    }
+
+    /// Looks at the target alone, which costs the engine far less than a list.
+    pub(crate) async fn look_at_target(&mut self) {
+        let target = self.target().map(|target| target.id.clone());
+        let found = match &target {
+            Some(id) => self.context.engine.inspect(id).await,
+            None => Ok(None),
+        };
+        let (Ok(Some(found)), Some(seen)) = (found, &mut self.seen) else {
+            self.stale();
+            self.refresh().await;
+            return;
+        };
+        if let Some(old) = seen.iter_mut().find(|old| old.id == found.id) {
+            *old = found;
+        }
     }
 
     /// Counts an end that has not been counted yet, and forgets failures after a healthy while.

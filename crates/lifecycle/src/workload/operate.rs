@@ -36,6 +36,9 @@ impl State {
             }
             WorkloadCommand::ClearOverrides { reporter } => self.clear_overrides(reporter).await,
             WorkloadCommand::Publish { request, reporter } => self.ask_publish(request, reporter),
+            WorkloadCommand::CheckPublish { reply } => {
+                let _ = reply.send(self.publish_handle().map(drop));
+            }
             WorkloadCommand::Volume { volume, act, look, reporter } => {
                 self.act_on_volume(volume, act, &look, reporter).await;
             }
@@ -216,22 +219,13 @@ impl State {
     /// Hands a publish to the sync task; the answer goes back from there, so that this task stays
     /// free to stop and start the container for it.
     fn ask_publish(&mut self, request: PublishRequest, reporter: Reporter) {
-        let refused = match (&self.known, &self.sync) {
-            (None, _) => Some(self.unknown()),
-            (Some(_), _) if self.running_incarnation().is_none() => Some(self.not_running()),
-            (Some(_), None) => Some(Problem::new(
-                ProblemCode::NoSync,
-                format!("{} has no volume-sync", self.name),
-                "add a [sync] table with role = \"provider\" and a key to its spec and deploy it",
-            )),
-            (Some(_), Some(_)) => None,
+        let handle = match self.publish_handle() {
+            Ok(handle) => handle,
+            Err(problem) => {
+                reporter.finish(Err(problem));
+                return;
+            }
         };
-        if let Some(problem) = refused {
-            reporter.finish(Err(problem));
-            return;
-        }
-        let Some(sync) = &self.sync else { return };
-        let handle = sync.handle.clone();
         let name = self.name.clone();
         let command = PublishCommand {
             archive_paths: request.archive_paths,
@@ -250,14 +244,6 @@ impl State {
                 Err(error) => Err(super::sync::publish_problem(&name, &error)),
             });
         });
-    }
-
-    pub(crate) fn not_running(&self) -> Problem {
-        Problem::new(
-            ProblemCode::NotRunning,
-            format!("{} is {}: {}", self.name, self.phase.as_str(), self.reason),
-            format!("start it and try again: belay start {}", self.name),
-        )
     }
 
     fn history(

@@ -36,6 +36,8 @@ use crate::core::machine::{
 use crate::core::providers::Providers;
 use crate::core::record::{Declaration, Found, Interruption, WorkloadRecord};
 use crate::core::spec::{self, WorkloadSpec};
+use crate::core::stuck::StuckRemoval;
+use crate::first_look::FirstLook;
 use crate::images::{Fetched, ImageLease};
 use crate::probe::NodeProber;
 
@@ -54,6 +56,8 @@ pub(crate) struct State {
     pub(crate) known: Option<Known>,
     /// Newest generation of a record whose spec does not parse any more, else 0.
     pub(crate) unreadable_generation: u64,
+    /// Used up by the first look.
+    pub(crate) first_look: Option<Arc<FirstLook>>,
     /// Containers as last listed; `None` when the engine could not say.
     pub(crate) seen: Option<Vec<Container>>,
     pub(crate) looked_at: Option<Instant>,
@@ -88,6 +92,7 @@ pub(crate) struct State {
     pub(crate) locking: Locking,
     /// A spec from `workloads.d` that is to replace the one in force.
     pub(crate) wish: Option<Wish>,
+    pub(crate) stuck: StuckRemoval,
     /// Whether the record in memory is ahead of the ledger, which refused it.
     pub(crate) unwritten: bool,
     /// A step that failed is not tried again before this time.
@@ -256,6 +261,7 @@ impl State {
             checks,
             known: None,
             unreadable_generation: 0,
+            first_look: None,
             seen: None,
             looked_at: None,
             engine_fault: None,
@@ -278,6 +284,7 @@ impl State {
             pending: None,
             locking: Locking::default(),
             wish: None,
+            stuck: StuckRemoval::default(),
             unwritten: false,
             retry_at: None,
             sync_due: None,
@@ -293,7 +300,8 @@ impl State {
             unkillable: None,
             healthy_since: None,
         };
-        if let Beginning::Known(record) = beginning {
+        if let Beginning::Known(record, first_look) = beginning {
+            state.first_look = Some(first_look);
             state.adopt(*record);
         }
         state

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::app_requests::AppRequests;
 use super::command::Occasion;
+use super::conflict::NameConflict;
 use super::state::{Fetch, FetchPurpose, State};
 use crate::core::container::{self, Bind};
 use crate::core::machine::{Renewal, Step, VolumesFact};
@@ -170,7 +171,12 @@ impl State {
                     self.context.images.used(&self.name, &image.id);
                 }
             }
-            Err(EngineError::Conflict { .. }) if self.free_name(&spec.name).await => {}
+            Err(error @ EngineError::Conflict { .. }) => {
+                match self.free_name(&spec.name, &error).await {
+                    NameConflict::Freed => {}
+                    NameConflict::Held(problem) => self.failed(problem, None).await,
+                }
+            }
             Err(EngineError::Absent { .. }) => {
                 // Somebody removed the image since it was looked up: fetch it again.
                 self.image = None;
@@ -178,18 +184,6 @@ impl State {
             }
             Err(error) => self.failed(problems::start(&self.name, &error), None).await,
         }
-    }
-
-    /// Removes a stopped container of ours that holds a name we need and that the listing did not
-    /// show, as one whose creation was cut short. Says whether the name is free now.
-    async fn free_name(&self, name: &str) -> bool {
-        let Ok(Some(found)) = self.context.engine.inspect(name).await else { return false };
-        let ours = found
-            .labels
-            .get(belay_engine::labels::INSTANCE)
-            .is_some_and(|instance| *instance == self.context.instance);
-        ours && found.state.liveness() == Liveness::Stopped
-            && self.context.engine.remove(&found.id, Removal::Stopped).await.is_ok()
     }
 
     async fn start(&mut self, id: &str) {
