@@ -180,7 +180,7 @@ async fn read(
 }
 
 /// The words of a refusal.
-fn message(body: &[u8]) -> String {
+pub(super) fn message(body: &[u8]) -> String {
     serde_json::from_slice::<Refusal>(body)
         .map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |it| it.message)
 }

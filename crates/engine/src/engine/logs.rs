@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 
-use super::{Engine, fault, reference};
+use super::{Engine, fault, http, reference};
 use crate::error::{EngineError, Object, Operation};
 
 /// Which lines.
@@ -81,7 +81,7 @@ impl Engine {
                     let lines =
                         engine.docker().logs(&name, Some(request.clone())).map(move |piece| {
                             match piece {
-                                Ok(piece) => Ok(read(piece)),
+                                Ok(piece) => read(&object, piece),
                                 Err(error) => {
                                     Err(fault::from_bollard(Operation::Logs, object.clone(), error))
                                 }
@@ -96,12 +96,19 @@ impl Engine {
     }
 }
 
-fn read(piece: LogOutput) -> LogLine {
+/// Reads a piece. Output comes in frames, as none of our containers has a terminal; what comes
+/// without is the engine's own word: Podman answers that all is well before it looks for the log,
+/// and a container that is removed in between is told of in the place of its output.
+fn read(object: &Object, piece: LogOutput) -> Result<LogLine, EngineError> {
     let (stream, bytes) = match piece {
         LogOutput::StdErr { message } => (LogStream::Stderr, message),
-        LogOutput::StdOut { message }
-        | LogOutput::StdIn { message }
-        | LogOutput::Console { message } => (LogStream::Stdout, message),
+        LogOutput::StdOut { message } | LogOutput::StdIn { message } => {
+            (LogStream::Stdout, message)
+        }
+        LogOutput::Console { message } => {
+            let words = http::message(&message);
+            return Err(fault::refused(Operation::Logs, object.clone(), None, &words));
+        }
     };
     let (time, mut bytes) = split_time(bytes);
     while matches!(bytes.last(), Some(b'\n' | b'\r')) {
@@ -111,7 +118,7 @@ fn read(piece: LogOutput) -> LogLine {
         // A copy, so that the rest of the line is let go.
         bytes = Bytes::copy_from_slice(&bytes[..LogLine::BYTES_MAX]);
     }
-    LogLine { stream, time, bytes }
+    Ok(LogLine { stream, time, bytes })
 }
 
 /// Splits the time that the engine puts before each line from what the container wrote.
@@ -130,8 +137,25 @@ fn split_time(line: Bytes) -> (Option<Timestamp>, Bytes) {
 mod tests {
     use super::*;
 
+    fn object() -> Object {
+        Object::Container("web".into())
+    }
+
     fn line(text: &'static [u8]) -> LogLine {
-        read(LogOutput::StdOut { message: Bytes::from_static(text) })
+        let piece = LogOutput::StdOut { message: Bytes::from_static(text) };
+        read(&object(), piece).expect("framed")
+    }
+
+    #[test]
+    fn an_error_in_the_place_of_output_is_no_output() {
+        let body = br#"{"cause":"no such container","message":"failed to obtain logs for Container 'web': container web does not exist in database: no such container","response":500}"#;
+        let piece = LogOutput::Console { message: Bytes::from_static(body) };
+        let error = read(&object(), piece).expect_err("the engine's own words");
+        assert!(matches!(error, EngineError::Absent { .. }), "{error}");
+        assert!(
+            error.to_string().starts_with("cannot read the output of container web"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -151,7 +175,8 @@ mod tests {
     #[test]
     fn a_line_without_a_time_is_kept_whole() {
         for text in [&b"plain words"[..], b"2026 words", b"", b"x"] {
-            let line = read(LogOutput::StdErr { message: Bytes::from_static(text) });
+            let piece = LogOutput::StdErr { message: Bytes::from_static(text) };
+            let line = read(&object(), piece).expect("framed");
             assert_eq!(
                 (line.stream, line.time, line.bytes.as_ref()),
                 (LogStream::Stderr, None, text)
@@ -162,6 +187,7 @@ mod tests {
     #[test]
     fn an_endless_line_is_cut() {
         let message = Bytes::from(vec![b'y'; LogLine::BYTES_MAX * 3]);
-        assert_eq!(read(LogOutput::StdOut { message }).bytes.len(), LogLine::BYTES_MAX);
+        let line = read(&object(), LogOutput::StdOut { message }).expect("framed");
+        assert_eq!(line.bytes.len(), LogLine::BYTES_MAX);
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_engine::{Container, LogOptions, labels};
+use belay_engine::{Container, EngineError, LogOptions, labels};
 use belay_protocol::{
     LogLine, LogQuery, LogStream, Problem, ProblemCode, WorkloadName, WorkloadStatus,
 };
@@ -41,6 +41,15 @@ pub(super) struct Logs {
 
 /// The reader has gone, or belayd ends.
 struct Over;
+
+/// How the reading of a container's log ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// With its end, or the connection's.
+    Ended,
+    /// There is no such container any more, and nothing of it was read.
+    Gone,
+}
 
 /// One run of a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,7 +151,11 @@ impl Reader {
         let mut run = current;
         loop {
             if let Some(run) = &run {
-                self.read_container(run, &mut cursor, first).await?;
+                let read = self.read_container(run, &mut cursor, first).await?;
+                if first && read == Read::Gone {
+                    // It was removed since it was looked up, and its log was kept before that.
+                    self.read_newest_saved().await?;
+                }
                 if !self.query.follow {
                     return Ok(());
                 }
@@ -162,6 +175,15 @@ impl Reader {
             self.say_next(run.as_ref(), &next).await?;
             first = first && run.is_none();
             run = Some(next);
+        }
+    }
+
+    async fn read_newest_saved(&self) -> Result<(), Over> {
+        let state_dir = self.context.state_dir(&self.workload);
+        let saved = tokio::task::spawn_blocking(move || saved_log::list(&state_dir)).await;
+        match saved.ok().and_then(Result::ok).and_then(|saved| saved.into_iter().next()) {
+            Some(file) => self.read_saved(&file).await,
+            None => Ok(()),
         }
     }
 
@@ -192,7 +214,7 @@ impl Reader {
         run: &Run,
         cursor: &mut Cursor,
         first: bool,
-    ) -> Result<(), Over> {
+    ) -> Result<Read, Over> {
         let asked = self.query.since.filter(|_| first);
         let since = cursor.since().and_then(|second| Timestamp::from_second(second).ok());
         let options = LogOptions {
@@ -211,11 +233,13 @@ impl Reader {
             let line = match line {
                 Some(Ok(line)) => line,
                 Some(Err(error)) => {
+                    let absent = matches!(error, EngineError::Absent { .. });
                     let error = problems::with_causes(&error);
                     tracing::debug!(workload = %self.workload, "reading its log ended: {error}");
-                    return Ok(());
+                    let is_gone = absent && cursor.since().is_none();
+                    return Ok(if is_gone { Read::Gone } else { Read::Ended });
                 }
-                None => return Ok(()),
+                None => return Ok(Read::Ended),
             };
             let second = line.time.map(Timestamp::as_second);
             if seen > 0 && second.is_some() && second == resumed {
