@@ -11,6 +11,8 @@ use belay_harness::{Client, Node, NodeOptions, binary, until};
 use belay_protocol::{EventDetails, VolumeFate, WorkloadPhase, WorkloadStatus};
 use tokio::task::JoinSet;
 
+use crate::engine_look::EngineLook;
+
 const PODMAN: &str = "/usr/bin/podman";
 
 /// Deploys that are compared.
@@ -72,6 +74,15 @@ pub(crate) async fn run(minutes: u64) -> Result<Vec<Finding>> {
     let (node, found) = found_again(node).await?;
     findings.extend(found);
     findings.extend(pages(&node).await?);
+    node.end().await;
+    Ok(findings)
+}
+
+/// Containers found again, and nothing else.
+pub(crate) async fn reattach() -> Result<Vec<Finding>> {
+    let node = node().await;
+    deploy_all(&node, 0..BUSY).await?;
+    let (node, findings) = found_again(node).await?;
     node.end().await;
     Ok(findings)
 }
@@ -274,7 +285,9 @@ async fn idle(node: &Node, minutes: u64) -> Result<Vec<Finding>> {
 }
 
 async fn found_again(mut node: Node) -> Result<(Node, Vec<Finding>)> {
-    let mut took = Vec::new();
+    let engine = EngineLook::at(&node.directory().join("run/podman.sock"))?;
+    let label = format!("io.belay.node={}", node.name());
+    let (mut took, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         node.kill();
         let began = Instant::now();
@@ -287,9 +300,16 @@ async fn found_again(mut node: Node) -> Result<(Node, Vec<Finding>)> {
         })
         .await;
         took.push(began.elapsed().as_secs_f64());
+        let began = Instant::now();
+        engine.look(&label, BUSY).await?;
+        floor.push(began.elapsed().as_secs_f64());
     }
     let what = format!("{BUSY} containers found again and ready, from belayd's start");
-    Ok((node, vec![finding(what, median(&mut took), "s", Some(2.0))]))
+    let findings = vec![
+        finding(what, median(&mut took), "s", Some(2.0)),
+        finding("the engine's own list and inspects of them", median(&mut floor), "s", None),
+    ];
+    Ok((node, findings))
 }
 
 async fn churn(client: Client, name: String) -> Result<()> {

@@ -2,7 +2,9 @@
 //! the machine, ratios belong to the program.
 #![expect(clippy::print_stdout, reason = "the report is what this program is for")]
 
+mod engine_look;
 mod lifecycle;
+mod locks;
 mod report;
 mod volumes;
 
@@ -14,23 +16,37 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(belay_volumes::thaw_watchdog());
     }
     let runtime = tokio::runtime::Runtime::new()?;
-    if arguments.first().is_some_and(|word| word == "lifecycle") {
-        let minutes = match &arguments[1..] {
-            [] => 5,
-            [minutes] => minutes.parse()?,
-            _ => anyhow::bail!("expected at most the minutes of idleness"),
-        };
-        let findings = runtime.block_on(lifecycle::run(minutes))?;
-        println!("{}", lifecycle::render(&findings));
-        let holds = findings.iter().all(lifecycle::Finding::holds);
-        return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-    }
-    let rounds = match arguments.as_slice() {
-        [] => 15,
-        [rounds] => rounds.parse()?,
-        _ => anyhow::bail!("expected at most the number of rounds, or lifecycle"),
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let rows = match words.as_slice() {
+        ["lifecycle", rest @ ..] => {
+            let minutes = number(rest, 5)?;
+            return Ok(judge(&runtime.block_on(lifecycle::run(minutes))?));
+        }
+        ["reattach"] => return Ok(judge(&runtime.block_on(lifecycle::reattach())?)),
+        ["locks", rest @ ..] => locks::run(number(rest, 15)?)?,
+        rounds => runtime.block_on(volumes::run(number(rounds, 15)?))?,
     };
-    let rows = runtime.block_on(volumes::run(rounds))?;
     println!("{}", report::render(&rows));
     Ok(if rows.iter().all(report::Row::holds) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn judge(findings: &[lifecycle::Finding]) -> ExitCode {
+    println!("{}", lifecycle::render(findings));
+    let holds = findings.iter().all(lifecycle::Finding::holds);
+    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The rounds, or the minutes of idleness.
+fn number<T: std::str::FromStr>(words: &[&str], default: T) -> anyhow::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    match words {
+        [] => Ok(default),
+        [number] => Ok(number.parse()?),
+        _ => anyhow::bail!(
+            "expected nothing, lifecycle, reattach or locks, and at most one number: rounds, or \
+             minutes of idleness"
+        ),
+    }
 }
