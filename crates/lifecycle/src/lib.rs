@@ -19,6 +19,7 @@ mod probe;
 mod problems;
 mod reporter;
 mod saved_log;
+mod secrets;
 mod volume_act;
 mod workload;
 

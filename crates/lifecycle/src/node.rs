@@ -30,6 +30,7 @@ use crate::core::record::{Declaration, Source, WorkloadRecord};
 use crate::core::spec;
 use crate::first_look::FirstLook;
 use crate::reporter::Reporter;
+use crate::secrets;
 use crate::workload::{Beginning, Occasion, WorkloadCommand, WorkloadHandle, WorkloadTask};
 
 pub use declared::SpecFile;
@@ -212,6 +213,14 @@ impl NodeTask {
         self.handles.insert(handle.name.clone(), handle);
     }
 
+    /// Takes the secrets of workloads away that went while no belayd ran.
+    async fn sweep_secrets(&self) {
+        let is_known = |name: &str| self.handles.keys().any(|known| known.as_str() == name);
+        if let Err(error) = secrets::sweep(&self.context.runtime_dir, is_known).await {
+            tracing::warn!("secrets of workloads that are gone are left in memory: {error}");
+        }
+    }
+
     async fn run(mut self) {
         let ending = self.context.shutdown.clone();
         self.sessions.spawn(exec::end_left_behind(Arc::clone(&self.context)));
@@ -219,6 +228,7 @@ impl NodeTask {
             if !self.adopted {
                 self.adopt_unknown().await;
                 if self.adopted {
+                    self.sweep_secrets().await;
                     self.acts.spawn(SweepTask::new(&self.context).run());
                 }
             }

@@ -16,6 +16,7 @@ mod operate;
 mod pending;
 mod providers;
 mod publishing;
+mod secrets;
 mod state;
 mod status;
 mod steps;

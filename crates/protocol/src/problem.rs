@@ -158,6 +158,8 @@ codes! {
     VolumeRefused = "volume-refused", 409, 69, "the volume does not take that";
     /// The file system in the volume is damaged.
     VolumeDamaged = "volume-damaged", 409, 69, "the volume's file system is damaged";
+    /// A secret of the spec cannot be given to the container.
+    SecretUnavailable = "secret-unavailable", 409, 66, "a secret could not be provided";
     /// A port on the host is taken.
     PortTaken = "port-taken", 409, 69, "a port is taken";
     /// The container could not be created or started.

@@ -28,6 +28,8 @@ pub struct Bind {
     pub source: PathBuf,
     /// Path in the container.
     pub target: String,
+    /// Whether the container may write there.
+    pub access: Access,
 }
 
 /// Name of the container of one generation of a workload on a node.
@@ -92,11 +94,7 @@ pub fn container_spec(
     }
     container.mounts = binds
         .into_iter()
-        .map(|bind| BindMount {
-            source: bind.source,
-            target: bind.target,
-            access: Access::ReadWrite,
-        })
+        .map(|bind| BindMount { source: bind.source, target: bind.target, access: bind.access })
         .collect();
     container.ports = spec
         .ports
@@ -217,7 +215,11 @@ mod tests {
             source: Source::Api,
         };
         let node = "n1".parse().expect("a node name");
-        let bind = |target: &str| Bind { source: "/v".into(), target: target.into() };
+        let bind = |target: &str| Bind {
+            source: "/v".into(),
+            target: target.into(),
+            access: Access::ReadWrite,
+        };
         let binds = [bind("/data/in"), bind("/belay"), bind("/data")];
         let (exports, overrides) = (Exports::default(), [("A".into(), "1".into())].into());
         let layers = Layers { node: &node, exports: &exports, overrides: &overrides };

@@ -13,6 +13,7 @@ use belay_volumes::{
 
 mod confinement;
 mod dependencies;
+pub mod secrets;
 
 pub use confinement::{Confinement, DROPPED};
 pub use dependencies::{AddressPart, Dependency, ProviderRestart, ValueSource};
@@ -77,6 +78,8 @@ pub struct WorkloadSpec {
     pub confinement: Confinement,
     /// Limits on what it may use.
     pub limits: LimitSpec,
+    /// Files of the host that it sees as secrets, by name.
+    pub secrets: BTreeMap<String, PathBuf>,
     /// Fixed-size volumes, by name.
     pub volumes: BTreeMap<VolumeName, VolumeDeclaration>,
     /// Where the system volume is mounted.
@@ -330,7 +333,8 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let limits = read_limits(&mut keys);
     let system_mount = read_system_mount(&mut keys);
     let volumes = read_volumes(&mut keys, &system_mount, name.as_ref());
-    report_hidden(&keys, &confinement, &volumes, &system_mount);
+    let secrets = secrets::read(&mut keys, directory);
+    report_hidden(&keys, &confinement, &volumes, &system_mount, &secrets);
     let reach = probes::Reach { ports: &ports, network };
     let ready = probes::read_ready(&mut keys, reach);
     let live = probes::read_live(&mut keys, reach, &ready.probe);
@@ -361,6 +365,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         pre_stop,
         confinement,
         limits,
+        secrets,
         volumes,
         system_mount,
         ready,
@@ -658,12 +663,21 @@ fn report_hidden(
     confinement: &Confinement,
     volumes: &BTreeMap<VolumeName, VolumeDeclaration>,
     system_mount: &str,
+    secrets: &BTreeMap<String, PathBuf>,
 ) {
+    let apart = |a: &str, b: &str| !Path::new(a).starts_with(b) && !Path::new(b).starts_with(a);
     let mounts = || volumes.values().map(|volume| volume.mount.as_str()).chain([system_mount]);
+    if !secrets.is_empty() {
+        // One above is mounted before them and hides nothing.
+        let tmpfs = confinement.tmpfs.keys().map(String::as_str);
+        let hides = |mount: &&str| Path::new(mount).starts_with(secrets::MOUNT);
+        if let Some(mount) = mounts().chain(tmpfs).find(hides) {
+            let expected = format!("no other mount in {:?}, where secrets are", secrets::MOUNT);
+            keys.fault("secrets", &format!("{mount:?}"), &expected);
+        }
+    }
     for path in confinement.tmpfs.keys() {
-        let nested =
-            |mount: &&str| Path::new(mount).starts_with(path) || Path::new(path).starts_with(mount);
-        if let Some(mount) = mounts().find(nested) {
+        if let Some(mount) = mounts().find(|mount| !apart(mount, path)) {
             let expected = format!("a path apart from {mount:?}, where a volume is");
             keys.fault_at("tmpfs", &format!("tmpfs.{path}"), &format!("{path:?}"), &expected);
         }

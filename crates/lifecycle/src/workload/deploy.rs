@@ -18,7 +18,7 @@ use crate::core::record::{Declaration, ImageInForce, Interruption, Source, Workl
 use crate::core::spec::{self, ImageSource, PullPolicy, WorkloadSpec};
 use crate::images::{Fetched, ImageLease, Urgency, Want};
 use crate::reporter::Reporter;
-use crate::{host, problems};
+use crate::{host, problems, secrets};
 
 /// Pause before a spec from a file that could not be deployed is tried again.
 const WISH_RETRY: Duration = Duration::from_secs(60);
@@ -119,6 +119,10 @@ impl State {
         for taken in host::taken_ports(foreign.collect()).await {
             code = ProblemCode::PortTaken;
             against.push(taken);
+        }
+        for wrong in secrets::faults(&spec.secrets, &self.context.runtime_dir).await {
+            code = ProblemCode::SecretUnavailable;
+            against.push(wrong);
         }
         let abilities = &self.context.engine.info().abilities;
         for missing in limits::unsupported(&spec.limits, abilities) {

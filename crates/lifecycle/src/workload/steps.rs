@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use belay_engine::{Container, ContainerState, EngineError, Liveness, LogOptions, Removal};
+use belay_engine::{Access, Container, ContainerState, EngineError, Liveness, LogOptions, Removal};
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, VolumeFate, WorkloadPhase};
 use belay_volumes::{Origin, Owner, VolumeSpec};
 use futures_util::StreamExt as _;
@@ -75,13 +75,16 @@ impl State {
         self.fetch = Some(Fetch { purpose: FetchPurpose::Target, task: self.begin_fetch(want) });
     }
 
+    /// The user that the container runs as, as spec or image call it.
+    pub(super) fn user(&self) -> Option<&str> {
+        let spec = self.known.as_ref().and_then(|known| known.spec.user.as_deref());
+        spec.or_else(|| self.image.as_ref()?.user.as_deref())
+    }
+
     /// The volumes of the spec in force, the system volume last.
     pub(crate) fn volume_specs(&self) -> Vec<VolumeSpec> {
         let Some(known) = &self.known else { return Vec::new() };
-        let image_owner =
-            self.image.as_ref().and_then(|image| numeric_owner(image.user.as_deref()));
-        let image_owner =
-            known.spec.user.as_deref().map_or(image_owner, |user| numeric_owner(Some(user)));
+        let image_owner = numeric_owner(self.user());
         let mut specs: Vec<_> = known
             .spec
             .volumes
@@ -139,25 +142,36 @@ impl State {
 
     async fn create(&mut self) {
         let Some(known) = &self.known else { return };
-        let Some(image) = &self.image else { return };
-        let record = &known.record;
         let mut binds: Vec<Bind> = self
             .mounted
             .iter()
             .filter_map(|volume| {
                 let declared = known.spec.volumes.get(&volume.id.volume)?;
-                Some(Bind { source: volume.data.clone(), target: declared.mount.clone() })
+                Some(Bind {
+                    source: volume.data.clone(),
+                    target: declared.mount.clone(),
+                    access: Access::ReadWrite,
+                })
             })
             .collect();
         if let Some(system) = self.system_volume() {
             let target = known.spec.system_mount.clone();
-            binds.push(Bind { source: system.data.clone(), target });
+            let source = system.data.clone();
+            binds.push(Bind { source, target, access: Access::ReadWrite });
         }
+        match self.place_secrets().await {
+            Ok(secrets) => binds.extend(secrets),
+            Err(problem) => {
+                self.failed(problem, None).await;
+                return;
+            }
+        }
+        let Some((known, image)) = self.known.as_ref().zip(self.image.as_ref()) else { return };
         let exports = self.exports(known);
         let spec = container::container_spec(
             &known.spec,
-            &record.declaration,
-            record.generation,
+            &known.record.declaration,
+            known.record.generation,
             self.layers(known, &exports),
             &self.context.instance,
             &image.id,
@@ -187,6 +201,11 @@ impl State {
     }
 
     async fn start(&mut self, id: &str) {
+        // They lie in memory, which a reboot empties.
+        if let Err(problem) = self.place_secrets().await {
+            self.failed(problem, None).await;
+            return;
+        }
         self.progress("start", "starting the container");
         let started = self.context.engine.start(id).await;
         self.stale();
@@ -286,8 +305,12 @@ impl State {
         self.release_surplus().await;
     }
 
-    /// Releases volumes that the spec in force does not name any more. Their images stay.
+    /// Releases volumes and secrets that the spec in force does not name any more. The images of
+    /// volumes stay.
     async fn release_surplus(&mut self) {
+        if self.known.as_ref().is_some_and(|known| known.spec.secrets.is_empty()) {
+            self.clear_secrets().await;
+        }
         let wanted: Vec<_> = self.volume_specs().into_iter().map(|spec| spec.id).collect();
         let Ok(all) = self.context.volumes.list().await else { return };
         for status in all {
@@ -322,6 +345,7 @@ impl State {
                 return;
             }
         }
+        self.clear_secrets().await;
         self.mounted.clear();
         self.requests = AppRequests::default();
         self.volumes = VolumesFact::Released;
