@@ -378,9 +378,14 @@ async fn what_is_ours_dead_and_without_a_record_is_swept_after_its_grace() {
         }
     })
     .await;
-    let log = node.log_text();
-    assert!(log.contains("belongs to no workload and is removed"), "{log}");
-    assert!(log.contains("belongs to no workload and runs; it is left alone"), "{log}");
+    // It was made after the dead one, and its grace ends later.
+    until("the one that runs to be told of", SOON, || async {
+        let log = node.log_text();
+        let told = ["is removed", "runs; it is left alone"]
+            .map(|what| log.contains(&format!("belongs to no workload and {what}")));
+        if told == [true, true] { Ok(()) } else { Err(format!("{told:?}")) }
+    })
+    .await;
     let found = node.client().workload("job").await.expect("is there");
     assert_eq!((alive.state(), found.container), before, "nothing else is touched");
     drop(alive);
