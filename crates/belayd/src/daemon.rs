@@ -220,6 +220,7 @@ async fn supervise(
     let (images, collecting) = ImagesHandle::spawn(
         engine.clone(),
         ledger.clone(),
+        events.clone(),
         board.clone(),
         config.images.clone(),
         shutdown.clone(),

@@ -11,6 +11,7 @@ mod credentials;
 mod flight;
 mod port;
 mod show;
+mod telling;
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use belay_engine::{Engine, Image, PullPatience};
+use belay_events::EventSink;
 use belay_ledger::Ledger;
 use belay_protocol::{ImageAct, Problem, ProblemCode, WorkloadName};
 use jiff::Timestamp;
@@ -139,11 +141,12 @@ impl ImagesHandle {
     pub async fn spawn(
         engine: Engine,
         ledger: Ledger,
+        events: EventSink,
         board: StatusBoard,
         config: ImagesConfig,
         shutdown: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
-        ImagesTask::spawn(engine, ledger, board, config, shutdown).await
+        ImagesTask::spawn(engine, ledger, events, board, config, shutdown).await
     }
 
     /// Has an image on the host. Dropping the future gives up; a fetch that nobody waits for any
@@ -194,6 +197,7 @@ impl ImagesHandle {
 pub(crate) struct ImagesTask<S> {
     store: S,
     ledger: Ledger,
+    events: EventSink,
     board: StatusBoard,
     config: ImagesConfig,
     shutdown: CancellationToken,
@@ -214,6 +218,7 @@ impl<S: ImageStore> ImagesTask<S> {
     async fn spawn(
         store: S,
         ledger: Ledger,
+        events: EventSink,
         board: StatusBoard,
         config: ImagesConfig,
         shutdown: CancellationToken,
@@ -223,6 +228,7 @@ impl<S: ImageStore> ImagesTask<S> {
         let mut task = Self {
             store,
             ledger,
+            events,
             board,
             config,
             shutdown,
@@ -287,7 +293,9 @@ impl<S: ImageStore> ImagesTask<S> {
         }
         // What the engine has fetched so far stays in its store; the next try goes on from it.
         self.landings.shutdown().await;
-        self.flights.clear();
+        for (key, flight) in std::mem::take(&mut self.flights) {
+            self.tell_pull_ended(&key, &flight, "belayd ends");
+        }
     }
 
     async fn take(&mut self, request: Request) -> Look {

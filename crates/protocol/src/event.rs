@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::{SyncKey, VolumeName, WorkloadName};
 
 pub use kind::{
-    AskedVerb, EventDetails, EventKind, HaltCleared, InvalidEventKind, LastEnd, LossCause,
-    VolumeMeasure, VolumeVerb,
+    AskedVerb, EventDetails, EventKind, HaltCleared, ImageRemoved, InvalidEventKind, LastEnd,
+    LossCause, VolumeMeasure, VolumeVerb,
 };
 pub use page::{EventGap, EventPage, EventQuery, EventStart, EventTally};
 pub use text::EventText;

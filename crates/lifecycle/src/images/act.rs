@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use belay_engine::Image;
+use belay_protocol::event::ImageRemoved;
 use belay_protocol::{ImageAct, ImageRequest, OperationOutcome, Problem, ProblemCode};
 use belay_volumes::ByteSize;
 
@@ -120,6 +121,7 @@ impl<S: ImageStore> ImagesTask<S> {
                 "belay image ls shows who uses which",
             )
         })?;
+        self.tell_removed(&goes, ImageRemoved::Operator);
         Ok(format!("{} is removed", called(&goes)))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use belay_engine::ImageEntry;
+use belay_protocol::event::ImageRemoved;
 use jiff::Timestamp;
 
 use super::ImagesTask;
@@ -51,6 +52,7 @@ impl<S: ImageStore> ImagesTask<S> {
             match self.remove(&goes).await {
                 Ok(()) => {
                     tracing::info!(image = %goes.id, names = ?goes.names, ?demand, "removed");
+                    self.tell_removed(&goes, removed_by(demand));
                     if let Some(progress) = progress {
                         progress.say("remove", called(&goes));
                     }
@@ -161,6 +163,14 @@ impl<S: ImageStore> ImagesTask<S> {
             });
         }
         Some(needs)
+    }
+}
+
+fn removed_by(demand: Demand) -> ImageRemoved {
+    match demand {
+        Demand::Tidy => ImageRemoved::Superseded,
+        Demand::Space => ImageRemoved::Space,
+        Demand::Prune => ImageRemoved::Operator,
     }
 }
 

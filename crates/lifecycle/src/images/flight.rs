@@ -10,6 +10,7 @@ use belay_protocol::{Problem, ProblemCode};
 use belay_volumes::ByteSize;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinError};
+use tokio::time::Instant;
 
 use super::port::ImageStore;
 use super::trouble::{self, Trouble};
@@ -35,6 +36,17 @@ pub(super) struct Flight {
     waiters: Vec<Waiter>,
     progress: watch::Receiver<PullProgress>,
     task: AbortHandle,
+    pub(super) kind: FlightKind,
+    pub(super) began: Instant,
+}
+
+/// Where an image is fetched from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FlightKind {
+    /// A registry.
+    Pull,
+    /// A file.
+    Load,
 }
 
 /// Somebody who waits for a fetch.
@@ -182,7 +194,9 @@ impl<S: ImageStore> ImagesTask<S> {
             sender,
         );
         let task = self.landings.spawn(job);
-        self.flights.insert(key, Flight { waiters: vec![waiter], progress, task });
+        let (kind, began) = (FlightKind::Pull, Instant::now());
+        self.tell_pull_begun(&key);
+        self.flights.insert(key, Flight { waiters: vec![waiter], progress, task, kind, began });
     }
 
     /// Loads an archive, once for all who want it.
@@ -204,7 +218,8 @@ impl<S: ImageStore> ImagesTask<S> {
             }
         };
         let task = self.landings.spawn(job);
-        self.flights.insert(key, Flight { waiters: vec![waiter], progress, task });
+        let (kind, began) = (FlightKind::Load, Instant::now());
+        self.flights.insert(key, Flight { waiters: vec![waiter], progress, task, kind, began });
     }
 
     /// What speaks against a pull: too little room, also after what nobody needs was removed.
@@ -243,6 +258,7 @@ impl<S: ImageStore> ImagesTask<S> {
         match result {
             Ok(image) => {
                 self.ladders.remove(&key);
+                self.tell_pulled(&key, &flight, &image);
                 if let Some(before) = &before {
                     self.record_fetch(&key.source, &image, before).await;
                 }
@@ -259,9 +275,10 @@ impl<S: ImageStore> ImagesTask<S> {
                 self.end_intent(&key.source).await;
                 tracing::warn!(image = %key.source, code = trouble.code.as_str(), "{}", trouble.what);
                 // A file of this host costs nobody anything to be tried again.
-                if !key.source.starts_with("file:") {
+                if flight.kind == FlightKind::Pull {
                     let before = self.ladders.get(&key).map(|(ladder, _)| ladder);
                     let ladder = Ladder::failed(before, self.clock(), chance());
+                    self.tell_pull_failed(&key, &trouble, &ladder);
                     self.ladders.insert(key, (ladder, trouble.clone()));
                 }
                 for waiter in flight.waiters {
@@ -283,6 +300,9 @@ impl<S: ImageStore> ImagesTask<S> {
             let Some(flight) = self.flights.remove(&key) else { continue };
             if error.is_panic() {
                 tracing::error!(image = %key.source, "fetching it failed: {error}");
+                self.tell_pull_ended(&key, &flight, "a fault of belayd");
+            } else {
+                self.tell_pull_ended(&key, &flight, "nobody wants it any more");
             }
             let trouble = Trouble::new(
                 ProblemCode::Internal,

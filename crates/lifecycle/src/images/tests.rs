@@ -6,8 +6,10 @@ use belay_engine::{
     EngineError, ImageEntry, LoadError, Object, Operation, PullError, PullFault, PullProgress,
     RegistryCredentials,
 };
+use belay_events::{EventLog, EventsTask};
 use belay_protocol::{
-    ImageRequest, ImagesStatus, LoadRequest, NodeStatus, OperationEvent, PruneRequest,
+    Event, EventDetails, EventKind, EventQuery, EventSeq, EventStart, ImageRequest, ImagesStatus,
+    LoadRequest, NodeStatus, OperationEvent, PruneRequest,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -197,8 +199,11 @@ struct Scene {
     ledger: Ledger,
     handle: ImagesHandle,
     status: watch::Receiver<Arc<NodeStatus>>,
+    log: EventLog,
     shutdown: CancellationToken,
     task: JoinHandle<()>,
+    /// Ends after the task, which tells of its own end.
+    telling: (CancellationToken, JoinHandle<()>),
 }
 
 impl Scene {
@@ -228,10 +233,13 @@ impl Scene {
         };
         change(&mut config);
         let (board, status) = StatusBoard::new("node".parse().expect("a name"));
-        let shutdown = CancellationToken::new();
+        let (shutdown, ending) = (CancellationToken::new(), CancellationToken::new());
+        let (events, log, telling) = EventsTask::spawn(&ledger, ending.clone());
+        let (store, own) = (fake.clone(), ledger.clone());
         let (handle, task) =
-            ImagesTask::spawn(fake.clone(), ledger.clone(), board, config, shutdown.clone()).await;
-        Self { fake, directory, ledger, handle, status, shutdown, task }
+            ImagesTask::spawn(store, own, events, board, config, shutdown.clone()).await;
+        let telling = (ending, telling);
+        Self { fake, directory, ledger, handle, status, log, shutdown, task, telling }
     }
 
     fn want(workload: &str, reference: &str) -> Want {
@@ -311,8 +319,32 @@ impl Scene {
     async fn end(self) -> (Fake, tempfile::TempDir, Ledger) {
         self.shutdown.cancel();
         self.task.await.expect("it ends well");
+        let (ending, telling) = self.telling;
+        ending.cancel();
+        telling.await.expect("the events end well");
         (self.fake, self.directory, self.ledger)
     }
+}
+
+/// What was told, once there are so many.
+async fn told(log: &EventLog, count: usize) -> Vec<Event> {
+    let everything = async {
+        let mut tally = log.tally();
+        let query = EventQuery {
+            start: EventStart::After(EventSeq::START),
+            workload: None,
+            kinds: Vec::new(),
+            limit: 100,
+        };
+        loop {
+            let page = log.read(&query).await.expect("read");
+            if page.events.len() >= count {
+                return page.events;
+            }
+            tally.changed().await.expect("events are written");
+        }
+    };
+    tokio::time::timeout(SOON, everything).await.expect("told in time")
 }
 
 async fn until(what: &str, held: impl Fn() -> bool) {
@@ -379,6 +411,50 @@ async fn a_pull_that_nobody_waits_for_is_ended() {
     let again = scene.fetch(Scene::want("web", "r/app:1")).await.expect("a later one works");
     assert_eq!(again.image.id, "a");
     assert_eq!(scene.fake.world().pulls.len(), 2);
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn pulls_and_removals_are_told_of_by_the_name_that_specs_use() {
+    use EventKind::{ImagePullBegun, ImagePullEnded, ImagePullFailed, ImagePulled, ImageRemoved};
+    let fake = Fake { gate: Arc::new(Semaphore::new(0)), ..Fake::new() };
+    let mut scene = Scene::with(fake, |_| {}).await;
+    scene.fake.world().offers.insert("r/app:1".into(), Offer::Fault(PullFault::Network));
+    scene.fake.gate.add_permits(1);
+    scene.fetch(Scene::want("web", "r/app:1")).await.expect_err("away");
+    scene.fake.offer("r/app:1", "a");
+    scene.fake.gate.add_permits(1);
+    let mut operator = Scene::want("web", "r/app:1");
+    operator.urgency = Urgency::Operator;
+    drop(scene.fetch(operator).await.expect("had"));
+    scene.prune(false).await.1.expect("removed");
+    // Loads are no pulls, and what is on the host already is told of by nobody.
+    scene.fake.gate.add_permits(1);
+    scene.act(ImageAct::Load(LoadRequest { file: "/srv/page.tar".into() })).await.1.expect("done");
+    let handle = scene.handle.clone();
+    let unwanted = tokio::spawn(async move {
+        drop(handle.fetch(Scene::want("web", "r/slow:1"), Progress::unheard()).await);
+    });
+    scene.shown(|images| images.pulls.iter().any(|pull| pull.image == "r/slow:1")).await;
+    unwanted.abort();
+
+    let told = told(&scene.log, 7).await;
+    let kinds: Vec<_> = told.iter().map(|event| event.details.kind()).collect();
+    let pulled = [ImagePullBegun, ImagePullFailed, ImagePullBegun, ImagePulled];
+    assert_eq!(kinds[..4], pulled);
+    assert_eq!(kinds[4..], [ImageRemoved, ImagePullBegun, ImagePullEnded]);
+    let subjects: Vec<_> = told.iter().map(|event| event.subject.to_string()).collect();
+    assert_eq!(subjects[..5], ["image r/app:1"; 5]);
+    assert_eq!(subjects[5..], ["image r/slow:1"; 2]);
+    let EventDetails::ImagePullFailed { code, failures, delay_ms, .. } = &told[1].details else {
+        panic!("{told:?}")
+    };
+    assert_eq!((code.as_str(), *failures), ("registry-unreachable", 1));
+    assert!(*delay_ms > 0, "{told:?}");
+    let EventDetails::ImageRemoved { id, bytes, by } = &told[4].details else { panic!("{told:?}") };
+    let by_operator = belay_protocol::event::ImageRemoved::Operator;
+    assert_eq!((id.as_str(), *bytes, *by), ("a", 10, by_operator));
+    assert!(told[6].message.as_str().ends_with("nobody wants it any more"), "{told:?}");
     scene.end().await;
 }
 

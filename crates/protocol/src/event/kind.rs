@@ -307,6 +307,43 @@ kinds! {
         until: Timestamp,
     }
 
+    /// An image is being pulled, for all workloads that want it.
+    ImagePullBegun = "image-pull-begun" {}
+    /// An image was pulled.
+    ImagePulled = "image-pulled" {
+        /// Its id.
+        id: EventText,
+        /// Its size on the host, with the layers that it shares with others.
+        bytes: u64,
+        /// How long it took, in milliseconds.
+        duration_ms: u64,
+    }
+    /// A pull failed.
+    ImagePullFailed = "image-pull-failed" {
+        /// Code of the problem, as in `docs/errors.md`.
+        code: EventText,
+        /// Why.
+        cause: EventText,
+        /// Failures in a row.
+        failures: u32,
+        /// How long belayd waits before it tries again by itself, in milliseconds.
+        delay_ms: u64,
+    }
+    /// A pull was ended before its end. What has come stays in the engine's store.
+    ImagePullEnded = "image-pull-ended" {
+        /// Why.
+        cause: EventText,
+    }
+    /// An image that belayd had brought is gone.
+    ImageRemoved = "image-removed" {
+        /// Its id.
+        id: EventText,
+        /// Its size, with the layers that it shares with others.
+        bytes: u64,
+        /// Why it went.
+        by: ImageRemoved,
+    }
+
     /// An event is in the ledger and this belayd cannot read it: another version wrote it, or it is
     /// damaged. It is never written, only shown in the place of such an event.
     Unreadable = "unreadable" {
@@ -339,7 +376,11 @@ impl EventDetails {
             | Self::VolumeActDone { .. }
             | Self::Published { .. }
             | Self::Applied { .. }
-            | Self::ApplyFinished { .. } => Severity::Info,
+            | Self::ApplyFinished { .. }
+            | Self::ImagePullBegun {}
+            | Self::ImagePulled { .. }
+            | Self::ImagePullEnded { .. }
+            | Self::ImageRemoved { .. } => Severity::Info,
             Self::BelaydStarted { last_end: LastEnd::Killed | LastEnd::HostWentDown, .. }
             | Self::EventsLost { .. }
             | Self::DeployRefused { .. }
@@ -353,6 +394,7 @@ impl EventDetails {
             | Self::VolumeChecked { outcome: CheckOutcome::Repaired }
             | Self::SyncFailed { .. }
             | Self::Quarantined { .. }
+            | Self::ImagePullFailed { .. }
             | Self::Unreadable { .. }
             | Self::Unhealthy { .. }
             | Self::LivenessUnknown { .. } => Severity::Warning,
@@ -443,6 +485,18 @@ pub enum HaltCleared {
     Apply,
     /// What was cut short is finished or undone.
     Recovery,
+}
+
+/// Why an image was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageRemoved {
+    /// A newer version took its place long enough ago.
+    Superseded,
+    /// The storage was short of space.
+    Space,
+    /// An operator asked for it.
+    Operator,
 }
 
 /// What of a volume is used.

@@ -152,6 +152,31 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
             json!({"cid": cid().to_string(), "until": "2026-03-01T12:00:00Z"}),
             Warning,
         ),
+        (D::ImagePullBegun {}, json!({}), Info),
+        (
+            D::ImagePulled { id: "sha256:1".into(), bytes: 4096, duration_ms: 980 },
+            json!({"id": "sha256:1", "bytes": 4096, "duration_ms": 980}),
+            Info,
+        ),
+        (
+            D::ImagePullFailed {
+                code: "registry-unreachable".into(),
+                cause: "no route".into(),
+                failures: 2,
+                delay_ms: 2000,
+            },
+            json!({
+                "code": "registry-unreachable", "cause": "no route", "failures": 2,
+                "delay_ms": 2000,
+            }),
+            Warning,
+        ),
+        (D::ImagePullEnded { cause: "unwanted".into() }, json!({"cause": "unwanted"}), Info),
+        (
+            D::ImageRemoved { id: "sha256:1".into(), bytes: 4096, by: ImageRemoved::Space },
+            json!({"id": "sha256:1", "bytes": 4096, "by": "space"}),
+            Info,
+        ),
         (D::Unreadable { cause: "newer".into() }, json!({"cause": "newer"}), Warning),
     ]
 }
