@@ -66,6 +66,24 @@ async fn a_back_off_holds_while_the_ledger_takes_nothing_and_is_written_once_it_
 }
 
 #[tokio::test]
+async fn a_clock_that_was_years_ahead_holds_nothing_back() {
+    let mut node = Node::start(NodeOptions::default()).await;
+    let script = "while [ ! -e /data/fail ]; do sleep 0.1; done; rm /data/fail; exit 3";
+    node.client().deploy(&job(script, ""), node.directory()).await.expect("deploys");
+    std::fs::write(node.volume("job", "data").await.join("fail"), "").expect("tells it to fail");
+    node.client().wait_for("job", WorkloadPhase::BackOff, SOON).await;
+    node.kill();
+    // What a belayd wrote whose clock was set right afterwards.
+    Ledger::of(&node).change("job", |record| {
+        record["failures"] = 9.into();
+        record["next_try_at"] = "2120-01-01T00:00:00Z".into();
+    });
+    node.launch().await;
+    node.client().wait_for("job", WorkloadPhase::Ready, SOON).await;
+    node.end().await;
+}
+
+#[tokio::test]
 async fn nothing_is_stopped_while_the_ledger_cannot_take_the_intent() {
     let node = Node::start(NodeOptions::default()).await;
     node.client().deploy(&job("exec sleep 100000", ""), node.directory()).await.expect("deploys");

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 /// First delay.
 const FIRST: Duration = Duration::from_secs(1);
 
@@ -19,6 +21,14 @@ pub fn delay(failures: u32, chance: f64) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let base = FIRST.saturating_mul(1 << doublings).min(LONGEST);
     base.mul_f64(1.0 + JITTER * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
+}
+
+/// How much of the pause until `due` is left at `now`, by the wall clock, as a pause outlives belayd
+/// and the host. More than the longest pause there is was written by a clock that was ahead, and is
+/// over: a workload must not lie still for years because a clock was set right.
+pub fn left(due: Timestamp, now: Timestamp) -> Duration {
+    let left = Duration::try_from(due.duration_since(now)).unwrap_or(Duration::ZERO);
+    if left > LONGEST.mul_f64(1.0 + JITTER) { Duration::ZERO } else { left }
 }
 
 /// How long a workload must have run well before its failures are forgotten.
@@ -39,6 +49,17 @@ mod tests {
         assert_eq!(seconds, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0]);
         assert_eq!(delay(u32::MAX, 0.5), Duration::from_secs(60));
         assert_eq!(delay(0, 0.5), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_pause_is_over_when_it_is_due_or_was_written_by_a_clock_that_was_ahead() {
+        let at = |seconds: i64| Timestamp::from_second(1_700_000_000 + seconds).expect("a time");
+        assert_eq!(left(at(60), at(0)), Duration::from_secs(60));
+        assert_eq!(left(at(72), at(0)), Duration::from_secs(72));
+        assert_eq!(left(at(0), at(0)), Duration::ZERO);
+        assert_eq!(left(at(0), at(60)), Duration::ZERO);
+        assert_eq!(left(at(73), at(0)), Duration::ZERO);
+        assert_eq!(left(at(315_360_000), at(0)), Duration::ZERO);
     }
 
     proptest::proptest! {

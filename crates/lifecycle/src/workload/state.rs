@@ -27,7 +27,6 @@ use super::providers::ProviderWait;
 use super::{Beginning, RELIST};
 use crate::checks::{Brought, Checks, GateOutcome};
 use crate::context::Context;
-use crate::core::container;
 use crate::core::exit::{self, ExitMeaning};
 use crate::core::machine::{
     Desired, Facts, GateFact, Goal, ImageFact, Renewal, ResetFact, StartFact, Step, VolumesFact,
@@ -37,6 +36,7 @@ use crate::core::providers::Providers;
 use crate::core::record::{Declaration, Found, Interruption, WorkloadRecord};
 use crate::core::spec::{self, WorkloadSpec};
 use crate::core::stuck::StuckRemoval;
+use crate::core::{back_off, container};
 use crate::first_look::FirstLook;
 use crate::images::{Fetched, ImageLease};
 use crate::probe::NodeProber;
@@ -385,7 +385,9 @@ impl State {
 
     pub(crate) fn start_state(&self) -> StartFact {
         let Some(known) = &self.known else { return StartFact::Completed };
-        if known.record.next_try_at.is_some_and(|due| due > Timestamp::now()) {
+        let now = Timestamp::now();
+        let due = known.record.next_try_at;
+        if due.is_some_and(|due| !back_off::left(due, now).is_zero()) {
             return StartFact::BackingOff;
         }
         let ended = self.target().and_then(|container| match &container.state {
@@ -452,8 +454,7 @@ impl State {
         let mut wake = self.looked_at.unwrap_or(now) + RELIST;
         let in_force = self.known.as_ref().map(|known| &known.record);
         if let Some(due) = in_force.and_then(|record| record.next_try_at) {
-            let left = Duration::try_from(due.duration_since(Timestamp::now()));
-            wake = wake.min(now + left.unwrap_or(Duration::ZERO));
+            wake = wake.min(now + back_off::left(due, Timestamp::now()));
         }
         if let Some(watched) = in_force.and_then(|record| record.watched.as_ref()) {
             let left = Duration::try_from(watched.until.duration_since(Timestamp::now()));
