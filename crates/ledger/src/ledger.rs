@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::batch::Batch;
 use crate::journal::{Journal, Retention, STAGED};
 use crate::writer::{self, Request, Writer};
 
@@ -165,6 +167,14 @@ impl Ledger {
     /// Removes a record; it is gone from the disk when this returns. An absent one is no error.
     pub async fn remove(&self, table: &'static str, key: &str) -> Result<(), LedgerError> {
         self.write(table, key, None).await
+    }
+
+    /// Writes a batch; all of it is on the disk when this returns, or none of it is if it fails.
+    /// A batch can be tried again.
+    pub async fn commit(&self, batch: &Arc<Batch>) -> Result<(), LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Batch { batch: Arc::clone(batch), reply }).await?;
+        answer.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// Reads every record of a table.

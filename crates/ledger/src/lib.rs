@@ -6,10 +6,12 @@
 //! costs that record: it is moved aside and reported. A file that SQLite cannot use is renamed and
 //! a fresh one begun, so that a damaged disk never becomes a boot loop.
 
+mod batch;
 mod journal;
 mod ledger;
 mod writer;
 
+pub use batch::Batch;
 pub use journal::{
     Entry, Journal, JournalPage, JournalQuery, Numbered, ReadFrom, Retention, StagingFull,
 };

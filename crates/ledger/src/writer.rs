@@ -4,10 +4,12 @@ mod entries;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::batch::Batch;
 use crate::journal::{Entry, JournalPage, JournalQuery, Retention};
 use crate::ledger::{LedgerError, OpenError, Opening};
 
@@ -26,6 +28,10 @@ pub(crate) enum Request {
         key: String,
         /// `None` removes.
         body: Option<String>,
+        reply: oneshot::Sender<Result<(), LedgerError>>,
+    },
+    Batch {
+        batch: Arc<Batch>,
         reply: oneshot::Sender<Result<(), LedgerError>>,
     },
     SetAside {
@@ -175,6 +181,10 @@ impl Writer {
                     writes.push(Change::Put { table, key, body });
                     waiting.push(reply);
                 }
+                Request::Batch { batch, reply } => {
+                    writes.push(Change::Batch(batch));
+                    waiting.push(reply);
+                }
                 Request::SetAside { table, key, reply } => {
                     writes.push(Change::SetAside { table, key });
                     waiting.push(reply);
@@ -271,6 +281,7 @@ fn answer(fate: &Fate) -> Result<(), LedgerError> {
 }
 
 enum Change {
+    Batch(Arc<Batch>),
     Put { table: &'static str, key: String, body: Option<String> },
     SetAside { table: &'static str, key: String },
 }
@@ -278,19 +289,12 @@ enum Change {
 impl Change {
     fn make(&self, transaction: &rusqlite::Transaction<'_>) -> Result<(), rusqlite::Error> {
         match self {
-            Self::Put { table, key, body: Some(body) } => {
-                transaction
-                    .prepare_cached(
-                        "INSERT INTO record (tbl, key, body) VALUES (?1, ?2, ?3)
-                         ON CONFLICT (tbl, key) DO UPDATE SET body = excluded.body",
-                    )?
-                    .execute(params![table, key, body])?;
+            Self::Batch(batch) => {
+                for change in &batch.changes {
+                    put(transaction, change.table, &change.key, change.body.as_deref())?;
+                }
             }
-            Self::Put { table, key, body: None } => {
-                transaction
-                    .prepare_cached("DELETE FROM record WHERE tbl = ?1 AND key = ?2")?
-                    .execute(params![table, key])?;
-            }
+            Self::Put { table, key, body } => put(transaction, table, key, body.as_deref())?,
             Self::SetAside { table, key } => {
                 transaction.execute(
                     "INSERT INTO set_aside SELECT tbl, key, body FROM record
@@ -305,6 +309,27 @@ impl Change {
         }
         Ok(())
     }
+}
+
+/// Writes a record; `None` removes it.
+fn put(
+    transaction: &rusqlite::Transaction<'_>,
+    table: &str,
+    key: &str,
+    body: Option<&str>,
+) -> Result<(), rusqlite::Error> {
+    let changed = match body {
+        Some(body) => transaction
+            .prepare_cached(
+                "INSERT INTO record (tbl, key, body) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (tbl, key) DO UPDATE SET body = excluded.body",
+            )?
+            .execute(params![table, key, body]),
+        None => transaction
+            .prepare_cached("DELETE FROM record WHERE tbl = ?1 AND key = ?2")?
+            .execute(params![table, key]),
+    };
+    changed.map(|_| ())
 }
 
 fn read(connection: &Connection, table: &str) -> Result<Vec<(String, String)>, rusqlite::Error> {
