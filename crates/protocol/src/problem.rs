@@ -192,6 +192,10 @@ codes! {
     NodeNotReady = "node-not-ready", 503, 75, "the node is not ready";
     /// belayd is ending.
     ShuttingDown = "shutting-down", 503, 75, "belayd is shutting down";
+    /// The token of a runner is missing, unknown or expired.
+    RunnerTokenRefused = "runner-token-refused", 401, 77, "the runner's token is not good";
+    /// As many runners are connected as the node takes.
+    TooManyRunners = "too-many-runners", 429, 75, "too many runners are connected";
     /// Only the Unix socket may do this.
     ReadOnlyListener = "read-only-listener", 403, 77, "this address only answers questions";
     /// A fault of belayd itself.

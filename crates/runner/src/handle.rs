@@ -89,7 +89,7 @@ pub(crate) enum Request {
     Waitpoints { query: WaitpointQuery, reply: oneshot::Sender<WaitpointPage> },
     Declare { workload: WorkloadName, policy: WorkloadPolicy, reply: oneshot::Sender<()> },
     Withdraw { workload: WorkloadName, reply: oneshot::Sender<()> },
-    Issue { token: IssueToken, reply: oneshot::Sender<IssuedToken> },
+    Issue { token: IssueToken, reply: oneshot::Sender<Result<IssuedToken, Refusal>> },
     Revoke { runner: RunnerId, reply: oneshot::Sender<()> },
 }
 
@@ -175,9 +175,9 @@ impl RunnerHandle {
     }
 
     /// Makes a token. Its hash is on the disk when this returns; the token is known to the caller
-    /// alone. A runner may have several.
+    /// alone. A runner may have several. Names that begin with `run-` are refused but to containers.
     pub async fn issue(&self, token: IssueToken) -> Result<IssuedToken, AskError> {
-        self.send(|reply| Request::Issue { token, reply }).await
+        self.send(|reply| Request::Issue { token, reply }).await?.map_err(AskError::Refused)
     }
 
     /// Makes every token of a runner worthless for connecting. A session that is open stays.

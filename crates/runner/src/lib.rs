@@ -6,11 +6,15 @@
 //! carries out the [`Effect`]s in their order, those behind an [`Effect::Save`] not before its
 //! commit. `docs/runner.md` says what follows from that.
 
+mod clock;
 mod core;
-#[expect(dead_code, reason = "the hub's task, which serves it, comes with the next change")]
 mod handle;
-#[expect(dead_code, reason = "the hub's task, which uses its end, comes with the next change")]
 mod host;
+mod listen;
+mod records;
+mod server;
+mod socket;
+mod task;
 
 pub use crate::core::bindings::SessionId;
 pub use crate::core::dispatch::{Flight, Stage};
@@ -18,7 +22,7 @@ pub use crate::core::event::{
     Answer, Ask, AskId, Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord, Refusal,
     RunRecord, SnapshotOutcome, WhetherNew,
 };
-pub use crate::core::hub::{Hosted, Hub, HubPolicy};
+pub use crate::core::hub::{Hosted, Hub, HubPolicy, Snapshotting};
 pub use crate::core::lane::{RunnerSource, WorkloadPolicy};
 pub use crate::core::now::Now;
 pub use crate::core::run::{
@@ -28,3 +32,6 @@ pub use crate::core::run::{
 pub use crate::core::snapshots::Ticket;
 pub use crate::handle::{AskError, IssueToken, RunnerHandle, TokenLife};
 pub use crate::host::{HostFound, HostLink, HostPort, link};
+pub use crate::listen::{ListenError, RunnerSocket, SOCKET_NAME, SocketFile, socket_directory};
+pub use crate::server::{CONNECT_PATH, RunnerServer, SocketLimits};
+pub use crate::task::{HubDoor, HubStart, RunningHub};

@@ -59,6 +59,10 @@ impl Bindings {
         self.sessions.get(&id)
     }
 
+    pub(crate) fn sessions(&self) -> impl ExactSizeIterator<Item = &Session> {
+        self.sessions.values()
+    }
+
     pub(crate) fn session_of(&self, runner: &RunnerId) -> Option<SessionId> {
         self.newest.get(runner).copied()
     }

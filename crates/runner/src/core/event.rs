@@ -63,6 +63,11 @@ pub enum Event {
         /// What it is granted.
         policy: WorkloadPolicy,
     },
+    /// A workload takes no runs any more; those that a runner is at go on.
+    Withdrawn {
+        /// Which.
+        workload: WorkloadName,
+    },
     /// Time has passed.
     Tick,
     /// belayd is ending: nothing new is assigned or dispatched.
@@ -268,6 +273,12 @@ pub enum Refusal {
         /// How many.
         limit: usize,
     },
+    /// A token was asked for a name that is not the asker's to give.
+    #[error(
+        "{0} is a name as belayd gives them to its own runners: choose one that does not begin \
+         with \"run-\""
+    )]
+    ReservedName(RunnerId),
     /// belayd is ending.
     #[error("belayd is ending")]
     Draining,

@@ -10,6 +10,7 @@ mod requests;
 mod restart;
 mod sessions;
 mod time;
+mod views;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -181,6 +182,7 @@ impl Hub {
             Event::Ask { id, ask } => self.asked(id, ask, now, &mut fx),
             Event::Host(event) => self.host(event, now, &mut fx),
             Event::Declared { workload, policy } => self.declared(&workload, policy),
+            Event::Withdrawn { workload } => self.withdrawn(&workload, &mut fx),
             Event::Tick => self.tick(now, &mut fx),
             Event::Drain => self.is_draining = true,
         }
@@ -239,6 +241,24 @@ impl Hub {
 
     fn declared(&mut self, workload: &WorkloadName, policy: WorkloadPolicy) {
         self.lane(workload).policy = Some(policy);
+    }
+
+    /// Takes back what a workload was granted. What is under way goes on.
+    fn withdrawn(&mut self, workload: &WorkloadName, fx: &mut Vec<Effect>) {
+        if let Some(lane) = self.lanes.get_mut(workload) {
+            lane.policy = None;
+        }
+        let residents = self.admission.residents();
+        let idle: Vec<RunnerId> = residents
+            .filter(|(_, resident)| resident.workload == *workload)
+            .map(|(runner, _)| runner.clone())
+            .filter(|runner| {
+                self.bindings.run_of(runner).is_none() && self.flight_of(runner).is_none()
+            })
+            .collect();
+        for runner in idle {
+            self.stop_runner(&runner, fx);
+        }
     }
 
     fn lane(&mut self, workload: &WorkloadName) -> &mut Lane {

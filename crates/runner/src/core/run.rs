@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
-    Again, Attempt, Completed, Epoch, NextForRun, Resumed, RunId, RunnerId, Standing, SuspensionId,
-    WaitRequest, WaitResult, WaitpointId,
+    Again, Attempt, Completed, Epoch, NextForRun, Resumed, RunId, RunState, RunnerId, Standing,
+    SuspensionId, WaitRequest, WaitResult, WaitpointId,
 };
 use jiff::Timestamp;
 use serde_json::Value;
@@ -265,19 +265,24 @@ impl Run {
         }
     }
 
+    /// How it stands, in a word.
+    pub fn run_state(&self) -> RunState {
+        match &self.phase {
+            Phase::Queued { .. } => RunState::Queued,
+            Phase::Assigned => RunState::Assigned,
+            Phase::Executing { .. } => RunState::Executing,
+            Phase::Waiting { .. } => RunState::Waiting,
+            Phase::Suspended { .. } => RunState::Suspended,
+            Phase::Restoring { .. } => RunState::Restoring,
+            Phase::Ended { end: RunEnd::Finished { .. }, .. } => RunState::Finished,
+            Phase::Ended { end: RunEnd::Failed, .. } => RunState::Failed,
+            Phase::Ended { end: RunEnd::Cancelled, .. } => RunState::Cancelled,
+        }
+    }
+
     /// The word for its state.
     pub fn state(&self) -> &'static str {
-        match &self.phase {
-            Phase::Queued { .. } => "queued",
-            Phase::Assigned => "assigned",
-            Phase::Executing { .. } => "executing",
-            Phase::Waiting { .. } => "waiting",
-            Phase::Suspended { .. } => "suspended",
-            Phase::Restoring { .. } => "restoring",
-            Phase::Ended { end: RunEnd::Finished { .. }, .. } => "finished",
-            Phase::Ended { end: RunEnd::Failed, .. } => "failed",
-            Phase::Ended { end: RunEnd::Cancelled, .. } => "cancelled",
-        }
+        self.run_state().as_str()
     }
 
     /// Whether it counts against its workload's `max_concurrent`.
