@@ -64,20 +64,20 @@ pub enum FrameFault {
 }
 
 /// Makes frames.
-pub(crate) struct Sealer<'k> {
-    keys: &'k Keys,
+pub(crate) struct Sealer {
+    keys: Keys,
     fast: Compressor<'static>,
     thorough: Compressor<'static>,
     body: Vec<u8>,
 }
 
-impl<'k> Sealer<'k> {
-    pub(crate) fn new(keys: &'k Keys) -> Self {
+impl Sealer {
+    pub(crate) fn new(keys: &Keys) -> Self {
         let compressor = |effort: Effort| {
             Compressor::new(effort.level()).expect("zstd has the level, and memory is not refused")
         };
         Self {
-            keys,
+            keys: keys.clone(),
             fast: compressor(Effort::Fast),
             thorough: compressor(Effort::Thorough),
             body: Vec::new(),
@@ -144,19 +144,19 @@ pub(crate) fn unsealed(sealing: &Sealing, context: &[u8], frame: &[u8]) -> Optio
 }
 
 /// Takes chunks out of their frames.
-pub struct Opener<'k> {
-    keys: &'k Keys,
+pub struct Opener {
+    keys: Keys,
     decompressor: Decompressor<'static>,
 }
 
-impl<'k> Opener<'k> {
+impl Opener {
     /// For frames made under these keys.
     ///
     /// # Panics
     /// If the decompressor gets no memory.
-    pub fn new(keys: &'k Keys) -> Self {
+    pub fn new(keys: &Keys) -> Self {
         let decompressor = Decompressor::new().expect("memory is not refused");
-        Self { keys, decompressor }
+        Self { keys: keys.clone(), decompressor }
     }
 
     /// The content of a chunk, of which nothing is believed but that its hash is right.
@@ -191,9 +191,9 @@ impl<'k> Opener<'k> {
     }
 }
 
-impl std::fmt::Debug for Opener<'_> {
+impl std::fmt::Debug for Opener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opener").field("keys", self.keys).finish_non_exhaustive()
+        f.debug_struct("Opener").field("keys", &self.keys).finish_non_exhaustive()
     }
 }
 

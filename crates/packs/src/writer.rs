@@ -72,9 +72,9 @@ pub struct Written {
 }
 
 /// Writes content into packs.
-pub struct ContentWriter<'k, S: PackSink> {
-    keys: &'k Keys,
-    sealer: Sealer<'k>,
+pub struct ContentWriter<S: PackSink> {
+    keys: Keys,
+    sealer: Sealer,
     known: Known,
     sink: S,
     next: u32,
@@ -82,11 +82,11 @@ pub struct ContentWriter<'k, S: PackSink> {
     written: Written,
 }
 
-impl<'k, S: PackSink> ContentWriter<'k, S> {
+impl<S: PackSink> ContentWriter<S> {
     /// A writer that knows these chunks and numbers its packs from `first` on.
-    pub fn new(keys: &'k Keys, known: Known, first: PackNumber, sink: S) -> Self {
+    pub fn new(keys: &Keys, known: Known, first: PackNumber, sink: S) -> Self {
         Self {
-            keys,
+            keys: keys.clone(),
             sealer: Sealer::new(keys),
             known,
             sink,
@@ -145,6 +145,11 @@ impl<'k, S: PackSink> ContentWriter<'k, S> {
         Ok(chunk)
     }
 
+    /// What was written so far.
+    pub fn written(&self) -> Written {
+        self.written
+    }
+
     /// Finishes the last pack.
     ///
     /// # Errors
@@ -156,14 +161,14 @@ impl<'k, S: PackSink> ContentWriter<'k, S> {
 
     fn close(&mut self) -> io::Result<()> {
         let Some((number, pack, _)) = self.open.take() else { return Ok(()) };
-        let (pack, summary) = pack.finish(self.keys)?;
+        let (pack, summary) = pack.finish(&self.keys)?;
         self.written.stored += summary.size;
         self.written.packs += 1;
         self.sink.finish(number, pack, summary)
     }
 }
 
-impl<S: PackSink> std::fmt::Debug for ContentWriter<'_, S> {
+impl<S: PackSink> std::fmt::Debug for ContentWriter<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ContentWriter").field("written", &self.written).finish_non_exhaustive()
     }

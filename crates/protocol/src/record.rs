@@ -8,8 +8,8 @@ use crate::{Cid, NodeId, SyncKey};
 
 /// Schema of the records this program writes, and the newest it reads.
 pub const RECORD_SCHEMA: u32 = 1;
-/// Schema of the manifests this program writes, and the newest it reads.
-pub const MANIFEST_SCHEMA: u32 = 1;
+/// Newest schema of the manifests this program reads; which one it writes follows from the format.
+pub const MANIFEST_SCHEMA: u32 = 2;
 
 /// What a provider publishes under its key: the state named by `cid` is stored, and this is it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,18 +49,21 @@ pub struct SyncRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`MANIFEST_SCHEMA`].
+    /// [`ArchiveFormat::manifest_schema`].
     pub schema_version: u32,
     /// Container paths the tree holds: absolute, normalised, sorted, none below another.
     pub archive_paths: Vec<String>,
-    /// Form of the stored object.
+    /// Form of the stored tree.
     pub archive_format: ArchiveFormat,
-    /// Size of the stored object, in bytes.
+    /// Size of all stored objects that the tree needs, in bytes.
     pub archive_size_bytes: u64,
-    /// Encryption of the stored object.
+    /// Encryption of the stored objects.
     pub encryption: Encryption,
-    /// Content id of the stored object's bytes.
+    /// Content id of the bytes of the stored archive, or of the root of a stored `tree`.
     pub blob: Cid,
+    /// Size of the root of a stored `tree`, in bytes; none for other formats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_bytes: Option<u64>,
     /// Sum of the sizes of the files in the tree, in bytes.
     pub content_bytes: u64,
     /// Entries of the tree.
@@ -75,6 +78,27 @@ pub enum ArchiveFormat {
     /// One gzip-compressed POSIX (pax) archive whose member names are container paths.
     #[serde(rename = "tar.gz")]
     TarGz,
+    /// A root, and packs with the chunks of manifest and files.
+    #[serde(rename = "tree")]
+    Tree,
+}
+
+impl ArchiveFormat {
+    /// Schema of a manifest that tells of a tree in this form. Who reads older ones only says that
+    /// the record is newer.
+    pub fn manifest_schema(self) -> u32 {
+        match self {
+            Self::TarGz => 1,
+            Self::Tree => 2,
+        }
+    }
+}
+
+impl Manifest {
+    /// Size of the object that `blob` names, in bytes.
+    pub fn blob_bytes(&self) -> u64 {
+        self.root_bytes.unwrap_or(self.archive_size_bytes)
+    }
 }
 
 /// Encryption of a stored tree.
@@ -156,6 +180,17 @@ mod tests {
         let record: SyncRecord = serde_json::from_value(golden.clone()).expect("a record");
         assert_eq!(record.manifest.archive_format, ArchiveFormat::TarGz);
         assert_eq!(serde_json::to_value(&record).expect("serialises"), golden);
+        assert_eq!(record.manifest.blob_bytes(), 1000);
+
+        let mut tree = golden.clone();
+        tree["manifest"]["schema_version"] = json!(2);
+        tree["manifest"]["archive_format"] = json!("tree");
+        tree["manifest"]["root_bytes"] = json!(100);
+        let record: SyncRecord = serde_json::from_value(tree.clone()).expect("a record");
+        assert_eq!(record.manifest.archive_format, ArchiveFormat::Tree);
+        assert_eq!(record.manifest.archive_format.manifest_schema(), 2);
+        assert_eq!(record.manifest.blob_bytes(), 100);
+        assert_eq!(serde_json::to_value(&record).expect("serialises"), tree);
 
         for (name, value) in
             [("schema", json!(true)), ("signature", json!("x")), ("seq", json!(-1))]

@@ -17,6 +17,7 @@ use crate::core::path::ContainerPath;
 use crate::core::tree::{
     Limits, MEMBERS_MAX, TreeFault, TreeIndex, TreeSummary, XATTRS_MAX, is_tree_path,
 };
+use crate::manifest_file::ManifestError;
 use crate::spool::keep_reserve;
 use crate::volume::Volumes;
 use crate::walk::{At, Met, Vanished, WalkError, io_fault, shown, walk};
@@ -24,7 +25,7 @@ use crate::walk::{At, Met, Vanished, WalkError, io_fault, shown, walk};
 /// Skipped entries that are named; more are counted.
 const NAMED_MAX: usize = 100;
 /// Bytes written between two looks at the room on the host's disk.
-const CHECK_EVERY: usize = 4 * 1024 * 1024;
+pub(crate) const CHECK_EVERY: usize = 4 * 1024 * 1024;
 
 /// What a look found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,15 @@ pub(crate) struct Skipped {
     pub(crate) named: Vec<String>,
 }
 
+impl Skipped {
+    pub(crate) fn note(&mut self, path: &[u8]) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(format!("/{}", shown(path)));
+        }
+    }
+}
+
 /// Why a look or a capture failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaptureError {
@@ -64,12 +74,16 @@ pub(crate) enum CaptureError {
     Links,
     #[error("paths and attributes take more than {EXTENSIONS_MAX} bytes")]
     Headers,
-    #[error("the archive could not be written")]
+    #[error("the tree needs more packs and chunks than a root can name")]
+    Root,
+    #[error("what is known of an earlier capture could not be read")]
+    Earlier(#[from] ManifestError),
+    #[error("the capture could not be written")]
     Write(#[source] io::Error),
 }
 
 /// No more content than the volumes hold: a sparse file may claim any size.
-fn limits(volumes: &Volumes) -> Limits {
+pub(crate) fn limits(volumes: &Volumes) -> Limits {
     let content = volumes.all.iter().map(|volume| volume.size).fold(0, u64::saturating_add);
     Limits { members: MEMBERS_MAX, content }
 }
@@ -116,7 +130,7 @@ const LINKS_MAX: usize = 64 * 1024 * 1024;
 
 /// The files with several names that were met.
 #[derive(Debug, Default)]
-struct Links {
+pub(crate) struct Links {
     /// By volume and inode: the first name, and how many more there may be.
     met: HashMap<(usize, u64), (Vec<u8>, usize)>,
     bytes: usize,
@@ -124,7 +138,10 @@ struct Links {
 
 impl Links {
     /// The first name of the file that was met, if this is another one.
-    fn first_name(&mut self, met: &Met<'_>) -> Result<Option<Cow<'_, [u8]>>, CaptureError> {
+    pub(crate) fn first_name(
+        &mut self,
+        met: &Met<'_>,
+    ) -> Result<Option<Cow<'_, [u8]>>, CaptureError> {
         let names = usize::try_from(met.stat.st_nlink).unwrap_or(usize::MAX);
         if names < 2 {
             return Ok(None);
@@ -227,25 +244,22 @@ fn take<W: Write>(
             index.record(&member, &[0; 32]);
         }
         _ => {
-            skipped.count += 1;
-            if skipped.named.len() < NAMED_MAX {
-                skipped.named.push(format!("/{}", shown(met.path)));
-            }
+            skipped.note(met.path);
         }
     }
     Ok(())
 }
 
-fn size(stat: &Stat) -> u64 {
+pub(crate) fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
-fn mtime(stat: &Stat) -> Mtime {
+pub(crate) fn mtime(stat: &Stat) -> Mtime {
     let nanos = u32::try_from(stat.st_mtime_nsec).unwrap_or(0).min(999_999_999);
     Mtime { seconds: stat.st_mtime, nanos }
 }
 
-fn read_xattrs(met: &Met<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CaptureError> {
+pub(crate) fn read_xattrs(met: &Met<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, CaptureError> {
     let fault = |source| io_fault(met.path, source);
     match (file_type(&met.stat), met.at) {
         (FileType::Directory, At::Root { dir }) => xattrs(dir.descriptor(), met.path),

@@ -28,6 +28,7 @@ use crate::window::OfflineWindow;
 mod commitment;
 mod preparation;
 mod quarantine;
+mod tree;
 
 /// Takes over what is published under one workload's key.
 pub(crate) struct Consumer<S, W> {
@@ -313,6 +314,9 @@ where
                 tracing::warn!(%error, "the old state could not be cleared away");
             }
             reached(Point::OldStateRemoved);
+            if let Err(error) = tree::manifest_applied(&context.state) {
+                tracing::warn!(%error, "the manifest of an apply could not be kept");
+            }
             context.state.clear_apply()
         });
         match done.await {

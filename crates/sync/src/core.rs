@@ -2,10 +2,13 @@
 
 pub(crate) mod apply;
 pub(crate) mod archive;
+pub(crate) mod manifest;
 pub(crate) mod member;
 pub(crate) mod path;
 pub(crate) mod quarantine;
 pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod retention;
+pub(crate) mod root;
+pub(crate) mod seen;
 pub(crate) mod tree;

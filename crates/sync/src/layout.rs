@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SyncKey, SyncRole, VolumeName};
 
 /// Where a workload's volumes are on the host and in its container.
@@ -74,6 +75,8 @@ pub struct SyncSpec {
     pub role: SyncRole,
     /// The key.
     pub key: SyncKey,
+    /// In which form a provider publishes. A consumer takes any.
+    pub format: ArchiveFormat,
     /// Requests and records are looked for this often even when nothing was noticed.
     pub poll_interval: Duration,
     /// Least time between the starts of two captures, so that an app cannot keep itself down.
@@ -96,6 +99,7 @@ impl SyncSpec {
         Self {
             role,
             key,
+            format: ArchiveFormat::Tree,
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),
@@ -109,11 +113,27 @@ impl SyncSpec {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    use super::{AnswerPlace, Arc, BorrowedFd, ControlVolume, PathBuf, io};
+    use super::{AnswerPlace, Arc, BorrowedFd, ControlVolume, MountPoint, PathBuf, SyncLayout, io};
 
     /// A control volume that nobody fills.
     pub(crate) fn control_volume(data: PathBuf) -> ControlVolume {
         ControlVolume { data, container_path: "/belay".to_owned(), answers: Arc::new(PlainAnswers) }
+    }
+
+    /// A layout of one volume, named `data` and seen at `/data`, in this directory.
+    pub(crate) fn one_volume(root: &std::path::Path) -> SyncLayout {
+        let data = root.join("data");
+        std::fs::create_dir_all(&data).expect("creates a volume");
+        SyncLayout {
+            mounts: vec![MountPoint {
+                volume: "data".parse().expect("a name"),
+                container_path: "/data".to_owned(),
+                data,
+                private: root.join("private"),
+                size: 1 << 30,
+            }],
+            control: control_volume(root.to_owned()),
+        }
     }
 
     #[derive(Debug)]

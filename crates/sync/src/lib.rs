@@ -10,6 +10,7 @@
 //! [`recover`] settles what a crash interrupted, before the workload's container may start.
 
 mod archive;
+mod assembly;
 mod beneath;
 mod capture;
 mod command;
@@ -20,10 +21,14 @@ mod control;
 mod core;
 mod durable;
 pub mod failpoint;
+mod fetching;
 mod history;
 mod layout;
+mod manifest_file;
+mod packing;
 mod provider;
 mod recovery;
+mod remembered;
 mod spool;
 mod stage;
 mod state;

@@ -29,6 +29,7 @@ use crate::window::OfflineWindow;
 mod answer;
 mod capturing;
 mod look;
+mod packing;
 mod retirement;
 mod storing;
 
@@ -237,6 +238,7 @@ where
                         other => other,
                     })?;
                     self.keep_stored(&record, &spool, &capture).await;
+                    self.remember(&spool, &record.manifest).await;
                     let step = PublishStep::Published {
                         capture,
                         record: Box::new(record),
@@ -297,7 +299,7 @@ where
     async fn discard(&self, spool: String) {
         let spools = self.context.spool.clone();
         // What stays is swept at the next start.
-        let _ = tokio::task::spawn_blocking(move || spools.reopen(&spool).map(drop)).await;
+        let _ = tokio::task::spawn_blocking(move || spools.discard(&spool)).await;
     }
 
     async fn write_down(&self, journal: &PublishJournal, stage: Stage) -> Result<(), Stopped> {

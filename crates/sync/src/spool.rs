@@ -1,8 +1,8 @@
-//! Files of belayd's own, outside every volume, for an archive on its way.
+//! Files of belayd's own, outside every volume, for an archive or a tree on its way.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,11 +44,8 @@ impl Spool {
 
     /// A new file under a name that was never used.
     pub(crate) fn create(&self) -> io::Result<Spooled> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         loop {
-            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let name = format!("{}-{count}.archive", std::process::id());
-            let path = self.root.join(name);
+            let path = self.root.join(new_name("archive"));
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(0o600);
             match options.open(&path) {
@@ -61,22 +58,52 @@ impl Spool {
 
     /// Opens a file that an earlier process kept.
     pub(crate) fn reopen(&self, name: &str) -> io::Result<Spooled> {
-        if name.contains('/') || name.starts_with('.') {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let path = self.root.join(name);
+        let path = self.path_of(name)?;
         Ok(Spooled { file: File::open(&path)?, path, keep: false })
     }
 
-    /// Removes every file but the one of this name.
+    /// A new directory under a name that was never used.
+    pub(crate) fn create_dir(&self) -> io::Result<SpooledDir> {
+        loop {
+            let path = self.root.join(new_name("tree"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(SpooledDir { path, keep: false }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The directory of this name, which an earlier process kept and which stays.
+    pub(crate) fn kept_dir(&self, name: &str) -> io::Result<SpooledDir> {
+        let path = self.path_of(name)?;
+        if !path.is_dir() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(SpooledDir { path, keep: true })
+    }
+
+    /// Removes what has this name; nothing may have it.
+    pub(crate) fn discard(&self, name: &str) -> io::Result<()> {
+        remove(&self.path_of(name)?)
+    }
+
+    /// Removes everything but what has this name.
     pub(crate) fn sweep(&self, but: Option<&str>) -> io::Result<()> {
         for entry in fs::read_dir(&self.root)? {
             let entry = entry?;
             if but.is_none_or(|kept| entry.file_name() != kept) {
-                fs::remove_file(entry.path())?;
+                remove(&entry.path())?;
             }
         }
         Ok(())
+    }
+
+    fn path_of(&self, name: &str) -> io::Result<PathBuf> {
+        if name.contains('/') || name.starts_with('.') {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(self.root.join(name))
     }
 
     /// Bytes an archive may take.
@@ -86,16 +113,90 @@ impl Spool {
     }
 }
 
+/// A captured tree on its way. Its directory goes when this does, unless it is kept by name.
+#[derive(Debug)]
+pub(crate) struct SpooledDir {
+    path: PathBuf,
+    keep: bool,
+}
+
+impl SpooledDir {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the directory and the files in it outlive this value and a power cut; returns its name.
+    pub(crate) fn keep(&mut self) -> io::Result<String> {
+        for entry in fs::read_dir(&self.path)? {
+            File::open(entry?.path())?.sync_all()?;
+        }
+        File::open(&self.path)?.sync_all()?;
+        sync_parent(&self.path)?;
+        self.keep = true;
+        name_of(&self.path)
+    }
+
+    /// Lets the directory go with this value again.
+    pub(crate) fn release(&mut self) {
+        self.keep = false;
+    }
+}
+
+impl Drop for SpooledDir {
+    fn drop(&mut self) {
+        if !self.keep {
+            // A leftover is swept when the task starts again.
+            let _ = fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+fn new_name(kind: &str) -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{count}.{kind}", std::process::id())
+}
+
+fn name_of(path: &Path) -> io::Result<String> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 impl Spooled {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the file another name outside of the spool, durably.
+    pub(crate) fn move_to(mut self, path: &Path) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.path, path)?;
+        self.keep = true;
+        sync_parent(path)
+    }
+
     /// Makes the file outlive this value and, synced, a power cut; returns its name.
     pub(crate) fn keep(&mut self) -> io::Result<String> {
         self.file.sync_all()?;
-        if let Some(parent) = self.path.parent() {
-            File::open(parent)?.sync_all()?;
-        }
+        sync_parent(&self.path)?;
         self.keep = true;
-        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned());
-        name.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+        name_of(&self.path)
     }
 
     /// Lets the file go with this value again.

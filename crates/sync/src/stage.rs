@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
+use belay_packs::FrameFault;
 use belay_protocol::VolumeName;
 use belay_protocol::record::Manifest;
-use flate2::read::MultiGzDecoder;
 use rustix::fs::{FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
 use crate::archive::{ArchiveReader, ReadError};
@@ -16,7 +16,8 @@ use crate::capture::xattrs;
 use crate::core::apply::{Unit, locate};
 use crate::core::member::{Body, Member, Mtime};
 use crate::core::record::AcceptedRecord;
-use crate::core::tree::{Limits, TreeFault, TreeIndex, is_below};
+use crate::core::tree::{Limits, TreeFault, TreeIndex, TreeSummary, is_below};
+use crate::manifest_file::ManifestError;
 use crate::volume::Volumes;
 use crate::walk::shown;
 
@@ -50,15 +51,55 @@ pub(crate) struct StagedUnit {
     pub(crate) slot: String,
 }
 
+/// What a tree is staged from.
+pub(crate) trait TreeSource {
+    /// The next entry, or none at the end. A file's content must have been read.
+    fn next(&mut self) -> Result<Option<Member>, StageError>;
+
+    /// Gives the content of the file that was last returned, piece by piece.
+    fn content(
+        &mut self,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), StageError>,
+    ) -> Result<(), StageError>;
+
+    /// Whether all content that was given is what it should be.
+    fn finish(&mut self) -> Result<(), StageError>;
+}
+
+impl<R: Read> TreeSource for ArchiveReader<R> {
+    fn next(&mut self) -> Result<Option<Member>, StageError> {
+        Ok(self.next()?)
+    }
+
+    fn content(
+        &mut self,
+        sink: &mut dyn FnMut(&[u8]) -> Result<(), StageError>,
+    ) -> Result<(), StageError> {
+        self.content(sink)
+    }
+
+    fn finish(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+}
+
 /// Why a tree could not be staged.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
     #[error(transparent)]
     Read(#[from] ReadError),
-    #[error("the archive's tree is refused: {0}")]
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    #[error("the tree is refused: {0}")]
     Tree(#[from] TreeFault),
-    #[error("the archive holds another tree than the record names: {what} differs")]
+    #[error("this is another tree than the record names: {what} differs")]
     Other { what: &'static str },
+    #[error("a chunk of {path:?} is refused: {fault}")]
+    Chunk { path: String, fault: FrameFault },
+    #[error("{chunks} chunks that were in the present state are no longer there")]
+    Lost { chunks: usize },
+    #[error("a fetched chunk could not be read")]
+    Fetched(#[source] io::Error),
     #[error("{path:?} is a mount point here and no directory in the tree")]
     MountPoint { path: String },
     #[error("{path:?} links to what is no file of the tree")]
@@ -117,39 +158,28 @@ pub(crate) fn check_room(
     Ok(())
 }
 
-/// Stages the tree in `archive`, which is what the record's manifest says it is byte by byte. On
-/// failure nothing is left but a directory that the caller clears away.
+/// Stages the tree that `source` gives. On failure nothing is left but a directory that the caller
+/// clears away.
 pub(crate) fn stage(
     volumes: &Volumes,
     units: Vec<Unit>,
     accepted: &AcceptedRecord,
-    mut archive: File,
+    source: &mut impl TreeSource,
     directory: &str,
 ) -> Result<Staged, StageError> {
     let manifest = &accepted.record.manifest;
-    archive.seek(SeekFrom::Start(0)).map_err(|error| StageError::Read(ReadError::Io(error)))?;
-    let mut reader =
-        ArchiveReader::new(MultiGzDecoder::new(BufReader::with_capacity(256 * 1024, archive)));
     let limits = Limits { members: manifest.members, content: manifest.content_bytes };
     let mut index = TreeIndex::new(&accepted.roots, limits);
     let mut staging = Staging::open(volumes, &units, directory)?;
-    while let Some(member) = reader.next()? {
+    while let Some(member) = source.next()? {
         index.admit(&member)?;
         staging.leave_for(&member.path)?;
-        let digest = staging.place(&member, &mut reader)?;
+        let digest = staging.place(&member, source)?;
         index.record(&member, &digest);
     }
     staging.leave_for(b"")?;
-    let summary = index.finish()?;
-    for (what, differs) in [
-        ("its content id", summary.cid != accepted.record.cid),
-        ("the number of its entries", summary.members != manifest.members),
-        ("the size of its files", summary.content != manifest.content_bytes),
-    ] {
-        if differs {
-            return Err(StageError::Other { what });
-        }
-    }
+    source.finish()?;
+    is_named(&index.finish()?, accepted)?;
     for place in &staging.places {
         let synced = place.dir.sync_file_system();
         synced.map_err(|source| fault(volumes.all[place.mount].point.as_member(), source))?;
@@ -165,6 +195,21 @@ pub(crate) fn stage(
         }
     }
     Ok(staged)
+}
+
+/// Whether a tree is the one that a record names.
+pub(crate) fn is_named(tree: &TreeSummary, accepted: &AcceptedRecord) -> Result<(), StageError> {
+    let manifest = &accepted.record.manifest;
+    for (what, differs) in [
+        ("its content id", tree.cid != accepted.record.cid),
+        ("the number of its entries", tree.members != manifest.members),
+        ("the size of its files", tree.content != manifest.content_bytes),
+    ] {
+        if differs {
+            return Err(StageError::Other { what });
+        }
+    }
+    Ok(())
 }
 
 fn slot(index: usize) -> String {
@@ -236,10 +281,10 @@ impl<'v> Staging<'v> {
         Ok((unit, place, path))
     }
 
-    fn place<R: Read>(
+    fn place(
         &mut self,
         member: &Member,
-        reader: &mut ArchiveReader<R>,
+        source: &mut impl TreeSource,
     ) -> Result<[u8; 32], StageError> {
         let io = |source| fault(&member.path, source);
         let (unit, place, path) = self.locate(&member.path)?;
@@ -265,7 +310,7 @@ impl<'v> Staging<'v> {
             Body::File { size } => {
                 let check_room = || self.check_room(place, *size, member);
                 check_room()?;
-                digest = write_file(&parent, name, member, *size, place.owner, check_room, reader)?;
+                digest = write_file(&parent, name, member, *size, place.owner, check_room, source)?;
             }
             Body::Symlink { target } => {
                 parent.make_symlink(name, target).map_err(io)?;
@@ -409,20 +454,20 @@ impl<'v> Staging<'v> {
     }
 }
 
-fn write_file<R: Read>(
+fn write_file(
     parent: &Dir,
     name: Name<'_>,
     member: &Member,
     size: u64,
     owner: (u32, u32),
     check_room: impl Fn() -> Result<(), StageError>,
-    reader: &mut ArchiveReader<R>,
+    source: &mut impl TreeSource,
 ) -> Result<[u8; 32], StageError> {
     let io = |source| fault(&member.path, source);
     let mut file = parent.create_new(name).map_err(io)?;
     let mut hasher = blake3::Hasher::new();
     let mut unchecked = 0;
-    reader.content(|piece| -> Result<(), StageError> {
+    source.content(&mut |piece| {
         hasher.update(piece);
         unchecked += piece.len();
         if unchecked >= CHECK_EVERY {

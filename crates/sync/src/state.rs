@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use belay_protocol::control::{AppRequest, Stage};
-use belay_protocol::record::SyncRecord;
+use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_protocol::{Cid, VolumeName};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::apply::Identity;
 use crate::core::record::Order;
 use crate::durable;
+use crate::remembered::Remembered;
 
 /// The files below `sync/` in a workload's state directory.
 #[derive(Debug, Clone)]
@@ -26,6 +27,7 @@ const APPLY: &str = "apply.json";
 const CONSUMER: &str = "consumer.json";
 const HALT: &str = "halt.json";
 const ORPHANS: &str = "orphans.json";
+const MANIFESTS: &str = "manifests";
 
 impl StateDir {
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
@@ -76,6 +78,16 @@ impl StateDir {
             return durable::remove(&self.root.join(ORPHANS));
         }
         self.write(ORPHANS, orphans)
+    }
+
+    /// What the provider remembers of its last publish.
+    pub(crate) fn remembered(&self) -> Remembered {
+        Remembered::new(&self.root)
+    }
+
+    /// Manifests of trees that a consumer applied or is about to apply.
+    pub(crate) fn manifests(&self) -> PathBuf {
+        self.root.join(MANIFESTS)
     }
 
     /// Why the workload is halted, if it is. A halt that cannot be read is still a halt.
@@ -149,7 +161,7 @@ pub(crate) enum Origin {
 pub(crate) enum PublishStep {
     /// Nothing was captured, or nothing that counts.
     Claimed,
-    /// The archive lies whole in the spool.
+    /// The archive, or the directory of the tree, lies whole in the spool.
     Captured { spool: String, capture: CaptureFacts },
     /// The record may have been set.
     Publishing { spool: String, capture: CaptureFacts, record: Box<SyncRecord> },
@@ -183,8 +195,11 @@ pub(crate) struct CaptureFacts {
     pub(crate) cid: Cid,
     pub(crate) members: u64,
     pub(crate) content_bytes: u64,
+    pub(crate) format: ArchiveFormat,
     pub(crate) blob: Cid,
     pub(crate) archive_size_bytes: u64,
+    /// Of a `tree`.
+    pub(crate) root_bytes: Option<u64>,
     pub(crate) skipped: Vec<String>,
     pub(crate) skipped_count: u64,
     pub(crate) downtime_ms: Option<u64>,

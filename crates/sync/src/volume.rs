@@ -84,6 +84,23 @@ impl Volumes {
         Ok(Self { mounts, all })
     }
 
+    /// What tells these volumes from any others, and from themselves after a reset.
+    pub(crate) fn print(&self) -> io::Result<[u8; 32]> {
+        let mut hasher = blake3::Hasher::new();
+        for volume in &self.all {
+            let Identity { inode, born } = volume.identity()?;
+            let (seconds, nanos) = born.unwrap_or_default();
+            for text in [volume.name.as_str(), volume.point.as_str()] {
+                hasher.update(&(text.len() as u64).to_le_bytes());
+                hasher.update(text.as_bytes());
+            }
+            hasher.update(&inode.to_le_bytes());
+            hasher.update(&seconds.to_le_bytes());
+            hasher.update(&nanos.to_le_bytes());
+        }
+        Ok(*hasher.finalize().as_bytes())
+    }
+
     /// The index of a volume by its name.
     pub(crate) fn position(&self, name: &VolumeName) -> Option<usize> {
         self.all.iter().position(|volume| volume.name == *name)

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SpecFault, SyncKey, SyncRole, VolumeName, WorkloadName};
 use belay_volumes::{
     Allocation, ByteSize, Execution, FileSystem, MountPointFault, Owner, SYSTEM_VOLUME, VolumeId,
@@ -260,6 +261,8 @@ pub struct SyncDeclaration {
     pub key: SyncKey,
     /// How often is looked when nothing announces itself.
     pub poll_interval: Duration,
+    /// In which form a provider publishes; a consumer takes any.
+    pub format: ArchiveFormat,
 }
 
 /// Reads a spec. `file` names it in faults; relative paths in it are below `directory`.
@@ -722,8 +725,10 @@ fn read_sync(keys: &mut Keys<'_>) -> Option<SyncDeclaration> {
     let key = required(&mut table, "key", "a sync key");
     let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
     let poll_interval = table.duration("poll_interval", bounds).unwrap_or(Duration::from_secs(10));
+    let formats = [("tree", ArchiveFormat::Tree), ("tar.gz", ArchiveFormat::TarGz)];
+    let format = table.choice("archive_format", &formats).unwrap_or(ArchiveFormat::Tree);
     table.finish();
-    Some(SyncDeclaration { role: role?, key: key?, poll_interval })
+    Some(SyncDeclaration { role: role?, key: key?, poll_interval, format })
 }
 
 #[cfg(test)]

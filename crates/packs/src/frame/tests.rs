@@ -87,7 +87,7 @@ fn a_frame_is_refused_in_any_place_but_its_own() {
     let (theirs, _) = frame_of(&key(1), &b"contents".repeat(100), Effort::Fast);
     let keys = key(1);
     let mut opener = Opener::new(&keys);
-    let open = |opener: &mut Opener<'_>, chunk| opener.open(&chunk, &frame);
+    let open = |opener: &mut Opener, chunk| opener.open(&chunk, &frame);
     let swapped = ChunkRef { id: theirs.id, ..mine };
     assert_eq!(open(&mut opener, swapped), Err(FrameFault::Seal));
     assert_eq!(open(&mut opener, ChunkRef { plain: 699, ..mine }), Err(FrameFault::Size));

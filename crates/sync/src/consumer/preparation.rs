@@ -1,26 +1,29 @@
 //! Everything that is done before the container is stopped.
 
 use std::collections::BTreeSet;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufReader, Seek, SeekFrom, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::SyncRecord;
+use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_store::{BlobError, BlobStore, RecordStore};
+use flate2::read::MultiGzDecoder;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::Consumer;
+use crate::archive::{ArchiveReader, ReadError};
 use crate::commit;
-use crate::context::{Failure, Stopped, blocking, with_causes};
+use crate::context::{Stopped, blocking};
 use crate::core::apply::{Unit, units};
 use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
+use crate::fetching::lacking;
 use crate::layout::SyncLayout;
 use crate::spool::{self, Spooled};
-use crate::stage::{STAGING_PREFIX, Staged, check_room, stage};
+use crate::stage::{STAGING_PREFIX, StageError, Staged, check_room, stage};
 use crate::state::StateDir;
 use crate::volume::Volumes;
 use crate::window::OfflineWindow;
@@ -45,13 +48,35 @@ where
         let spool = context.spool.clone();
         blocking(Stage::Validation, move || check_bounds(&room_layout, &room_accepted, &spool))
             .await?;
+        match accepted.record.manifest.archive_format {
+            ArchiveFormat::TarGz => self.prepare_archive(layout, accepted).await,
+            ArchiveFormat::Tree => self.prepare_tree(layout, accepted).await,
+        }
+    }
+
+    async fn prepare_archive(
+        &self,
+        layout: &SyncLayout,
+        accepted: &AcceptedRecord,
+    ) -> Result<Staged, Stopped> {
+        let context = &self.context;
         let archive = self.download(&accepted.record).await?;
         reached(Point::Downloaded);
 
         context.show("staging");
         let (layout, accepted) = (layout.clone(), accepted.clone());
         let state = context.state.clone();
-        blocking(Stage::Extract, move || stage_blocking(&layout, &state, &accepted, &archive)).await
+        blocking(Stage::Extract, move || {
+            stage_blocking(&layout, &state, &accepted, |volumes, units, directory| {
+                let io = |error| StageError::Read(ReadError::Io(error));
+                let mut file = archive.file.try_clone().map_err(io)?;
+                file.seek(SeekFrom::Start(0)).map_err(io)?;
+                let file = BufReader::with_capacity(256 * 1024, file);
+                let mut source = ArchiveReader::new(MultiGzDecoder::new(file));
+                stage(volumes, units.to_vec(), &accepted, &mut source, directory)
+            })
+        })
+        .await
     }
 
     /// Fetches the archive into the spool and verifies it byte by byte.
@@ -71,16 +96,7 @@ where
                 fetch(&*self.context.store, manifest.blob, size, &spooled, stall)
             })
             .await?;
-        let digest = fetched.map_err(|error| match error {
-            // The content is not to blame for a store, or a disk, that fails.
-            BlobError::Io { .. } | BlobError::Full => Stopped::Unreachable(Failure {
-                stage: Stage::Download,
-                reason: with_causes(&error),
-            }),
-            BlobError::Absent { .. } | BlobError::Mismatch { .. } | BlobError::Range { .. } => {
-                fail(&error)
-            }
-        })?;
+        let digest = fetched.map_err(|error| lacking(Stage::Download, &error))?;
         if digest != *manifest.blob.digest() {
             let reason = format!("the stored object is not {}", manifest.blob);
             return Err(Stopped::because(Stage::Download, reason));
@@ -128,6 +144,10 @@ fn check_bounds(
     let units = record_units(&volumes, accepted)?;
     let manifest = &accepted.record.manifest;
     check_room(&volumes, &units, manifest).map_err(|error| fail(&error))?;
+    if manifest.archive_format == ArchiveFormat::Tree {
+        // How much of it must be fetched is known when its manifest is.
+        return Ok(());
+    }
     let headers = manifest.members.saturating_mul(HEADERS_MAX);
     let most = manifest.content_bytes.saturating_add(headers).saturating_add(1 << 20);
     if manifest.archive_size_bytes > most {
@@ -188,11 +208,13 @@ async fn fetch<S: BlobStore>(
     Ok(*hasher.finalize().as_bytes())
 }
 
-fn stage_blocking(
+/// Stages a tree by `build`, which is given the volumes, where each part of the tree goes, and a
+/// name for the directories in which it is staged.
+pub(super) fn stage_blocking(
     layout: &SyncLayout,
     state: &StateDir,
     accepted: &AcceptedRecord,
-    archive: &Spooled,
+    build: impl FnOnce(&Volumes, &[Unit], &str) -> Result<Staged, StageError>,
 ) -> Result<Staged, Stopped> {
     let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Extract, error);
     let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
@@ -201,9 +223,12 @@ fn stage_blocking(
     commit::sweep(&volumes, &kept).map_err(|error| fail(&error))?;
     let units = record_units(&volumes, accepted)?;
     let directory = format!("{STAGING_PREFIX}{}-{}", accepted.record.cid.short(), nonce());
-    let file = archive.file.try_clone().map_err(|error| fail(&error))?;
-    let staged = stage(&volumes, units, accepted, file, &directory)
-        .map_err(|error| fail(&error))
+    let staged = build(&volumes, &units, &directory)
+        .map_err(|error| {
+            // What was fetched is verified when it is used.
+            let is_chunk = matches!(error, StageError::Chunk { .. });
+            Stopped::at(if is_chunk { Stage::Download } else { Stage::Extract }, &error)
+        })
         // A look at every place now finds what would fail after the stop.
         .and_then(|staged| {
             commit::plan(&volumes, &staged).map_err(|error| Stopped::at(Stage::Commit, &error))?;

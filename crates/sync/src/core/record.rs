@@ -1,12 +1,13 @@
 //! Judges records: shape, consistency, order.
 
-use belay_protocol::record::{MANIFEST_SCHEMA, RECORD_SCHEMA, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SyncRecord};
 use belay_protocol::{Cid, SyncKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::path::{ContainerPath, Mounts, minimal};
 use super::request::kind;
+use super::root::ROOT_MAX;
 use super::tree::MEMBERS_MAX;
 
 /// A gzip stream holds at most 1,032 bytes for each of its own; what declares more lies.
@@ -105,7 +106,12 @@ fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
         MANIFEST_SCHEMA,
         &mut reasons,
     );
-    for (name, expected) in [("archive_format", "tar.gz"), ("encryption", "none")] {
+    // Each format has a schema of its own, so that an older program says that the record is newer.
+    let format = match manifest.get("schema_version").and_then(Value::as_u64) {
+        Some(2) => "tree",
+        _ => "tar.gz",
+    };
+    for (name, expected) in [("archive_format", format), ("encryption", "none")] {
         match manifest.get(name) {
             Some(Value::String(found)) if found == expected => {}
             Some(Value::String(found)) => {
@@ -179,6 +185,14 @@ fn inner_faults(record: &SyncRecord, key: &SyncKey) -> Vec<String> {
     if manifest.members < paths || manifest.members > MEMBERS_MAX {
         reasons.push(format!("manifest.members is {}, at most {MEMBERS_MAX}", manifest.members));
     }
+    match manifest.archive_format {
+        ArchiveFormat::TarGz => archive_faults(manifest, &mut reasons),
+        ArchiveFormat::Tree => root_faults(manifest, &mut reasons),
+    }
+    reasons
+}
+
+fn archive_faults(manifest: &Manifest, reasons: &mut Vec<String>) {
     let possible = manifest.archive_size_bytes.saturating_mul(EXPANSION_MAX);
     let possible = possible.saturating_add(EXPANSION_SLACK);
     if manifest.content_bytes > possible {
@@ -187,13 +201,45 @@ fn inner_faults(record: &SyncRecord, key: &SyncKey) -> Vec<String> {
             manifest.content_bytes, manifest.archive_size_bytes
         ));
     }
-    reasons
+    if manifest.root_bytes.is_some() {
+        reasons.push("manifest.root_bytes is there, and a tar.gz has no root".into());
+    }
 }
 
-/// The object that a record of any schema names.
-pub(crate) fn named_blob(bytes: &[u8]) -> Option<Cid> {
-    let value: Value = serde_json::from_slice(bytes).ok()?;
-    value.pointer("/manifest/blob")?.as_str()?.parse().ok()
+/// Equal chunks are stored once, so the size of the stored tree does not bound its content. The
+/// volumes do.
+fn root_faults(manifest: &Manifest, reasons: &mut Vec<String>) {
+    let most = ROOT_MAX.min(manifest.archive_size_bytes);
+    match manifest.root_bytes {
+        Some(1..) if manifest.root_bytes <= Some(most) => {}
+        Some(found) => reasons.push(format!("manifest.root_bytes is {found}, at most {most}")),
+        None => reasons.push("manifest.root_bytes is missing, expected a number".into()),
+    }
+}
+
+/// What a record needs in the store, as far as this version can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// This object and no other.
+    Archive(Cid),
+    /// This root and the packs in its table.
+    Root(Cid),
+    /// It is of a later version, and may need objects that cannot be told.
+    Unknown,
+    /// It names none.
+    Nothing,
+}
+
+/// What a record of any schema needs.
+pub(crate) fn named(bytes: &[u8]) -> Named {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return Named::Nothing };
+    let blob = value.pointer("/manifest/blob").and_then(Value::as_str);
+    let Some(blob) = blob.and_then(|text| text.parse().ok()) else { return Named::Nothing };
+    match value.pointer("/manifest/archive_format").and_then(Value::as_str) {
+        Some("tar.gz") => Named::Archive(blob),
+        Some("tree") => Named::Root(blob),
+        _ => Named::Unknown,
+    }
 }
 
 /// A record's place in the order of its key.

@@ -18,12 +18,21 @@ pub(crate) struct Generation {
     pub(crate) stored: bool,
 }
 
-/// Indexes of generations whose object may be deleted.
+/// What is kept, and what may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Retirement {
+    /// Objects of generations that stay, with all that they need.
+    pub(crate) kept: BTreeSet<Cid>,
+    /// Indexes of generations whose object may be deleted.
+    pub(crate) retired: Vec<usize>,
+}
+
+/// Which generations may go.
 ///
 /// The newest `keep` distinct objects stay, in the order of their records and not of any clock, and
 /// so does any that was superseded less than `grace` ago: a slow consumer may still be fetching it.
 /// An object that a kept generation shares stays too. Deletions that failed earlier come up again.
-pub(crate) fn retirable(generations: &[Generation], keep: usize, grace: Duration) -> Vec<usize> {
+pub(crate) fn retirable(generations: &[Generation], keep: usize, grace: Duration) -> Retirement {
     let mut newest_first: Vec<usize> = (0..generations.len()).collect();
     newest_first.sort_by_key(|&index| std::cmp::Reverse(generations[index].order));
     let mut kept = BTreeSet::new();
@@ -44,7 +53,7 @@ pub(crate) fn retirable(generations: &[Generation], keep: usize, grace: Duration
     }
     // An older announcement may keep what a later one let go.
     retired.retain(|&index| !kept.contains(&generations[index].blob));
-    retired
+    Retirement { kept, retired }
 }
 
 #[cfg(test)]
@@ -67,28 +76,28 @@ mod tests {
     #[test]
     fn sm072_sm075_the_oldest_by_order_goes_whatever_its_version() {
         let history = [generation(3, 3, 700), generation(1, 1, 900), generation(2, 2, 800)];
-        assert_eq!(retirable(&history, 2, GRACE), [1]);
+        assert_eq!(retirable(&history, 2, GRACE).retired, [1]);
     }
 
     #[test]
     fn b32_a_generation_superseded_a_moment_ago_stays() {
         let history = [generation(1, 1, 9_000), generation(2, 2, 8_000), generation(3, 3, 10)];
-        assert_eq!(retirable(&history, 1, GRACE), [0]);
+        assert_eq!(retirable(&history, 1, GRACE).retired, [0]);
         let history = [generation(1, 1, 9_000), generation(2, 2, 10), generation(3, 3, 5)];
-        assert_eq!(retirable(&history, 1, GRACE), Vec::<usize>::new());
+        assert_eq!(retirable(&history, 1, GRACE).retired, Vec::<usize>::new());
     }
 
     #[test]
     fn b10_every_generation_that_was_not_deleted_comes_up_again() {
         let history: Vec<Generation> =
             (1..=5).map(|n| generation(n, u8::try_from(n).expect("small"), 9_000 - n)).collect();
-        assert_eq!(retirable(&history, 2, GRACE), [2, 1, 0]);
+        assert_eq!(retirable(&history, 2, GRACE).retired, [2, 1, 0]);
     }
 
     #[test]
     fn an_object_that_a_kept_generation_shares_stays() {
         let history = [generation(1, 1, 9_000), generation(2, 2, 8_000), generation(3, 1, 7_000)];
-        assert_eq!(retirable(&history, 1, GRACE), [1]);
+        assert_eq!(retirable(&history, 1, GRACE).retired, [1]);
     }
 
     proptest! {
@@ -101,15 +110,16 @@ mod tests {
             let history: Vec<Generation> = blobs.iter().enumerate()
                 .map(|(index, &(blob, age))| generation(index as u64 + 1, blob, age + count))
                 .collect();
-            let retired = retirable(&history, keep, GRACE);
+            let Retirement { kept, retired } = retirable(&history, keep, GRACE);
             let mut newest = BTreeSet::new();
             for generation in history.iter().rev() {
                 if newest.len() < keep {
                     newest.insert(generation.blob);
                 }
             }
+            prop_assert!(newest.is_subset(&kept));
             for index in retired {
-                prop_assert!(!newest.contains(&history[index].blob));
+                prop_assert!(!kept.contains(&history[index].blob));
             }
         }
     }

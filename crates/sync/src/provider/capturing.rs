@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use belay_protocol::Cid;
 use belay_protocol::control::Stage;
+use belay_protocol::record::ArchiveFormat;
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
 use super::Provider;
-use crate::capture::{Captured, capture, survey};
+use crate::capture::{Captured, Skipped, capture, survey};
 use crate::context::{Stopped, blocking, millis};
 use crate::core::path::{ContainerPath, minimal};
+use crate::core::tree::TreeSummary;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::state::{CaptureFacts, PublishJournal};
-use crate::volume::Volumes;
+use crate::volume::{Volumes, mount_table};
 use crate::window::{
     FoundState, OfflineWindow, Require, Window, WindowClosed, WindowOutcome, WindowPurpose,
     WindowRefused,
@@ -25,9 +28,22 @@ where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
+    /// Captures in the form that is asked for. What is captured lies in the spool under the name
+    /// that is returned.
+    pub(super) async fn capture(
+        &mut self,
+        layout: &SyncLayout,
+        journal: &PublishJournal,
+    ) -> Result<(String, CaptureFacts), Stopped> {
+        match self.context.spec.format {
+            ArchiveFormat::TarGz => self.capture_archive(layout, journal).await,
+            ArchiveFormat::Tree => self.capture_tree(layout, journal).await,
+        }
+    }
+
     /// Validates while the app runs, then captures while it is stopped. The window closes as soon
     /// as the archive is in the spool.
-    pub(super) async fn capture(
+    async fn capture_archive(
         &mut self,
         layout: &SyncLayout,
         journal: &PublishJournal,
@@ -39,10 +55,7 @@ where
         let roots =
             blocking(Stage::Validation, move || validate(&look_layout, &paths, &spool)).await?;
 
-        context.show("stopping");
-        let window = self.open_window(WindowPurpose::Publish { require: Require::Any }).await?;
-        reached(Point::WindowOpened);
-        self.last_capture = Some(Instant::now());
+        let window = self.open_capture_window().await?;
         context.show("capturing");
         let at = Timestamp::now();
         let (capture_layout, capture_roots) = (layout.clone(), roots.clone());
@@ -57,7 +70,6 @@ where
             Ok((spooled, captured))
         })
         .await;
-        let closing = close(window, &context.spec);
         let kept = async {
             let (mut spooled, captured) = captured?;
             blocking(Stage::ArchiveBuild, move || {
@@ -68,16 +80,28 @@ where
             .await
         };
         // The archive is made durable while the container is coming up again.
-        let (closed, kept) = tokio::join!(closing, kept);
+        let (downtime_ms, kept) = tokio::join!(self.close_capture_window(window), kept);
         reached(Point::WindowClosed);
-        let (name, captured) = kept?;
-        let downtime = closed.and_then(|closed| {
-            (closed.found == FoundState::Running).then(|| millis(closed.downtime))
-        });
-        Ok((name, facts(at, &roots, captured, downtime)))
+        let (name, Captured { tree, blob, size, skipped }) = kept?;
+        let facts = Facts { at, roots: &roots, tree, skipped, downtime_ms };
+        Ok((name, facts.of(ArchiveFormat::TarGz, blob, size, None)))
     }
 
-    pub(super) async fn open_window(&self, purpose: WindowPurpose) -> Result<Window, Stopped> {
+    pub(super) async fn open_capture_window(&mut self) -> Result<Window, Stopped> {
+        self.context.show("stopping");
+        let window = self.open_window(WindowPurpose::Publish { require: Require::Any }).await?;
+        reached(Point::WindowOpened);
+        self.last_capture = Some(Instant::now());
+        Ok(window)
+    }
+
+    /// Closes the window and returns for how many milliseconds the container was down.
+    pub(super) async fn close_capture_window(&self, window: Window) -> Option<u64> {
+        let closed = close(window, &self.context.spec).await?;
+        (closed.found == FoundState::Running).then(|| millis(closed.downtime))
+    }
+
+    async fn open_window(&self, purpose: WindowPurpose) -> Result<Window, Stopped> {
         let opening = self.context.window.open(purpose);
         let timed = tokio::time::timeout(self.context.spec.window_timeout, opening);
         tokio::select! {
@@ -97,6 +121,22 @@ where
     }
 }
 
+/// The declared paths, in order, if this workload has them.
+pub(super) fn resolve(
+    layout: &SyncLayout,
+    paths: &[String],
+) -> Result<Vec<ContainerPath>, Stopped> {
+    let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
+    let mounts = mount_table(layout).map_err(|error| fail(&error))?;
+    let mut roots = Vec::new();
+    for path in paths {
+        let path = ContainerPath::parse(path).map_err(|error| fail(&error))?;
+        mounts.resolve(&path).map_err(|error| fail(&error))?;
+        roots.push(path);
+    }
+    Ok(minimal(roots))
+}
+
 /// Everything that can be known before the container is stopped.
 fn validate(
     layout: &SyncLayout,
@@ -104,14 +144,8 @@ fn validate(
     spool: &crate::spool::Spool,
 ) -> Result<Vec<ContainerPath>, Stopped> {
     let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
+    let roots = resolve(layout, paths)?;
     let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
-    let mut roots = Vec::new();
-    for path in paths {
-        let path = ContainerPath::parse(path).map_err(|error| fail(&error))?;
-        volumes.mounts.resolve(&path).map_err(|error| fail(&error))?;
-        roots.push(path);
-    }
-    let roots = minimal(roots);
     let found = survey(&volumes, &roots).map_err(|error| fail(&error))?;
     // Headers take at most a few blocks each and compress well; content may not compress at all.
     let needed = found.content.saturating_add(found.members.saturating_mul(2_048));
@@ -141,22 +175,36 @@ async fn close(window: Window, spec: &crate::layout::SyncSpec) -> Option<WindowC
     }
 }
 
-fn facts(
-    at: Timestamp,
-    roots: &[ContainerPath],
-    captured: Captured,
-    downtime_ms: Option<u64>,
-) -> CaptureFacts {
-    CaptureFacts {
-        at,
-        roots: roots.iter().map(ToString::to_string).collect(),
-        cid: captured.tree.cid,
-        members: captured.tree.members,
-        content_bytes: captured.tree.content,
-        blob: captured.blob,
-        archive_size_bytes: captured.size,
-        skipped: captured.skipped.named,
-        skipped_count: captured.skipped.count,
-        downtime_ms,
+/// What a capture came to, in whatever form.
+pub(super) struct Facts<'f> {
+    pub(super) at: Timestamp,
+    pub(super) roots: &'f [ContainerPath],
+    pub(super) tree: TreeSummary,
+    pub(super) skipped: Skipped,
+    pub(super) downtime_ms: Option<u64>,
+}
+
+impl Facts<'_> {
+    pub(super) fn of(
+        self,
+        format: ArchiveFormat,
+        blob: Cid,
+        archive_size_bytes: u64,
+        root_bytes: Option<u64>,
+    ) -> CaptureFacts {
+        CaptureFacts {
+            at: self.at,
+            roots: self.roots.iter().map(ToString::to_string).collect(),
+            cid: self.tree.cid,
+            members: self.tree.members,
+            content_bytes: self.tree.content,
+            format,
+            blob,
+            archive_size_bytes,
+            root_bytes,
+            skipped: self.skipped.named,
+            skipped_count: self.skipped.count,
+            downtime_ms: self.downtime_ms,
+        }
     }
 }

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use super::Provider;
 use super::storing::LOOK_BACK;
 use crate::context::{Stopped, with_causes};
-use crate::core::record::{Order, named_blob};
-use crate::core::retention::{Generation, retirable};
+use crate::core::record::{Named, Order, named};
+use crate::core::retention::{Generation, Retirement, retirable};
+use crate::core::root::{ROOT_HEAD, ROOT_MAX, Root};
 use crate::history::{self, Deletion};
 use crate::window::OfflineWindow;
 
@@ -62,10 +63,10 @@ where
         generations.extend(others);
         let spec = &self.context.spec;
         let keep = spec.keep_generations.max(2);
-        let retired = retirable(&generations, keep, spec.retire_grace);
+        let Retirement { kept, retired } = retirable(&generations, keep, spec.retire_grace);
         if !retired.is_empty() {
             // Objects are the store's and not a key's: the same content may be someone else's.
-            let named = match self.named(keep).await {
+            let named = match self.named(keep, kept).await {
                 Ok(named) => named,
                 Err(stopped) => return untold(&stopped),
             };
@@ -74,7 +75,7 @@ where
                 if named.contains(&entry.manifest.blob) {
                     continue;
                 }
-                let deleted = match self.delete(entry.manifest.blob).await {
+                let deleted = match self.delete(entry.manifest.blob, &named).await {
                     Ok(()) => Deletion {
                         deleted_at: Some(Timestamp::now()),
                         deletion_succeeded: Some(true),
@@ -121,14 +122,14 @@ where
                 return;
             }
         };
-        let named = match self.named(LOOK_BACK).await {
+        let named = match self.named(LOOK_BACK, BTreeSet::new()).await {
             Ok(named) => named,
             Err(stopped) => return untold(&stopped),
         };
         let mut left = BTreeSet::new();
         for blob in orphans {
             if !named.contains(&blob)
-                && let Err(error) = self.delete(blob).await
+                && let Err(error) = self.delete(blob, &named).await
             {
                 tracing::warn!(%error, %blob, "an object of a failed publish stays in the store");
                 left.insert(blob);
@@ -139,7 +140,22 @@ where
         }
     }
 
-    async fn delete(&self, blob: Cid) -> Result<(), String> {
+    /// Deletes an object, and if it is the root of a tree the packs that only it names before it:
+    /// while the root is there, what is left of its packs can be found.
+    async fn delete(&self, blob: Cid, named: &BTreeSet<Cid>) -> Result<(), String> {
+        let root = match self.root_at(blob).await {
+            Ok(root) => root,
+            Err(stopped) => return Err(format!("{stopped:?}")),
+        };
+        for pack in root.iter().flat_map(|root| root.packs.values()) {
+            if !named.contains(&pack.id) {
+                self.delete_object(pack.id).await?;
+            }
+        }
+        self.delete_object(blob).await
+    }
+
+    async fn delete_object(&self, blob: Cid) -> Result<(), String> {
         let call = self.context.store.delete(blob);
         match tokio::time::timeout(self.context.spec.store_timeout, call).await {
             Ok(Ok(_)) => Ok(()),
@@ -148,9 +164,26 @@ where
         }
     }
 
-    /// The objects named by the newest `keep` records of every key of the store.
-    async fn named(&self, keep: usize) -> Result<BTreeSet<Cid>, Stopped> {
-        let mut named = BTreeSet::new();
+    /// The root of this id; none if the object is something else, or is not there.
+    async fn root_at(&self, blob: Cid) -> Result<Option<Root>, Stopped> {
+        let head = ROOT_HEAD.len() as u64;
+        let size = match self.size_of(blob).await? {
+            Some(size) if (head..=ROOT_MAX).contains(&size) => size,
+            Some(_) | None => return Ok(None),
+        };
+        let begins = self.context.fetch_range(blob, 0..head, Stage::RecordPublish).await?;
+        if begins != ROOT_HEAD {
+            return Ok(None);
+        }
+        self.context.fetch_root(blob, size, Stage::RecordPublish).await.map(Some)
+    }
+
+    /// The objects that `kept` and the newest `keep` records of every key of the store need.
+    async fn named(&self, keep: usize, kept: BTreeSet<Cid>) -> Result<BTreeSet<Cid>, Stopped> {
+        let mut needed = BTreeSet::new();
+        for blob in kept {
+            self.need(blob, &mut needed).await?;
+        }
         let mut after = None;
         loop {
             let keys = self
@@ -160,13 +193,36 @@ where
                 })
                 .await?
                 .map_err(|error| Stopped::at(Stage::RecordPublish, &error))?;
-            let Some(last) = keys.last() else { return Ok(named) };
+            let Some(last) = keys.last() else { return Ok(needed) };
             after = Some(last.clone());
             for key in &keys {
-                let log = self.log(key, keep).await?;
-                named.extend(log.iter().filter_map(|stored| named_blob(&stored.bytes)));
+                for stored in self.log(key, keep).await? {
+                    match named(&stored.bytes) {
+                        Named::Nothing => {}
+                        Named::Archive(blob) => {
+                            needed.insert(blob);
+                        }
+                        Named::Root(blob) => self.need(blob, &mut needed).await?,
+                        Named::Unknown => {
+                            return Err(Stopped::because(
+                                Stage::RecordPublish,
+                                format!("a record of {key} is of a later version"),
+                            ));
+                        }
+                    }
+                }
             }
         }
+    }
+
+    /// Adds an object, and if it is a root its packs.
+    async fn need(&self, blob: Cid, needed: &mut BTreeSet<Cid>) -> Result<(), Stopped> {
+        if needed.insert(blob) {
+            let root = self.root_at(blob).await?;
+            let packs = root.iter().flat_map(|root| root.packs.values());
+            needed.extend(packs.map(|pack| pack.id));
+        }
+        Ok(())
     }
 
     async fn log(

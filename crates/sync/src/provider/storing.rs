@@ -1,9 +1,13 @@
-//! The archive into the store, then the record that names it.
+//! What was captured into the store, then the record that names it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
 use belay_protocol::record::{
-    ArchiveFormat, Capture, Encryption, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SyncRecord,
+    ArchiveFormat, Capture, Encryption, Manifest, RECORD_SCHEMA, SyncRecord,
 };
 use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
 use jiff::Timestamp;
@@ -11,8 +15,10 @@ use jiff::Timestamp;
 use super::Provider;
 use crate::context::{Failure, Stopped, blocking, version, with_causes};
 use crate::core::record::Order;
+use crate::core::root::Root;
 use crate::failpoint::{Point, reached};
-use crate::spool::Spooled;
+use crate::packing::pack_file;
+use crate::remembered::{BASE_ROOT, ROOT};
 use crate::state::{CaptureFacts, PublishJournal, PublishStep, Unchanged};
 use crate::window::OfflineWindow;
 
@@ -30,8 +36,8 @@ where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
-    /// Stores the archive unless the head already names this content, and prepares the record.
-    /// None if the archive is no longer whole.
+    /// Stores what was captured unless the head already names this content, and prepares the
+    /// record. None if it is no longer whole in the spool.
     pub(super) async fn upload(
         &self,
         journal: &mut PublishJournal,
@@ -40,18 +46,18 @@ where
     ) -> Result<Option<PublishStep>, Stopped> {
         self.context.show("uploading");
         let head = self.head(Stage::Upload).await?.map(|(_, record)| record);
-        let same = head
-            .filter(|head| head.cid == capture.cid && head.manifest.archive_paths == capture.roots);
+        let same = head.filter(|head| {
+            head.cid == capture.cid
+                && head.manifest.archive_paths == capture.roots
+                && head.manifest.archive_format == capture.format
+        });
         if let Some(head) = same
-            && self.has(&head.manifest).await?
+            && self.is_stored(&head.manifest, spool, capture).await?
         {
             // Equal content is stored once, and announced again only with other words.
             if head.metadata == journal.request.metadata && head.runtime == journal.request.runtime
             {
-                if head.manifest.blob == capture.blob {
-                    // Of the right size it may still be damaged; this makes it whole.
-                    self.put(spool, capture).await?;
-                }
+                self.remember(spool, &head.manifest).await;
                 self.discard(spool.to_owned()).await;
                 return Ok(Some(PublishStep::Published {
                     capture: capture.clone(),
@@ -78,12 +84,13 @@ where
         }
         reached(Point::Uploaded);
         let manifest = Manifest {
-            schema_version: MANIFEST_SCHEMA,
+            schema_version: capture.format.manifest_schema(),
             archive_paths: capture.roots.clone(),
-            archive_format: ArchiveFormat::TarGz,
+            archive_format: capture.format,
             archive_size_bytes: capture.archive_size_bytes,
             encryption: Encryption::None,
             blob: capture.blob,
+            root_bytes: capture.root_bytes,
             content_bytes: capture.content_bytes,
             members: capture.members,
             skipped_special: capture.skipped_count,
@@ -96,8 +103,27 @@ where
         }))
     }
 
-    /// Stores the archive; false if it is not in the spool as it was captured.
+    /// Whether the store has all that the head of this content needs. What the capture made too is
+    /// put again: of the right size it may still be damaged, and this makes it whole.
+    async fn is_stored(
+        &self,
+        head: &Manifest,
+        spool: &str,
+        capture: &CaptureFacts,
+    ) -> Result<bool, Stopped> {
+        let mended = head.blob == capture.blob && self.put(spool, capture).await?;
+        Ok(mended || self.has(head).await?)
+    }
+
+    /// Stores what was captured; false if it is not in the spool as it was captured.
     async fn put(&self, spool: &str, capture: &CaptureFacts) -> Result<bool, Stopped> {
+        match capture.format {
+            ArchiveFormat::TarGz => self.put_archive(spool, capture).await,
+            ArchiveFormat::Tree => self.put_tree(spool, capture).await,
+        }
+    }
+
+    async fn put_archive(&self, spool: &str, capture: &CaptureFacts) -> Result<bool, Stopped> {
         let (spools, name) = (self.context.spool.clone(), spool.to_owned());
         let reopened = blocking(Stage::Upload, move || {
             let Ok(mut spooled) = spools.reopen(&name) else { return Ok(None) };
@@ -106,36 +132,122 @@ where
             Ok(Some(spooled))
         });
         let Some(mut spooled) = reopened.await? else { return Ok(false) };
-        let file = |spooled: &Spooled| spooled.file.try_clone();
+        let whole =
+            self.put_object(capture.blob, capture.archive_size_bytes, &spooled.file).await?;
+        if !whole {
+            spooled.release();
+        }
+        Ok(whole)
+    }
+
+    /// Stores the root, then the packs that were made. In that order, since it is by the root that
+    /// the packs of a publish which ends early are found again.
+    async fn put_tree(&self, spool: &str, capture: &CaptureFacts) -> Result<bool, Stopped> {
+        let (spools, name, blob) = (self.context.spool.clone(), spool.to_owned(), capture.blob);
+        let reopened = blocking(Stage::Upload, move || {
+            let read = || {
+                let dir = spools.kept_dir(&name)?;
+                let bytes = fs::read(dir.path().join(ROOT))?;
+                let whole = blake3::hash(&bytes) == *blob.digest();
+                let root = Root::decode(&bytes).map_err(io::Error::other)?;
+                let file = File::open(dir.path().join(ROOT))?;
+                Ok::<_, io::Error>(whole.then_some((dir.path().to_owned(), root, file)))
+            };
+            // Whatever is wrong with it, it is not as it was captured.
+            Ok(read().ok().flatten())
+        });
+        let Some((dir, root, file)) = reopened.await? else { return Ok(false) };
+        let size = capture.root_bytes.unwrap_or(0);
+        let mut whole = self.put_object(capture.blob, size, &file).await?;
+        for (number, pack) in &root.packs {
+            if !whole {
+                break;
+            }
+            let path = pack_file(&dir, *number);
+            let opened = blocking(Stage::Upload, move || Ok(File::open(path).ok())).await?;
+            let size = u64::from(pack.size);
+            whole = match opened {
+                Some(file) => self.put_object(pack.id, size, &file).await?,
+                // It was not made for this tree, and the store had it when the capture began.
+                None => self.size_of(pack.id).await? == Some(size),
+            };
+        }
+        if !whole {
+            self.discard(spool.to_owned()).await;
+        }
+        Ok(whole)
+    }
+
+    /// Remembers the tree that was captured, if it is the one that the record names or differs from
+    /// it in nothing but times.
+    pub(super) async fn remember(&self, spool: &str, published: &Manifest) {
+        if published.archive_format != ArchiveFormat::Tree {
+            return;
+        }
+        let (spools, name, blob) = (self.context.spool.clone(), spool.to_owned(), published.blob);
+        let remembered = self.context.stored(move |state| {
+            let Ok(mut dir) = spools.kept_dir(&name) else { return Ok(()) };
+            let (root, base) = (dir.path().join(ROOT), dir.path().join(BASE_ROOT));
+            let is_published = |path: &Path| {
+                fs::read(path).is_ok_and(|bytes| blake3::hash(&bytes) == *blob.digest())
+            };
+            if !is_published(&root) {
+                if !is_published(&base) {
+                    return Ok(());
+                }
+                fs::rename(&base, &root)?;
+            }
+            // What was remembered before is in its place then.
+            dir.release();
+            state.remembered().take(&dir)
+        });
+        if let Err(error) = remembered.await {
+            tracing::warn!(workload = %self.context.workload, %error,
+                "a publish could not be remembered; the next one reads everything");
+        }
+    }
+
+    /// Stores one object; false if the file is not what the id names.
+    async fn put_object(&self, id: Cid, size: u64, file: &File) -> Result<bool, Stopped> {
         let stored = self
             .context
-            .transfer(
-                capture.archive_size_bytes,
-                Stage::Upload,
-                BlobError::is_retryable,
-                || async {
-                    let source = file(&spooled)
-                        .map_err(|source| BlobError::Io { action: "read the archive", source })?;
-                    let (id, size) = (capture.blob, capture.archive_size_bytes);
-                    self.context.store.put_if_absent(id, source, size).await
-                },
-            )
+            .transfer(size, Stage::Upload, BlobError::is_retryable, || async {
+                let source = file
+                    .try_clone()
+                    .map_err(|source| BlobError::Io { action: "read the archive", source })?;
+                self.context.store.put_if_absent(id, source, size).await
+            })
             .await?;
         match stored {
             Ok(PutOutcome::Stored | PutOutcome::Present) => Ok(true),
-            Err(BlobError::Mismatch { .. }) => {
-                spooled.release();
-                Ok(false)
-            }
+            Err(BlobError::Mismatch { .. }) => Ok(false),
             Err(error) => Err(Stopped::at(Stage::Upload, &error)),
         }
     }
 
+    /// Whether the store has all that a record needs.
     async fn has(&self, manifest: &Manifest) -> Result<bool, Stopped> {
-        Ok(self.size_of(manifest.blob).await? == Some(manifest.archive_size_bytes))
+        if self.size_of(manifest.blob).await? != Some(manifest.blob_bytes()) {
+            return Ok(false);
+        }
+        match manifest.archive_format {
+            ArchiveFormat::TarGz => Ok(true),
+            ArchiveFormat::Tree => {
+                let root = self
+                    .context
+                    .fetch_root(manifest.blob, manifest.blob_bytes(), Stage::Upload)
+                    .await;
+                match root {
+                    Ok(root) => self.has_packs(&root).await,
+                    // Of the right size, and damaged.
+                    Err(Stopped::Failed(_)) => Ok(false),
+                    Err(stopped) => Err(stopped),
+                }
+            }
+        }
     }
 
-    async fn size_of(&self, blob: Cid) -> Result<Option<u64>, Stopped> {
+    pub(super) async fn size_of(&self, blob: Cid) -> Result<Option<u64>, Stopped> {
         self.context
             .exchange(Stage::Upload, BlobError::is_retryable, || self.context.store.has(blob))
             .await?
@@ -165,7 +277,10 @@ where
 
     /// The head of the key. One that this version cannot read is a failure: it must not be
     /// replaced by guess.
-    async fn head(&self, stage: Stage) -> Result<Option<(Revision, SyncRecord)>, Stopped> {
+    pub(super) async fn head(
+        &self,
+        stage: Stage,
+    ) -> Result<Option<(Revision, SyncRecord)>, Stopped> {
         let key = &self.context.spec.key;
         let stored = self
             .context

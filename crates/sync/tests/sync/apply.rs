@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use belay_protocol::record::SyncRecord;
+use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_protocol::{Cid, SyncRole};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{PublishCommand, WindowRefused, clear_halt, is_recovery_needed, recover};
@@ -12,7 +12,7 @@ use rustix::fs::{IFlags, XattrFlags};
 use serde_json::{Map, Value, json};
 
 use crate::scene::{
-    Place, Running, VOLUMES, eventually, fill, spec, start, start_with, tree, trees,
+    Place, Running, VOLUMES, eventually, fill, provide_as, spec, start, start_with, tree, trees,
 };
 
 struct Scene {
@@ -24,11 +24,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of(ArchiveFormat::Tree)
+    }
+
+    fn of(format: ArchiveFormat) -> Self {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let provider = Place::new(&temp.path().join("provider"), &VOLUMES);
         let consumer = Place::new(&temp.path().join("consumer"), &VOLUMES);
         fill(&provider, "first");
-        let publishing = start(&provider, &temp.path().join("store"), SyncRole::Provider);
+        let publishing = provide_as(&provider, &temp.path().join("store"), format);
         Self { temp, provider, consumer, publishing }
     }
 
@@ -436,7 +440,7 @@ async fn volumes_may_be_divided_otherwise_on_the_consumer() {
 
 #[tokio::test]
 async fn b16_b17_what_cannot_fit_is_refused_while_the_app_runs() {
-    let scene = Scene::new();
+    let scene = Scene::of(ArchiveFormat::TarGz);
     scene.publish_state("one").await;
     let size = scene.head().await.manifest.archive_size_bytes;
     scene
@@ -483,7 +487,7 @@ fn hostile(name: &[u8], kind: tar::EntryType, link: &[u8], content: &[u8]) -> Ve
 async fn sm056_to_sm060_hostile_archives_write_nothing_and_stop_nothing() {
     use tar::EntryType as Kind;
 
-    let scene = Scene::new();
+    let scene = Scene::of(ArchiveFormat::TarGz);
     scene.publish_state("one").await;
     let running = scene.consume();
     applied(&running, scene.head().await.cid).await;
@@ -551,7 +555,7 @@ async fn sm056_to_sm060_hostile_archives_write_nothing_and_stop_nothing() {
 
 #[tokio::test]
 async fn an_archive_with_another_tree_than_the_record_names_is_refused() {
-    let scene = Scene::new();
+    let scene = Scene::of(ArchiveFormat::TarGz);
     scene.publish_state("one").await;
     scene.forge(|record| record["cid"] = json!(Cid::from_digest([9; 32]).to_string())).await;
     let running = scene.consume();
@@ -649,7 +653,7 @@ async fn leftovers_of_staging_go_at_recovery_and_nothing_else_does() {
 
 #[tokio::test]
 async fn retired_objects_and_other_roles_do_not_confuse_a_late_consumer() {
-    let scene = Scene::new();
+    let scene = Scene::of(ArchiveFormat::TarGz);
     for state in ["one", "two", "three"] {
         scene.publish_state(state).await;
     }

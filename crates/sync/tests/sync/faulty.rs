@@ -25,6 +25,8 @@ pub(crate) struct Faults {
     /// What the next set says.
     pub(crate) set: Setting,
     pub(crate) gets: u32,
+    /// Bytes asked for in parts of objects.
+    pub(crate) fetched: u64,
 }
 
 /// How reads of objects go.
@@ -86,6 +88,7 @@ impl BlobStore for Faulty {
     async fn get(&self, id: Cid, range: Option<Range<u64>>) -> Result<BlobReader, BlobError> {
         let reads = self.with(|faults| {
             faults.gets += 1;
+            faults.fetched += range.as_ref().map_or(0, |range| range.end - range.start);
             faults.reads
         });
         match reads {

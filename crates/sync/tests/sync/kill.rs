@@ -6,14 +6,15 @@ use std::path::Path;
 use std::process::Command;
 
 use belay_protocol::SyncRole;
-use belay_protocol::record::SyncRecord;
+use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::failpoint::{Point, arm};
-use belay_sync::{PublishCommand, recover};
+use belay_sync::{PublishCommand, SyncSpec, recover};
 use serde_json::{Map, json};
 
 use crate::scene::{
-    DEADLINE, Place, VOLUMES, eventually, fill, spec, start, start_with, tree, trees,
+    DEADLINE, FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start, start_with, tree,
+    trees,
 };
 
 const CHILD: &str = "BELAY_SYNC_TEST_CHILD";
@@ -23,7 +24,10 @@ const CHILD: &str = "BELAY_SYNC_TEST_CHILD";
 async fn child() {
     let Ok(order) = std::env::var(CHILD) else { return };
     let (role, rest) = order.split_once(':').expect("an order");
-    let (point, root) = rest.split_once(':').expect("an order");
+    let (point, rest) = rest.split_once(':').expect("an order");
+    let (format, root) = rest.split_once(':').expect("an order");
+    let format = FORMATS.into_iter().find(|known| format!("{known:?}") == format);
+    let format = format.expect("a known form");
     let root = Path::new(root);
     let all = Point::PUBLISH.iter().chain(&Point::FAILURE).chain(&Point::APPLY);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
@@ -32,17 +36,28 @@ async fn child() {
         "publish" => (Place { root: root.join("provider") }, SyncRole::Provider),
         _ => (Place { root: root.join("consumer") }, SyncRole::Consumer),
     };
-    let running = start(&place, &root.join("store"), role);
+    let spec = SyncSpec { format, ..spec(role) };
+    let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
     // The failpoint ends this process long before.
     tokio::time::sleep(DEADLINE).await;
     running.stop().await;
 }
 
+/// Each point in each form.
+fn both(points: &[Point]) -> Vec<(Point, ArchiveFormat)> {
+    let each = |point: &Point| FORMATS.map(|format| (*point, format));
+    points.iter().flat_map(each).collect()
+}
+
 /// Runs a child until it kills itself at `point`.
 pub(crate) fn killed_at(role: &str, point: Point, root: &Path) {
+    killed_as(ArchiveFormat::Tree, role, point, root);
+}
+
+fn killed_as(format: ArchiveFormat, role: &str, point: Point, root: &Path) {
     let status = Command::new(std::env::current_exe().expect("this binary has a path"))
         .args(["--exact", "kill::child", "--nocapture"])
-        .env(CHILD, format!("{role}:{point:?}:{}", root.display()))
+        .env(CHILD, format!("{role}:{point:?}:{format:?}:{}", root.display()))
         .stdout(std::process::Stdio::null())
         .status()
         .expect("this binary runs");
@@ -52,15 +67,15 @@ pub(crate) fn killed_at(role: &str, point: Point, root: &Path) {
 
 #[tokio::test]
 async fn b9_a_publish_killed_anywhere_is_answered_once_and_published_once() {
-    for point in Point::PUBLISH {
+    for (point, format) in both(&Point::PUBLISH) {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let place = Place::new(&temp.path().join("provider"), &VOLUMES);
         fill(&place, "one");
         fs::create_dir(place.sync_file("")).expect("creates");
         place.request(&json!({"archive_paths": ["/app"], "request_id": "once"}));
-        killed_at("publish", point, temp.path());
+        killed_as(format, "publish", point, temp.path());
 
-        let running = start(&place, &temp.path().join("store"), SyncRole::Provider);
+        let running = provide_as(&place, &temp.path().join("store"), format);
         let response = eventually("the answer", || place.json("response.json")).await;
         eventually("the end", || {
             let over = !place.sync_file("request.json.processing").exists()
@@ -77,7 +92,14 @@ async fn b9_a_publish_killed_anywhere_is_answered_once_and_published_once() {
         let record: SyncRecord = serde_json::from_slice(&history[0].bytes).expect("a record");
         assert_eq!(response["cid"], record.cid.to_string());
         let blobs = store.list(None, 10).await.expect("lists");
-        assert_eq!(blobs.len(), 1, "{point:?}: one object");
+        let objects = match format {
+            ArchiveFormat::TarGz => 1,
+            // A root, and the pack that it names.
+            ArchiveFormat::Tree => 2,
+        };
+        assert_eq!(blobs.len(), objects, "{point:?}: no object twice");
+        let bytes: u64 = blobs.iter().map(|blob| blob.size).sum();
+        assert_eq!(bytes, record.manifest.archive_size_bytes, "{point:?}: all that it needs");
         let sent = fs::read_dir(place.state().join("sync_history/sent")).expect("lists").count();
         assert_eq!(sent, 1, "{point:?}: one entry");
         let spool = fs::read_dir(place.state().join("sync/spool")).expect("lists").count();
@@ -89,12 +111,12 @@ async fn b9_a_publish_killed_anywhere_is_answered_once_and_published_once() {
 
 #[tokio::test]
 async fn b5_b7_b33_an_apply_killed_anywhere_leaves_the_old_state_or_the_new_one() {
-    for point in Point::APPLY {
+    for (point, format) in both(&Point::APPLY) {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let store = temp.path().join("store");
         let provider = Place::new(&temp.path().join("provider"), &VOLUMES);
         let consumer = Place::new(&temp.path().join("consumer"), &VOLUMES);
-        let publishing = start(&provider, &store, SyncRole::Provider);
+        let publishing = provide_as(&provider, &store, format);
         let publish = || {
             publishing.handle.publish(PublishCommand {
                 archive_paths: vec!["/app".into()],
@@ -150,23 +172,28 @@ async fn b5_b7_b33_an_apply_killed_anywhere_leaves_the_old_state_or_the_new_one(
 
 #[tokio::test]
 async fn a_publish_whose_spooled_archive_was_lost_is_captured_again() {
-    let temp = tempfile::tempdir().expect("a temporary directory");
-    let place = Place::new(&temp.path().join("provider"), &VOLUMES);
-    fill(&place, "one");
-    fs::create_dir(place.sync_file("")).expect("creates");
-    place.request(&json!({"archive_paths": ["/app"]}));
-    killed_at("publish", Point::CaptureJournalled, temp.path());
-    let spool = place.state().join("sync/spool");
-    for entry in fs::read_dir(&spool).expect("lists") {
-        let path = entry.expect("reads").path();
+    for (format, damaged) in [
+        (ArchiveFormat::TarGz, "archive"),
+        (ArchiveFormat::Tree, "root"),
+        (ArchiveFormat::Tree, "pack-0"),
+    ] {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let place = Place::new(&temp.path().join("provider"), &VOLUMES);
+        fill(&place, "one");
+        fs::create_dir(place.sync_file("")).expect("creates");
+        place.request(&json!({"archive_paths": ["/app"]}));
+        killed_as(format, "publish", Point::CaptureJournalled, temp.path());
+        let spool = fs::read_dir(place.state().join("sync/spool")).expect("lists").next();
+        let captured = spool.expect("a capture").expect("reads").path();
+        let path = if captured.is_dir() { captured.join(damaged) } else { captured };
         let mut bytes = fs::read(&path).expect("reads");
         bytes.truncate(bytes.len() / 2);
-        fs::write(path, bytes).expect("damages");
+        fs::write(&path, bytes).expect("damages");
+        let running = provide_as(&place, &temp.path().join("store"), format);
+        let response = eventually("the answer", || place.json("response.json")).await;
+        assert_eq!(response["status"], "ok", "{damaged}: {response}");
+        let events = running.window.events();
+        assert_eq!(events, ["stop for publish", "start unchanged"], "{damaged}");
+        running.stop().await;
     }
-    let running =
-        start_with(&place, &VOLUMES, &temp.path().join("store"), spec(SyncRole::Provider));
-    let response = eventually("the answer", || place.json("response.json")).await;
-    assert_eq!(response["status"], "ok", "{response}");
-    assert_eq!(running.window.events(), ["stop for publish", "start unchanged"]);
-    running.stop().await;
 }

@@ -6,3 +6,4 @@ mod faulty;
 mod kill;
 mod publish;
 mod scene;
+mod tree;

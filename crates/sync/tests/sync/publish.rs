@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use belay_protocol::SyncRole;
 use belay_protocol::control::Stage;
-use belay_protocol::record::SyncRecord;
+use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{PublishCommand, PublishError, WindowRefused};
 use serde_json::{Map, Value, json};
 
-use crate::scene::{DEADLINE, Place, Running, VOLUMES, eventually, fill, spec, start, start_with};
+use crate::scene::{
+    DEADLINE, Place, Running, VOLUMES, eventually, fill, provide_as, spec, start, start_with,
+};
 
 struct Scene {
     temp: tempfile::TempDir,
@@ -23,10 +25,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of(ArchiveFormat::Tree)
+    }
+
+    fn of(format: ArchiveFormat) -> Self {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let place = Place::new(&temp.path().join("provider"), &VOLUMES);
         fill(&place, "first");
-        let running = start(&place, &temp.path().join("store"), SyncRole::Provider);
+        let running = provide_as(&place, &temp.path().join("store"), format);
         Self { temp, place, running }
     }
 
@@ -89,7 +95,7 @@ async fn sm063_sx25_a_request_becomes_a_record_and_the_container_is_down_once() 
     assert_eq!((record.epoch, record.seq, record.parent_cid), (1, 1, None));
     assert_eq!(record.manifest.archive_paths, ["/app"]);
     let size = scene.store().has(record.manifest.blob).await.expect("has");
-    assert_eq!(size, Some(record.manifest.archive_size_bytes));
+    assert_eq!(size, Some(record.manifest.blob_bytes()));
 
     let sent = scene.place.state().join("sync_history/sent");
     let name = format!("{:010}__{}.json", record.version, record.cid.short());
@@ -105,7 +111,7 @@ async fn sm063_sx25_a_request_becomes_a_record_and_the_container_is_down_once() 
 
 #[tokio::test]
 async fn b13_an_archive_holds_the_content_of_volumes_mounted_below_its_path() {
-    let scene = Scene::new().ready().await;
+    let scene = Scene::of(ArchiveFormat::TarGz).ready().await;
     scene.ask(json!({"archive_paths": ["/app"]})).await;
     let record = scene.records().await.remove(0);
     let blob = record.manifest.blob.to_string();
@@ -128,16 +134,17 @@ async fn b13_an_archive_holds_the_content_of_volumes_mounted_below_its_path() {
 async fn b14_equal_content_is_published_once_whenever_it_was_written() {
     let scene = Scene::new().ready().await;
     let first = scene.ask(json!({"archive_paths": ["/app"]})).await;
+    let stored = scene.blobs().await;
     fill(&scene.place, "first");
     let second = scene.ask(json!({"archive_paths": ["/app"]})).await;
     assert_eq!((&second["cid"], &second["seq"]), (&first["cid"], &first["seq"]));
     assert_eq!((&first["unchanged"], &second["unchanged"]), (&json!(false), &json!(true)));
-    assert_eq!((scene.records().await.len(), scene.blobs().await), (1, 1));
+    assert_eq!((scene.records().await.len(), scene.blobs().await), (1, stored));
 
     // Other words for the same content are a new record of the same stored object.
     let third = scene.ask(json!({"archive_paths": ["/app"], "metadata": {"new": true}})).await;
     assert_eq!((&third["cid"], &third["seq"]), (&first["cid"], &json!(2)));
-    assert_eq!((scene.records().await.len(), scene.blobs().await), (2, 1));
+    assert_eq!((scene.records().await.len(), scene.blobs().await), (2, stored));
     scene.running.stop().await;
 }
 
@@ -261,7 +268,7 @@ async fn sm067_sm068_sx29_a_store_that_refuses_leaves_the_container_running_and_
 
 #[tokio::test]
 async fn sm072_b10_superseded_generations_are_retired_and_the_newest_two_stay() {
-    let scene = Scene::new().ready().await;
+    let scene = Scene::of(ArchiveFormat::TarGz).ready().await;
     for state in ["one", "two", "three", "four"] {
         fill(&scene.place, state);
         assert_eq!(scene.ask(json!({"archive_paths": ["/app"]})).await["status"], "ok");

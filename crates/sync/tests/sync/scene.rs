@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SyncRole, SyncStatus};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{
@@ -174,6 +175,9 @@ pub(crate) struct Running {
     join: JoinHandle<()>,
 }
 
+/// Both forms in which a tree is published.
+pub(crate) const FORMATS: [ArchiveFormat; 2] = [ArchiveFormat::Tree, ArchiveFormat::TarGz];
+
 pub(crate) fn spec(role: SyncRole) -> SyncSpec {
     SyncSpec {
         poll_interval: Duration::from_millis(200),
@@ -218,6 +222,11 @@ pub(crate) fn start_on<S: BlobStore + RecordStore>(
 
 pub(crate) fn start(place: &Place, store: &Path, role: SyncRole) -> Running {
     start_with(place, &VOLUMES, store, spec(role))
+}
+
+/// A provider in this form.
+pub(crate) fn provide_as(place: &Place, store: &Path, format: ArchiveFormat) -> Running {
+    start_with(place, &VOLUMES, store, SyncSpec { format, ..spec(SyncRole::Provider) })
 }
 
 impl Running {

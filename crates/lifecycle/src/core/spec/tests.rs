@@ -58,6 +58,7 @@ fn a_full_spec_is_read_whole() {
         role = "provider"
         key = "db-state"
         poll_interval = "2s"
+        archive_format = "tar.gz"
         "#,
     )
     .expect("a good spec");
@@ -70,7 +71,8 @@ fn a_full_spec_is_read_whole() {
     assert_eq!(data.owner, Some(Owner { uid: 999, gid: 999 }));
     assert_eq!(spec.ready.probe, ProbeSpec::Tcp { port: 5432 });
     assert_eq!(spec.limits.nano_cpus, Some(1_500_000_000));
-    assert_eq!(spec.sync.map(|sync| sync.poll_interval), Some(Duration::from_secs(2)));
+    let sync = spec.sync.expect("it is declared");
+    assert_eq!((sync.poll_interval, sync.format), (Duration::from_secs(2), ArchiveFormat::TarGz));
 }
 
 #[test]

@@ -107,6 +107,54 @@ fn b16_an_impossible_expansion_is_refused_before_anything_is_fetched() {
 }
 
 #[test]
+fn a_tree_has_a_schema_of_its_own_and_a_root() {
+    let tree = |change: fn(&mut Value)| {
+        reasons(|r| {
+            r["manifest"]["schema_version"] = json!(2);
+            r["manifest"]["archive_format"] = json!("tree");
+            r["manifest"]["root_bytes"] = json!(100);
+            // A chunk that is there a thousand times is stored once.
+            r["manifest"]["content_bytes"] = json!(5_000_000_000_u64);
+            change(r);
+        })
+    };
+    assert_eq!(tree(|_| {}), Vec::<String>::new());
+    let one = |change: fn(&mut Value), part: &str| {
+        let found = tree(change);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(part), "{found:?} lacks {part}");
+    };
+    one(|r| r["manifest"]["archive_format"] = json!("tar.gz"), "expected \"tree\"");
+    one(|r| r["manifest"]["root_bytes"] = json!(0), "root_bytes is 0");
+    one(|r| r["manifest"]["root_bytes"] = json!(1001), "at most 1000");
+    one(|r| r["manifest"]["root_bytes"] = json!(null), "root_bytes is missing");
+    one(
+        |r| {
+            r["manifest"]["archive_size_bytes"] = json!(u64::MAX);
+            r["manifest"]["root_bytes"] = json!(1_u64 << 40);
+        },
+        "at most 16777216",
+    );
+    let found = reasons(|r| r["manifest"]["root_bytes"] = json!(100));
+    assert_eq!(found, ["manifest.root_bytes is there, and a tar.gz has no root"]);
+}
+
+#[test]
+fn what_a_record_needs_in_the_store_is_told_or_said_to_be_unknown() {
+    let cid = Cid::from_digest([1; 32]);
+    let named = |format: Value| {
+        let mut record = lawful();
+        record["manifest"]["archive_format"] = format;
+        named(record.to_string().as_bytes())
+    };
+    assert_eq!(named(json!("tar.gz")), Named::Archive(cid));
+    assert_eq!(named(json!("tree")), Named::Root(cid));
+    assert_eq!(named(json!("forest")), Named::Unknown);
+    assert_eq!(super::named(b"{}"), Named::Nothing);
+    assert_eq!(super::named(b"no record"), Named::Nothing);
+}
+
+#[test]
 fn a_record_is_judged_by_epoch_then_seq_and_never_by_version() {
     let (a, b) = (Cid::from_digest([1; 32]), Cid::from_digest([2; 32]));
     let order = |epoch, seq| Order { epoch, seq };

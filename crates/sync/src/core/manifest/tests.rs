@@ -1,0 +1,153 @@
+use proptest::prelude::*;
+
+use super::*;
+use belay_packs::{ChunkId, PackNumber};
+
+fn member(path: &str, body: Body) -> Member {
+    let mtime = Mtime { seconds: -1, nanos: 7 };
+    Member { path: path.into(), mode: 0o640, mtime, xattrs: BTreeMap::new(), body }
+}
+
+fn chunk(plain: u32) -> ChunkRef {
+    let id = ChunkId::from_bytes([7; 32]);
+    ChunkRef { id, plain, pack: PackNumber(2), offset: 13, stored: 9 }
+}
+
+fn tree() -> Vec<Record> {
+    let mut noted = member("app/f", Body::File { size: (1 << 20) + 5 });
+    noted.xattrs.insert(b"user.a".to_vec(), b"1".to_vec());
+    noted.xattrs.insert(b"user.b".to_vec(), Vec::new());
+    vec![
+        Record::Entry(member("app", Body::Directory)),
+        Record::Entry(member("app/empty", Body::File { size: 0 })),
+        Record::End([1; 32]),
+        Record::Entry(noted),
+        Record::Hole(1 << 20),
+        Record::Chunk(chunk(5)),
+        Record::End([2; 32]),
+        Record::Entry(member("app/hard", Body::HardLink { to: b"app/f".to_vec() })),
+        Record::Entry(member("app/soft", Body::Symlink { target: b"../x".to_vec() })),
+    ]
+}
+
+fn encoded(records: &[Record]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for record in records {
+        encode(record, &mut bytes);
+    }
+    bytes
+}
+
+fn decoded(mut bytes: &[u8]) -> Result<Vec<Record>, ManifestFault> {
+    let mut records = Vec::new();
+    let mut sequence = Sequence::default();
+    while let Some((&kind, rest)) = bytes.split_first() {
+        bytes = rest;
+        let length = match body_length(kind)? {
+            BodyLength::Fixed(length) => length,
+            BodyLength::Told { most } => {
+                let told = take(&mut bytes, 4).ok_or(ManifestFault::Truncated)?;
+                let length = u32::from_le_bytes(told.try_into().expect("four bytes"));
+                if length > most {
+                    return Err(ManifestFault::EntryTooLarge { length });
+                }
+                length as usize
+            }
+        };
+        let body = take(&mut bytes, length).ok_or(ManifestFault::Truncated)?;
+        let record = decode(kind, body)?;
+        sequence.admit(&record)?;
+        records.push(record);
+    }
+    sequence.finish()?;
+    Ok(records)
+}
+
+#[test]
+fn a_manifest_comes_back_as_it_was() {
+    assert_eq!(decoded(&encoded(&tree())), Ok(tree()));
+}
+
+#[test]
+fn an_entry_has_the_bytes_written_down() {
+    let mut noted = member("a/b", Body::File { size: 3 });
+    noted.xattrs.insert(b"user.n".to_vec(), b"v".to_vec());
+    let records = [Record::Entry(noted), Record::Chunk(chunk(3)), Record::End([0xee; 32])];
+    let golden = [
+        "01",
+        "2f000000",
+        "02",
+        "a0010000",
+        "ffffffffffffffff",
+        "07000000",
+        "03000000",
+        "612f62",
+        "0300000000000000",
+        "06000000",
+        "757365722e6e",
+        "01000000",
+        "76",
+        "02",
+        "0707070707070707070707070707070707070707070707070707070707070707",
+        "03000000",
+        "02000000",
+        "0d000000",
+        "09000000",
+        "04",
+        "eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee",
+    ];
+    assert_eq!(data_encoding::HEXLOWER.encode(&encoded(&records)), golden.concat());
+}
+
+#[test]
+fn pieces_that_are_not_of_a_file_or_not_as_long_are_refused() {
+    let file = |size| Record::Entry(member("f", Body::File { size }));
+    let end = Record::End([0; 32]);
+    for (records, fault) in [
+        (vec![Record::Chunk(chunk(1))], ManifestFault::Place),
+        (vec![end.clone()], ManifestFault::Place),
+        (vec![Record::Entry(member("d", Body::Directory)), Record::Hole(1)], ManifestFault::Place),
+        (vec![file(2), file(2)], ManifestFault::Place),
+        (vec![file(2), Record::Chunk(chunk(3))], ManifestFault::Size),
+        (vec![file(2), Record::Chunk(chunk(1)), end.clone()], ManifestFault::Size),
+        (vec![file(2), Record::Hole(u64::MAX)], ManifestFault::Size),
+        (vec![file(2), Record::Hole(0)], ManifestFault::Size),
+        (vec![file(2), Record::Chunk(chunk(2))], ManifestFault::Truncated),
+        (vec![file(0)], ManifestFault::Truncated),
+    ] {
+        assert_eq!(decoded(&encoded(&records)), Err(fault), "{records:?}");
+    }
+}
+
+#[test]
+fn what_is_no_record_is_refused_before_it_takes_memory() {
+    assert_eq!(decoded(&[9]), Err(ManifestFault::Kind { kind: 9 }));
+    assert_eq!(
+        decoded(&[1, 0xff, 0xff, 0xff, 0xff]),
+        Err(ManifestFault::EntryTooLarge { length: u32::MAX })
+    );
+    // Attributes in another order, or twice, would give one entry two forms.
+    let mut twice = encoded(&[Record::Entry(member("d", Body::Directory))]);
+    for _ in 0..2 {
+        put(b"user.a", &mut twice);
+        put(b"", &mut twice);
+    }
+    let length = u32::try_from(twice.len() - 5).expect("small");
+    twice[1..5].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(decoded(&twice), Err(ManifestFault::Damaged));
+}
+
+proptest! {
+    #[test]
+    fn damage_never_panics_and_what_is_read_reads_the_same_again(
+        place in 0_usize..1000, byte in any::<u8>(), cut in 0_usize..1000,
+    ) {
+        let mut bytes = encoded(&tree());
+        let place = place % bytes.len();
+        bytes[place] = byte;
+        bytes.truncate(bytes.len() - cut % 3);
+        if let Ok(records) = decoded(&bytes) {
+            prop_assert_eq!(encoded(&records), bytes);
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Fetches roots, manifests and chunks of stored trees.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use belay_packs::{Bounds, ChunkId, ChunkRef, FrameFault, Keys, Opener, Span, plan};
+use belay_protocol::Cid;
+use belay_protocol::control::Stage;
+use belay_store::{BlobError, BlobStore};
+use futures_util::StreamExt;
+
+use crate::context::{Context, Failure, Stopped, blocking, with_causes};
+use crate::core::root::{ROOT_MAX, Root};
+use crate::spool::{Spool, Spooled, keep_reserve};
+
+/// Frames that were fetched, as they lay in their packs. They are opened, and by that verified,
+/// when they are needed.
+#[derive(Debug)]
+pub(crate) struct Frames {
+    spooled: Spooled,
+    end: u64,
+    at: HashMap<ChunkId, (u64, ChunkRef)>,
+}
+
+impl Frames {
+    pub(crate) fn create(spool: &Spool) -> io::Result<Self> {
+        Ok(Self { spooled: spool.create()?, end: 0, at: HashMap::new() })
+    }
+
+    fn add(&mut self, span: &Span, fetched: &[u8]) -> io::Result<()> {
+        for chunk in &span.chunks {
+            let frame = span.frame(chunk, fetched).ok_or(io::ErrorKind::UnexpectedEof)?;
+            keep_reserve(&self.spooled.file, frame.len())?;
+            self.spooled.file.write_all(frame)?;
+            self.at.insert(chunk.id, (self.end, *chunk));
+            self.end += frame.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The content of a chunk; none if its frame was not fetched.
+    pub(crate) fn open(
+        &self,
+        id: &ChunkId,
+        opener: &mut Opener,
+    ) -> io::Result<Option<Result<Vec<u8>, FrameFault>>> {
+        let Some((at, chunk)) = self.at.get(id) else { return Ok(None) };
+        let mut frame = vec![0; chunk.stored as usize];
+        self.spooled.file.read_exact_at(&mut frame, *at)?;
+        Ok(Some(opener.open(chunk, &frame)))
+    }
+}
+
+impl<S: BlobStore, W> Context<S, W> {
+    /// Fetches the root of a stored tree.
+    pub(crate) async fn fetch_root(
+        &self,
+        blob: Cid,
+        size: u64,
+        stage: Stage,
+    ) -> Result<Root, Stopped> {
+        if size > ROOT_MAX {
+            let reason = format!("the root {blob} has {size} bytes, more than {ROOT_MAX}");
+            return Err(Stopped::because(stage, reason));
+        }
+        let bytes = self.fetch_range(blob, 0..size, stage).await?;
+        if blake3::hash(&bytes) != *blob.digest() {
+            return Err(Stopped::because(stage, format!("the stored object is not {blob}")));
+        }
+        Root::decode(&bytes).map_err(|fault| {
+            Stopped::because(stage, format!("the root {blob} is refused: {fault}"))
+        })
+    }
+
+    /// Fetches a root's manifest into a file of the spool.
+    pub(crate) async fn fetch_manifest(
+        &self,
+        root: &Root,
+        keys: &Keys,
+        stage: Stage,
+    ) -> Result<Spooled, Stopped> {
+        let chunks = root.manifest.clone();
+        let frames = self.new_frames(stage).await?;
+        let frames = self.fetch_frames(root, chunks.clone(), frames, stage).await?;
+        let (spool, keys) = (self.spool.clone(), keys.clone());
+        blocking(stage, move || {
+            let fail = |error: &dyn std::error::Error| Stopped::at(stage, error);
+            let mut opener = Opener::new(&keys);
+            let mut manifest = spool.create().map_err(|error| fail(&error))?;
+            for chunk in &chunks {
+                let found = frames.open(&chunk.id, &mut opener).map_err(|error| fail(&error))?;
+                let found = found.ok_or_else(|| Stopped::because(stage, "a chunk is missing"))?;
+                let content = found.map_err(|fault| refused_chunk(stage, fault))?;
+                // One id under two sizes is a lie that the frame of the other one told.
+                if content.len() != chunk.plain as usize {
+                    return Err(refused_chunk(stage, FrameFault::Size));
+                }
+                let written = keep_reserve(&manifest.file, content.len())
+                    .and_then(|()| manifest.file.write_all(&content));
+                written.map_err(|error| fail(&error))?;
+            }
+            Ok(manifest)
+        })
+        .await
+    }
+
+    pub(crate) async fn new_frames(&self, stage: Stage) -> Result<Frames, Stopped> {
+        let spool = self.spool.clone();
+        blocking(stage, move || Frames::create(&spool).map_err(|error| Stopped::at(stage, &error)))
+            .await
+    }
+
+    /// Fetches the frames of these chunks, few requests for many.
+    pub(crate) async fn fetch_frames(
+        &self,
+        root: &Root,
+        wanted: Vec<ChunkRef>,
+        mut frames: Frames,
+        stage: Stage,
+    ) -> Result<Frames, Stopped> {
+        for span in plan(wanted, Bounds::USUAL) {
+            // References are judged with their root; one that is not in a pack is nowhere.
+            let pack = root.packs.get(&span.pack).copied();
+            let pack = pack.ok_or_else(|| Stopped::because(stage, "a chunk is in no pack"))?;
+            let fetched = self.fetch_range(pack.id, span.range.clone(), stage).await?;
+            let added = tokio::task::spawn_blocking(move || {
+                frames.add(&span, &fetched)?;
+                Ok::<_, io::Error>(frames)
+            });
+            let added = added.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            frames = added.map_err(|source| {
+                let action = "spool a chunk";
+                lacking(stage, &BlobError::Io { action, source })
+            })?;
+        }
+        Ok(frames)
+    }
+
+    /// Fetches part of an object into memory.
+    pub(crate) async fn fetch_range(
+        &self,
+        blob: Cid,
+        range: Range<u64>,
+        stage: Stage,
+    ) -> Result<Vec<u8>, Stopped> {
+        let stall = self.spec.store_timeout;
+        self.transfer(range.end - range.start, stage, BlobError::is_retryable, || {
+            read_range(&*self.store, blob, range.clone(), stall)
+        })
+        .await?
+        .map_err(|error| lacking(stage, &error))
+    }
+}
+
+/// A chunk that is not what it should be, at the stage that fetched it.
+pub(crate) fn refused_chunk(stage: Stage, fault: FrameFault) -> Stopped {
+    Stopped::because(stage, format!("a stored chunk is refused: {fault}"))
+}
+
+/// What it means that something could not be fetched.
+pub(crate) fn lacking(stage: Stage, error: &BlobError) -> Stopped {
+    match error {
+        // The content is not to blame for a store, or a disk, that fails.
+        BlobError::Io { .. } | BlobError::Full => {
+            Stopped::Unreachable(Failure { stage, reason: with_causes(error) })
+        }
+        BlobError::Absent { .. } | BlobError::Mismatch { .. } | BlobError::Range { .. } => {
+            Stopped::at(stage, error)
+        }
+    }
+}
+
+async fn read_range<S: BlobStore>(
+    store: &S,
+    blob: Cid,
+    range: Range<u64>,
+    stall: Duration,
+) -> Result<Vec<u8>, BlobError> {
+    let stalled = |_| BlobError::Io {
+        action: "go on with an object",
+        source: io::ErrorKind::TimedOut.into(),
+    };
+    let size = usize::try_from(range.end - range.start).map_err(|_| BlobError::Full)?;
+    let mut fetched = Vec::with_capacity(size);
+    let opened = tokio::time::timeout(stall, store.get(blob, Some(range))).await;
+    let mut pieces = opened.map_err(stalled)??;
+    while let Some(piece) = tokio::time::timeout(stall, pieces.next()).await.map_err(stalled)? {
+        let piece = piece?;
+        if fetched.len() + piece.len() > size {
+            return Err(BlobError::Mismatch { id: blob });
+        }
+        fetched.extend_from_slice(&piece);
+    }
+    if fetched.len() == size { Ok(fetched) } else { Err(BlobError::Mismatch { id: blob }) }
+}

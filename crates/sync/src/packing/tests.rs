@@ -1,0 +1,180 @@
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::layout::SyncLayout;
+use crate::layout::testing::one_volume;
+use crate::remembered::Remembered;
+use crate::spool::Spool;
+
+struct Scene {
+    temp: tempfile::TempDir,
+    layout: SyncLayout,
+    spool: Spool,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let layout = one_volume(temp.path());
+        let spool = Spool::open(temp.path()).expect("opens");
+        Self { temp, layout, spool }
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.temp.path().join("data").join(name), content).expect("writes");
+    }
+
+    /// Waits until a file's last change is so long ago that its looks are believed.
+    fn settle(&self, name: &str) {
+        let changed = |path: &Path| {
+            let found = fs::metadata(path).expect("exists");
+            Duration::new(
+                u64::try_from(found.ctime()).expect("after 1970"),
+                u32::try_from(found.ctime_nsec()).expect("nanoseconds"),
+            )
+        };
+        let settled = changed(&self.temp.path().join("data").join(name));
+        let (clock, end) =
+            (self.temp.path().join("clock"), Instant::now() + Duration::from_secs(10));
+        loop {
+            fs::write(&clock, "x").expect("writes");
+            if changed(&clock).saturating_sub(settled) > Duration::from_millis(40) {
+                return;
+            }
+            assert!(Instant::now() < end, "the clock of this file system stands still");
+        }
+    }
+
+    fn volumes(&self) -> Volumes {
+        Volumes::open(&self.layout).expect("opens")
+    }
+
+    fn begin(&self, base: Option<Base>) -> Packing {
+        let dir = self.spool.create_dir().expect("creates");
+        Packing::begin(&Keys::plain(), dir, &self.volumes(), base).expect("begins")
+    }
+
+    fn look(&self, packing: &mut Packing) -> u64 {
+        let before = packing.writer.written().read;
+        packing.look(&self.volumes(), &roots()).expect("looks");
+        packing.writer.written().read - before
+    }
+
+    fn capture(&self, packing: &mut Packing) -> (Cid, u64) {
+        let before = packing.writer.written().read;
+        let walked = packing.capture(&self.volumes(), &roots()).expect("captures");
+        (walked.tree.cid, packing.writer.written().read - before)
+    }
+
+    fn remembered(&self) -> Remembered {
+        Remembered::new(self.temp.path())
+    }
+
+    fn base(&self, blob: Cid) -> Base {
+        let remembered = self.remembered();
+        let root = remembered.root(blob).expect("it is remembered");
+        let dir = remembered.dir();
+        Base { root, manifest: dir.join(MANIFEST), seen: Some(dir.join(SEEN)) }
+    }
+}
+
+fn roots() -> Vec<ContainerPath> {
+    vec![ContainerPath::parse("/data").expect("a path")]
+}
+
+/// Bytes of which every part differs.
+fn noise(seed: u8, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn what_did_not_change_is_read_once() {
+    let scene = Scene::new();
+    scene.write("large", &noise(1, 1_000_000));
+    scene.write("small", b"small");
+    scene.settle("small");
+    let mut packing = scene.begin(None);
+    assert_eq!(scene.look(&mut packing), 1_000_005);
+    let (first, read) = scene.capture(&mut packing);
+    assert_eq!(read, 0, "while the app waits nothing is read that the look had read");
+    let packed = packing.finish().expect("finishes");
+    scene.remembered().take(&packed.dir).expect("remembers");
+
+    let mut packing = scene.begin(Some(scene.base(packed.blob)));
+    assert_eq!(scene.look(&mut packing), 0);
+    // It changes after the look, as an app's files do.
+    scene.write("small", b"other");
+    let (second, read) = scene.capture(&mut packing);
+    assert_eq!(read, 5);
+    assert_ne!(first, second);
+    let again = packing.finish().expect("finishes");
+    assert!(again.stored_bytes - packed.stored_bytes < 20_000, "the large file is not made again");
+
+    // What it comes to does not depend on how it was found.
+    let (third, _) = scene.capture(&mut scene.begin(None));
+    assert_eq!(second, third);
+}
+
+#[test]
+fn a_file_that_changed_a_moment_before_it_was_read_is_read_again() {
+    let scene = Scene::new();
+    let mut packing = scene.begin(None);
+    scene.write("file", b"one");
+    scene.look(&mut packing);
+    let (_, read) = scene.capture(&mut packing);
+    // On a machine so slow that the moment has passed there is nothing to be seen.
+    let changed = fs::metadata(scene.temp.path().join("data/file")).expect("exists").ctime_nsec();
+    scene.write("clock", b"");
+    let now = fs::metadata(scene.temp.path().join("data/clock")).expect("exists").ctime_nsec();
+    if now.abs_diff(changed) < 20_000_000 {
+        assert_eq!(read, 3);
+    }
+}
+
+#[test]
+fn other_volumes_are_read_whatever_is_remembered() {
+    let scene = Scene::new();
+    scene.write("file", b"one");
+    scene.settle("file");
+    let mut packing = scene.begin(None);
+    scene.look(&mut packing);
+    scene.capture(&mut packing);
+    let packed = packing.finish().expect("finishes");
+    scene.remembered().take(&packed.dir).expect("remembers");
+    // Another directory in the place of the volume: the same names may be other files.
+    let data = scene.temp.path().join("data");
+    fs::rename(&data, scene.temp.path().join("old")).expect("renames");
+    fs::create_dir(&data).expect("creates");
+    fs::rename(scene.temp.path().join("old/file"), data.join("file")).expect("renames");
+    let mut packing = scene.begin(Some(scene.base(packed.blob)));
+    assert_eq!(scene.look(&mut packing), 3);
+}
+
+#[test]
+fn what_was_captured_is_in_the_packs_that_the_root_names() {
+    let scene = Scene::new();
+    scene.write("file", &noise(3, 300_000));
+    let mut packing = scene.begin(None);
+    // Chunks of the look that the capture does not need any more.
+    scene.look(&mut packing);
+    scene.write("file", &noise(4, 300_000));
+    scene.capture(&mut packing);
+    let packed = packing.finish().expect("finishes");
+    let bytes = fs::read(packed.dir.path().join(ROOT)).expect("reads");
+    assert_eq!(packed.blob, Cid::from_digest(*blake3::hash(&bytes).as_bytes()));
+    assert_eq!(packed.root_bytes, bytes.len() as u64);
+    let root = Root::decode(&bytes).expect("a root");
+    for (number, pack) in &root.packs {
+        let bytes = fs::read(pack_file(packed.dir.path(), *number)).expect("reads");
+        assert_eq!(*blake3::hash(&bytes).as_bytes(), *pack.id.digest());
+        assert_eq!(bytes.len(), pack.size as usize);
+    }
+    let files = fs::read_dir(packed.dir.path()).expect("lists").count();
+    assert_eq!(files, root.packs.len() + 4, "nothing else is left");
+    let spooled = packed.dir.path().to_owned();
+    drop(packed);
+    assert!(!spooled.exists(), "what is not kept goes");
+}
