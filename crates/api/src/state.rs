@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use belay_protocol::runner::RunnerTally;
 use belay_protocol::{
     EventPage, EventQuery, EventTally, ExecInput, ExecOutput, ExecRequest, HistoryEntry,
     LockStatus, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode,
@@ -119,6 +120,7 @@ pub struct ApiState {
     status: watch::Receiver<Arc<NodeStatus>>,
     commands: mpsc::Sender<Command>,
     events: EventFeed,
+    runs: watch::Receiver<RunnerTally>,
     followers: Arc<Semaphore>,
     shutdown: CancellationToken,
     operations: TaskTracker,
@@ -133,7 +135,15 @@ impl ApiState {
         shutdown: CancellationToken,
     ) -> Self {
         let followers = Arc::new(Semaphore::new(FOLLOWERS));
-        Self { status, commands, events, followers, shutdown, operations: TaskTracker::new() }
+        let (_, runs) = watch::channel(RunnerTally::default());
+        Self { status, commands, events, runs, followers, shutdown, operations: TaskTracker::new() }
+    }
+
+    /// The same, with the counts of the runner server; without, they are all zero.
+    #[must_use]
+    pub fn with_runs(mut self, runs: watch::Receiver<RunnerTally>) -> Self {
+        self.runs = runs;
+        self
     }
 
     /// Waits until the answers of all operations under way were read to their end. Call it after
@@ -153,6 +163,10 @@ impl ApiState {
 
     pub(crate) fn operations(&self) -> &TaskTracker {
         &self.operations
+    }
+
+    pub(crate) fn runs(&self) -> RunnerTally {
+        *self.runs.borrow()
     }
 
     pub(crate) fn tally(&self) -> watch::Receiver<EventTally> {

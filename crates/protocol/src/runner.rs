@@ -24,11 +24,11 @@ pub use message::{
 };
 
 pub use status::{
-    Acceptance, CompleteWaitpoint, DEFAULT_MAX_ATTEMPTS, IdempotencyKey, InvalidIdempotencyKey,
-    IssuedToken, MAX_IDEMPOTENCY_KEY, PAGE_LIMIT, RunDetail, RunPage, RunQuery, RunState,
-    RunStatus, RunnerActivity, RunnerLink, RunnerOrigin, RunnerStatus, RunnerTally, SnapshotStatus,
-    SubmitRequest, Submitted, TokenRequest, WaitStatus, WaitpointPage, WaitpointQuery,
-    WaitpointState, WaitpointStatus,
+    Acceptance, CancelledSnapshots, CompleteWaitpoint, DEFAULT_MAX_ATTEMPTS, IdempotencyKey,
+    InvalidIdempotencyKey, IssuedToken, MAX_IDEMPOTENCY_KEY, OmittedSnapshots, PAGE_LIMIT,
+    RunDetail, RunPage, RunQuery, RunState, RunStatus, RunnerActivity, RunnerLink, RunnerOrigin,
+    RunnerStatus, RunnerTally, SnapshotStatus, SnapshotTally, SubmitRequest, Submitted,
+    TokenRequest, WaitStatus, WaitpointPage, WaitpointQuery, WaitpointState, WaitpointStatus,
 };
 
 /// Name of the subprotocol, as the handshake negotiates it.

@@ -1,20 +1,24 @@
 //! `GET /metrics`: the status as Prometheus reads it (text exposition format 0.0.4).
 
+mod runners;
+
 use std::fmt::{Display, Write};
 
+use belay_protocol::runner::RunnerTally;
 use belay_protocol::{
     DesiredState, EventTally, NodeReadiness, NodeStatus, ProbeCounts, SyncOutcome, SyncRole,
     VolumeStatus, VolumeUsage, WorkloadStatus,
 };
 
 /// Every metric of a node, each with its help and type, in one page.
-pub(crate) fn page(status: &NodeStatus, tally: &EventTally) -> String {
+pub(crate) fn page(status: &NodeStatus, tally: &EventTally, runs: &RunnerTally) -> String {
     let mut page = Page::default();
     node(&mut page, status);
     workloads(&mut page, &status.workloads);
     volumes(&mut page, &status.volumes);
     sync(&mut page, &status.workloads);
     events(&mut page, tally);
+    runners::write(&mut page, runs);
     page.0
 }
 
@@ -291,7 +295,7 @@ mod tests {
 
     #[test]
     fn every_documented_number_is_on_the_page() {
-        let page = page(&status(), &tally());
+        let page = page(&status(), &tally(), &RunnerTally::default());
         for line in [
             r#"belay_info{node="north",version="0.1.0"} 1"#,
             "belay_start_time_seconds 1767225600",
@@ -334,7 +338,7 @@ mod tests {
 
     #[test]
     fn every_metric_has_its_head_once_and_its_samples_below() {
-        let page = page(&status(), &tally());
+        let page = page(&status(), &tally(), &RunnerTally::default());
         let mut seen = BTreeSet::new();
         let mut current = "";
         for line in page.lines() {

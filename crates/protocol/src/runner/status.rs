@@ -520,6 +520,72 @@ pub struct RunnerTally {
     pub dispatching_snapshots: usize,
     /// Memory that containers of runners hold or were promised, in bytes.
     pub reserved_memory: u64,
+    /// What became of snapshots since belayd started.
+    pub snapshots: SnapshotTally,
+}
+
+/// What became of delayed snapshots since belayd started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotTally {
+    /// Suspensions that armed one.
+    pub scheduled: u64,
+    /// Suspensions that armed none.
+    pub omitted: OmittedSnapshots,
+    /// Those that were not wanted any more before they were taken.
+    pub cancelled: CancelledSnapshots,
+    /// Those that were handed to the engine, the further tries included.
+    pub dispatched: u64,
+    /// Those that were taken and kept.
+    pub taken: u64,
+    /// Those that were taken and put back or dropped, because they were not wanted any more.
+    pub discarded: u64,
+    /// Tries that failed.
+    pub failed: u64,
+    /// Those that failed as often as they may: the run stayed in memory.
+    pub given_up: u64,
+    /// Those that were handed to the engine more than a second after they fell due.
+    pub late: u64,
+    /// Milliseconds between falling due and being handed to the engine, of all together.
+    pub lag_ms: u64,
+    /// The longest of them.
+    pub longest_lag_ms: u64,
+}
+
+/// Suspensions without a snapshot, by the reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OmittedSnapshots {
+    /// The wait was over already.
+    pub wait_over: u64,
+    /// The wait ends before a snapshot would have paid off.
+    pub short_wait: u64,
+    /// belayd did not start the runner.
+    pub foreign_runner: u64,
+    /// The engine can neither checkpoint nor pause.
+    pub unsupported: u64,
+}
+
+/// Snapshots that were not wanted any more, by the reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelledSnapshots {
+    /// The attempt was completed.
+    pub completed: u64,
+    /// The attempt ended in another way.
+    pub attempt_ended: u64,
+    /// The runner continued, or showed that it executes.
+    pub left: u64,
+    /// The wait was over.
+    pub wait_over: u64,
+    /// The run was cancelled.
+    pub run_cancelled: u64,
+    /// The runner suspended anew.
+    pub suspended_anew: u64,
+    /// The runner was away for longer than the grace.
+    pub away: u64,
+    /// Another session of the runner came while it was being taken.
+    pub rebound: u64,
 }
 
 #[cfg(test)]

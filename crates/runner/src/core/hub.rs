@@ -24,6 +24,7 @@ use belay_timer_wheel::{Moment, TimerWheel};
 
 use crate::core::admission::{Admission, Fate};
 use crate::core::bindings::{Binding, Bindings};
+use crate::core::counts::{Counts, Unwanted};
 use crate::core::dispatch::{Dispatch, Flight, Stage};
 use crate::core::event::{
     Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord, RunRecord,
@@ -110,6 +111,7 @@ pub struct Hub {
     bindings: Bindings,
     snapshots: Snapshots,
     dispatch: Dispatch,
+    counts: Counts,
     admission: Admission,
     timers: TimerWheel<TimerKey, ()>,
     /// Runs that wait for the end of a runner.
@@ -156,6 +158,7 @@ impl Hub {
             bindings: Bindings::default(),
             snapshots: Snapshots::default(),
             dispatch: Dispatch::new(policy.dispatches),
+            counts: Counts::default(),
             admission: Admission::new(policy.memory),
             timers: TimerWheel::new(),
             fences: HashMap::new(),
@@ -336,9 +339,12 @@ impl Hub {
     }
 
     /// Ends the pending snapshot of a run, wherever it is.
-    fn end_snapshot(&mut self, id: RunId, fx: &mut Vec<Effect>) {
-        self.snapshots.cancel(id);
+    fn end_snapshot(&mut self, id: RunId, why: Unwanted, fx: &mut Vec<Effect>) {
+        if self.snapshots.cancel(id).is_some() {
+            self.counts.cancelled(why);
+        }
         if let Some(ticket) = self.dispatch.abort(id) {
+            self.counts.cancelled(why);
             fx.push(Effect::Host(HostOrder::AbortSnapshot(ticket)));
         }
     }
@@ -457,7 +463,7 @@ impl Hub {
         fx: &mut Vec<Effect>,
     ) -> Option<NextForRun> {
         let EndedAttempt { run: id, failure, again, fate } = ended;
-        self.end_snapshot(id, fx);
+        self.end_snapshot(id, Unwanted::AttemptEnded, fx);
         let stored = match (self.phase(id), fate) {
             (Some(Phase::Restoring { .. }), Fate::Stopping) => self.ticket(id),
             _ => None,

@@ -36,6 +36,13 @@ struct Timed {
     on_expiry: OnExpiry,
 }
 
+/// A snapshot whose delay is over.
+#[derive(Debug)]
+struct Due {
+    pending: Pending,
+    since: Moment,
+}
+
 #[derive(Debug)]
 enum OnExpiry {
     FallDue,
@@ -50,7 +57,7 @@ enum OnExpiry {
 pub(crate) struct Snapshots {
     timed: TimerWheel<RunId, Timed>,
     /// In the order in which they fell due.
-    due: BTreeMap<u64, Pending>,
+    due: BTreeMap<u64, Due>,
     turns: HashMap<RunId, u64>,
     next_turn: u64,
 }
@@ -66,7 +73,7 @@ impl Snapshots {
     /// Ends the pending snapshot of a run, if there is one.
     pub(crate) fn cancel(&mut self, run: RunId) -> Option<Pending> {
         if let Some(turn) = self.turns.remove(&run) {
-            return self.due.remove(&turn);
+            return self.due.remove(&turn).map(|due| due.pending);
         }
         self.timed.cancel(&run).map(|timed| timed.value.pending)
     }
@@ -106,7 +113,7 @@ impl Snapshots {
     /// What is pending for a run.
     pub(crate) fn get(&self, run: RunId) -> Option<&Pending> {
         match self.turns.get(&run) {
-            Some(turn) => self.due.get(turn),
+            Some(turn) => self.due.get(turn).map(|due| &due.pending),
             None => self.timed.peek(&run).map(|timed| &timed.value.pending),
         }
     }
@@ -119,7 +126,8 @@ impl Snapshots {
             match on_expiry {
                 OnExpiry::FallDue => {
                     self.turns.insert(expired.key, self.next_turn);
-                    self.due.insert(self.next_turn, pending);
+                    let since = expired.deadline;
+                    self.due.insert(self.next_turn, Due { pending, since });
                     self.next_turn += 1;
                 }
                 OnExpiry::Drop { .. } => dropped.push(pending),
@@ -128,12 +136,15 @@ impl Snapshots {
         dropped
     }
 
-    /// Takes out the first that is due of those that `may_go`.
-    pub(crate) fn next_due(&mut self, may_go: impl Fn(&Ticket) -> bool) -> Option<Pending> {
-        let (&turn, _) = self.due.iter().find(|(_, pending)| may_go(&pending.ticket))?;
-        let pending = self.due.remove(&turn)?;
+    /// Takes out the first that is due of those that `may_go`, and says since when it is.
+    pub(crate) fn next_due(
+        &mut self,
+        may_go: impl Fn(&Ticket) -> bool,
+    ) -> Option<(Pending, Moment)> {
+        let (&turn, _) = self.due.iter().find(|(_, due)| may_go(&due.pending.ticket))?;
+        let Due { pending, since } = self.due.remove(&turn)?;
         self.turns.remove(&pending.ticket.run);
-        Some(pending)
+        Some((pending, since))
     }
 
     /// When to let [`expire`](Self::expire) look again.

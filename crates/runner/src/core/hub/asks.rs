@@ -9,6 +9,7 @@ use belay_protocol::runner::{
 use serde_json::Value;
 
 use super::{Hub, RunTimer};
+use crate::core::counts::Unwanted;
 use crate::core::event::{Answer, Ask, AskId, Effect, Refusal, WhetherNew};
 use crate::core::now::Now;
 use crate::core::run::{Phase, Run, RunEnd, Submission, SuspendedWait};
@@ -88,7 +89,7 @@ impl Hub {
             | Phase::Restoring { .. } => {}
         }
         let (workload, priority) = (run.submission.workload.clone(), run.submission.priority);
-        self.end_snapshot(id, fx);
+        self.end_snapshot(id, Unwanted::Cancelled, fx);
         let ticket = self.ticket(id);
         let binding = self.unbind(id, now);
         self.stop_timers(id, now);
@@ -162,7 +163,7 @@ impl Hub {
         self.stop_timer(id, RunTimer::Wait, now);
         match self.phase(id) {
             Some(Phase::Waiting { .. }) => {
-                self.end_snapshot(id, fx);
+                self.end_snapshot(id, Unwanted::WaitOver, fx);
                 self.resume(id, Some(result), now);
                 self.save(id, now, fx);
                 self.tell_state(id, after);

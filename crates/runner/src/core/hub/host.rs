@@ -77,6 +77,7 @@ impl Hub {
         match (flight.stage, outcome) {
             (Stage::Taking, SnapshotOutcome::Taken(means)) if self.is_wanted(ticket) => {
                 self.dispatch.end(id);
+                self.counts.taken();
                 self.suspended(ticket, means, now, fx);
             }
             (Stage::Taking | Stage::Aborting, SnapshotOutcome::Taken(_)) => {
@@ -113,6 +114,7 @@ impl Hub {
 
     /// A snapshot was taken that nobody wants any more.
     fn undo(&mut self, ticket: &Ticket, now: &Now, fx: &mut Vec<Effect>) {
+        self.counts.discarded();
         let fate = self.admission.resident(&ticket.runner).map(|resident| resident.fate);
         let (stage, order) = match fate {
             Some(Fate::Stopping) => (Stage::Dropping, HostOrder::Drop(ticket.clone())),
@@ -139,6 +141,10 @@ impl Hub {
     fn retry(&mut self, ticket: &Ticket, failures: u32, reason: String, now: &Now) {
         let id = ticket.run;
         self.change(id, |run| run.snapshot_failure = Some(reason));
+        self.counts.failed();
+        if failures >= MAX_DISPATCHES {
+            self.counts.given_up();
+        }
         if failures >= MAX_DISPATCHES || !self.is_wanted(ticket) {
             return;
         }

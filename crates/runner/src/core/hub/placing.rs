@@ -129,13 +129,14 @@ impl Hub {
                     ticket.run != wanted.run && ticket.runner != wanted.runner
                 })
             };
-            let Some(pending) = self.snapshots.next_due(is_free) else { return };
+            let Some((pending, due_at)) = self.snapshots.next_due(is_free) else { return };
             let Pending { ticket, failures } = pending;
             // Every event that ends a snapshot has taken it out; this is the last look.
             let is_connected = self.bindings.session_of(&ticket.runner).is_some();
             if !is_connected || !self.is_wanted(&ticket) {
                 continue;
             }
+            self.counts.dispatched(now.moment.saturating_since(due_at));
             let stage = Stage::Taking;
             self.dispatch.begin(Flight { ticket: ticket.clone(), stage, failures, exit: None });
             self.save(ticket.run, now, fx);

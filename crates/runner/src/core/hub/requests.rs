@@ -12,6 +12,7 @@ use belay_protocol::runner::{
 use super::{EndedAttempt, Hub, RunTimer};
 use crate::core::admission::Fate;
 use crate::core::bindings::SessionId;
+use crate::core::counts::Unwanted;
 use crate::core::event::Effect;
 use crate::core::now::Now;
 use crate::core::run::{Failure, Phase, Settled, WrongState};
@@ -201,20 +202,26 @@ impl Hub {
             Phase::Executing { .. } | Phase::Waiting { .. } => {}
             _ => return Err(wrong_state(WrongState { found: run.state() })),
         }
-        self.end_snapshot(id, fx);
+        self.end_snapshot(id, Unwanted::SuspendedAnew, fx);
         let left = self.stop_timer(id, RunTimer::Attempt, now);
         self.stop_timer(id, RunTimer::Wait, now);
         let suspension = self.change(id, |run| run.suspend(wait, left));
         let suspension = suspension.ok_or_else(|| unknown(id))?.map_err(wrong_state)?;
         let snapshot = if over.is_some() {
             self.resume(id, over, now);
+            self.counts.omitted(SnapshotOmission::WaitOver);
             SnapshotAnswer::Omitted { reason: SnapshotOmission::WaitOver }
         } else {
             if let WaitRequest::Timer { until } = wait {
                 self.start_timer(id, RunTimer::Wait, now.until(until), now);
             }
             let delay = self.snapshot_delay(id, snapshot_delay_ms);
-            self.arm(id, delay, 0, now)
+            let answer = self.arm(id, delay, 0, now);
+            match answer {
+                SnapshotAnswer::Armed { .. } => self.counts.scheduled(),
+                SnapshotAnswer::Omitted { reason } => self.counts.omitted(reason),
+            }
+            answer
         };
         self.save(id, now, fx);
         Ok(Reply::Suspend(Suspended { suspension, snapshot }))
@@ -259,7 +266,7 @@ impl Hub {
     fn leave(&mut self, id: RunId, now: &Now, fx: &mut Vec<Effect>) -> bool {
         let waits = matches!(self.phase(id), Some(Phase::Waiting { .. }));
         if waits {
-            self.end_snapshot(id, fx);
+            self.end_snapshot(id, Unwanted::Left, fx);
             self.stop_timer(id, RunTimer::Wait, now);
             self.resume(id, None, now);
         }
@@ -299,7 +306,7 @@ impl Hub {
             let message = format!("{id} is in attempt {}", run.attempt);
             return Err(RunnerError::new(RunnerErrorCode::StaleAttempt, message));
         }
-        self.end_snapshot(id, fx);
+        self.end_snapshot(id, Unwanted::Completed, fx);
         self.unbind(id, now);
         let next = self.change(id, |run| {
             let next = match outcome {

@@ -5,6 +5,7 @@ use belay_protocol::runner::{CloseReason, Notice, RunId, RunnerId, Welcome};
 
 use super::{DISPATCH_BACK_OFF, Hub, RunTimer};
 use crate::core::bindings::{Session, SessionId};
+use crate::core::counts::Unwanted;
 use crate::core::dispatch::{Flight, Stage};
 use crate::core::event::{Effect, HostOrder};
 use crate::core::now::Now;
@@ -83,6 +84,7 @@ impl Hub {
         // What is being taken was of the epoch before.
         let failures = self.dispatch.get(id).map_or(0, |flight| flight.failures);
         if let Some(ticket) = self.dispatch.abort(id) {
+            self.counts.cancelled(Unwanted::Rebound);
             fx.push(Effect::Host(HostOrder::AbortSnapshot(ticket)));
             self.arm(id, DISPATCH_BACK_OFF, failures, now);
         }

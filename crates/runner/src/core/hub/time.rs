@@ -4,6 +4,7 @@ use belay_protocol::runner::{Again, ReleaseReason, RunId, RunnerId, WaitResult};
 
 use super::{EndedAttempt, Hub, RunTimer, TimerKey};
 use crate::core::admission::Fate;
+use crate::core::counts::Unwanted;
 use crate::core::event::Effect;
 use crate::core::now::Now;
 use crate::core::run::{Failure, Phase};
@@ -21,6 +22,7 @@ impl Hub {
             }
         }
         for dropped in self.snapshots.expire(now.moment) {
+            self.counts.cancelled(Unwanted::Away);
             self.save(dropped.ticket.run, now, fx);
         }
     }

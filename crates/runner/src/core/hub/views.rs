@@ -107,6 +107,7 @@ impl Hub {
             pending_snapshots: self.pending_snapshots(),
             dispatching_snapshots: self.flights(),
             reserved_memory: self.reserved_memory(),
+            snapshots: self.counts.tally(),
         }
     }
 

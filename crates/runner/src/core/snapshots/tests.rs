@@ -61,7 +61,7 @@ fn whatever_is_pending_can_be_replaced() {
     let order = [1, 2, 3].map(|run| pending(run).ticket.run);
     assert_ne!(order, runs);
     for run in order {
-        assert_eq!(snapshots.next_due(|_| true).map(|found| found.ticket.run), Some(run));
+        assert_eq!(snapshots.next_due(|_| true).map(|(found, _)| found.ticket.run), Some(run));
     }
 }
 
@@ -89,6 +89,6 @@ fn what_may_not_go_yet_keeps_its_turn() {
     snapshots.expire(at(9));
     let [first, second] = [1, 2].map(|run| pending(run).ticket.run);
     let found = snapshots.next_due(|ticket| ticket.run != first);
-    assert_eq!(found.map(|found| found.ticket.run), Some(second));
-    assert_eq!(snapshots.next_due(|_| true).map(|found| found.ticket.run), Some(first));
+    assert_eq!(found.map(|(found, since)| (found.ticket.run, since)), Some((second, at(2))));
+    assert_eq!(snapshots.next_due(|_| true).map(|(found, _)| found.ticket.run), Some(first));
 }
