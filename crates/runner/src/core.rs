@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod bindings;
+pub(crate) mod counts;
 pub(crate) mod dispatch;
 pub(crate) mod event;
 pub(crate) mod handshake;

@@ -8,6 +8,7 @@
 
 mod clock;
 mod core;
+pub mod failpoint;
 mod handle;
 mod host;
 mod listen;

@@ -49,7 +49,7 @@ enum Parting {
     Told(CloseReason),
     /// What it sent cannot be read any further.
     Refused(CloseCode, &'static str),
-    /// It left, or the hub did.
+    /// It left.
     Gone,
 }
 
@@ -237,7 +237,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     }
 
     async fn bring(&mut self, inbound: Inbound) -> Result<(), Parting> {
-        self.inbound.send(inbound).await.map_err(|_| Parting::Gone)
+        let brought = self.inbound.send(inbound).await;
+        brought.map_err(|_| Parting::Told(CloseReason::Draining))
     }
 
     async fn write_frame(&mut self, frame: ServerFrame) -> Result<(), Parting> {
@@ -264,13 +265,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
                 Ok(Err(_)) => Err(Parting::Gone),
                 Err(_) => Err(Parting::Told(CloseReason::Slow)),
             },
-            told = &mut self.closing => Err(told.map_or(Parting::Gone, Parting::Told)),
+            told = &mut self.closing => Err(leave(told)),
         }
     }
 
     /// Why the hub let go of it.
     async fn told(&mut self) -> Parting {
-        (&mut self.closing).await.map_or(Parting::Gone, Parting::Told)
+        leave((&mut self.closing).await)
     }
 
     /// Takes leave: says why, and waits until the runner has heard it.
@@ -279,6 +280,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             while let Some(Ok(_)) = self.ws.next().await {}
         }
     }
+}
+
+/// The end that the hub gave; a hub that says nothing has ended.
+fn leave(told: Result<CloseReason, oneshot::error::RecvError>) -> Parting {
+    Parting::Told(told.unwrap_or(CloseReason::Draining))
 }
 
 /// The end of a socket whose bytes cannot be read as messages.

@@ -30,6 +30,7 @@ use crate::core::hub::{Hub, HubPolicy};
 use crate::core::lane::WorkloadPolicy;
 use crate::core::outbox::Outbox;
 use crate::core::tokens::{Denial, TokenHash, Tokens};
+use crate::failpoint::{Point, reached};
 use crate::handle::{Request, RunnerHandle};
 use crate::host::{HostFound, HostPort};
 use crate::records::{self, Books, Writes};
@@ -218,6 +219,7 @@ impl HubTask {
             if commit.is_none()
                 && let Some(writes) = self.outbox.begin_commit()
             {
+                reached(Point::CommitBegins);
                 commit = Some(Commit::begin(&ledger, self.books.batch(writes)?));
             }
             self.tell_tally();
@@ -234,7 +236,10 @@ impl HubTask {
                 result = Commit::ended(&mut commit) => {
                     commit = None;
                     result?;
+                    reached(Point::Committed);
                     self.outbox.committed();
+                    self.carry_out();
+                    reached(Point::CarriedOut);
                 }
                 permit = host.orders.reserve(), if host_listens && !self.orders.is_empty() => {
                     match permit {
