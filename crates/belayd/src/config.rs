@@ -1,6 +1,7 @@
 //! Configuration: a file, drop-ins, the environment, in that order; every fault found at once.
 
 mod images;
+mod runners;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ use belay_protocol::{NodeId, SpecFault};
 use belay_volumes::ByteSize;
 
 use images::SaidOfImages;
+pub(crate) use runners::RunnerConfig;
+use runners::SaidOfRunners;
 
 /// Where the configuration is unless the command line says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/belay/belayd.toml";
@@ -52,6 +55,8 @@ pub(crate) struct Config {
     pub events: Retention,
     /// What is configured about images.
     pub images: ImagesConfig,
+    /// What is configured about runners.
+    pub runners: RunnerConfig,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Which lines are logged, as a `tracing` filter.
@@ -100,6 +105,7 @@ struct Said {
     events_keep: Option<u64>,
     events_days: Option<u64>,
     images: SaidOfImages,
+    runners: SaidOfRunners,
     log_format: Option<LogFormat>,
     log_level: Option<String>,
     shutdown_deadline: Option<Duration>,
@@ -107,7 +113,7 @@ struct Said {
 
 /// Section and key of everything that can be set, for the environment's sake: the variable is
 /// `BELAYD_`, the section, `_`, the key, in capitals.
-pub(crate) const KEYS: [(&str, &str); 27] = [
+pub(crate) const KEYS: [(&str, &str); 30] = [
     ("node", "name"),
     ("node", "state_dir"),
     ("node", "runtime_dir"),
@@ -132,18 +138,22 @@ pub(crate) const KEYS: [(&str, &str); 27] = [
     ("images", "collect_until_percent"),
     ("images", "keep"),
     ("images", "grace"),
+    ("runner", "listen"),
+    ("runner", "connections"),
+    ("runner", "memory"),
     ("log", "format"),
     ("log", "level"),
     ("shutdown", "deadline"),
 ];
 
 /// Keys whose value is a number, which the environment can only write as text.
-const NUMBERS: [(&str, &str); 5] = [
+const NUMBERS: [(&str, &str); 6] = [
     ("events", "keep"),
     ("events", "days"),
     ("images", "collect_below_percent"),
     ("images", "collect_until_percent"),
     ("images", "keep"),
+    ("runner", "connections"),
 ];
 
 /// Turns variables of the environment into pieces of configuration. Unknown ones that begin with
@@ -236,6 +246,7 @@ impl Said {
             events_keep: later.events_keep.or(self.events_keep),
             events_days: later.events_days.or(self.events_days),
             images: self.images.overlaid_by(later.images),
+            runners: self.runners.overlaid_by(later.runners),
             log_format: later.log_format.or(self.log_format),
             log_level: later.log_level.or(self.log_level),
             shutdown_deadline: later.shutdown_deadline.or(self.shutdown_deadline),
@@ -262,6 +273,7 @@ impl Said {
                 age: self.events_days.map_or(usual.age, |days| Duration::from_secs(days * DAY)),
             },
             images: self.images.with_defaults(),
+            runners: self.runners.with_defaults(),
             log_format: self.log_format.unwrap_or(LogFormat::Auto),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
             shutdown_deadline: self.shutdown_deadline.unwrap_or(Duration::from_secs(20)),
@@ -317,6 +329,10 @@ fn read_piece(mut keys: Keys<'_>) -> Said {
     if let Some(mut images) = keys.table("images") {
         images::read(&mut images, &mut said.images);
         images.finish();
+    }
+    if let Some(mut runner) = keys.table("runner") {
+        runners::read(&mut runner, &mut said.runners);
+        runner.finish();
     }
     images::read_registries(&mut keys, &mut said.images);
     if let Some(mut log) = keys.table("log") {

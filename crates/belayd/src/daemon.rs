@@ -13,6 +13,8 @@ use belay_lifecycle::core::record;
 use belay_lifecycle::{Context, ImagesHandle, NodeCommand, NodeProber, NodeTask, StatusBoard};
 use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
+use belay_protocol::runner::RunnerTally;
+use belay_runner::{HostFound, Snapshotting};
 use belay_store::LocalStore;
 use belay_volumes::{Volumes, VolumesConfig, Watchdog};
 use nix::unistd::Group;
@@ -24,6 +26,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::runners::{Beginning, Runners};
 use crate::{bridge, instance, run_record, sources, watchdog};
 
 /// Commands that may wait on their way from the API to the node.
@@ -67,7 +70,8 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let (node, node_commands) = watch::channel(None);
     let (reads, asked) = mpsc::channel(QUEUE);
     let feed = EventFeed { tally: log.tally(), reads };
-    let api = ApiState::new(watched.clone(), sender, feed, shutdown.clone());
+    let (count, runs) = watch::channel(RunnerTally::default());
+    let api = ApiState::new(watched.clone(), sender, feed, shutdown.clone()).with_runs(runs);
 
     let mut tasks = JoinSet::new();
     serve(&config, &api, &shutdown, &mut tasks).await?;
@@ -78,7 +82,8 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     if let Err(error) = locks.prepare() {
         tracing::error!("{:#}; nothing is changed until that is mended", anyhow::Error::new(error));
     }
-    let parts = Parts { locks: &locks, ledger: &ledger, events: &events, board: &board };
+    let parts =
+        Parts { locks: &locks, ledger: &ledger, events: &events, board: &board, count: &count };
     let supervised = supervise(&config, &shutdown, parts, &turned, &node);
     tokio::pin!(supervised);
     let mut ended = None;
@@ -185,6 +190,8 @@ struct Parts<'a> {
     ledger: &'a Ledger,
     events: &'a EventSink,
     board: &'a StatusBoard,
+    /// Takes the counts of the runner server.
+    count: &'a watch::Sender<RunnerTally>,
 }
 
 /// Brings the node up, shows what it says of itself, and ends it in order.
@@ -195,7 +202,7 @@ async fn supervise(
     turned: &watch::Sender<Instant>,
     node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
 ) -> anyhow::Result<()> {
-    let Parts { locks, ledger, events, board } = parts;
+    let Parts { locks, ledger, events, board, count } = parts;
     let records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
     tracing::info!(workloads = records.records.len(), "the ledger is open");
     let store = LocalStore::open(&config.store)
@@ -247,6 +254,11 @@ async fn supervise(
     let declared = sources::read_specs(&config.workloads_dir)
         .with_context(|| format!("cannot read {}", config.workloads_dir.display()))?;
     let volumes = context.volumes.clone();
+    // Nobody runs containers of runners yet: none is there, and no workload takes runs.
+    let (host, _engine_side) = belay_runner::link();
+    let found = HostFound { hosted: Vec::new(), snapshots: Snapshotting::Unsupported };
+    let beginning = Beginning { ledger: ledger.clone(), host, found, workloads: Vec::new() };
+    let runners = Runners::begin(config, beginning, count.clone(), shutdown).await?;
     let (handle, task) = NodeTask::spawn(context, records, declared);
     node.send_replace(Some(handle.commands));
     let mut turning = handle.turns;
@@ -256,7 +268,9 @@ async fn supervise(
         }
     };
     let (ended, ()) = tokio::join!(task, show);
+    let runs_ended = runners.ended().await;
     ended.context("the node's task failed")?;
+    runs_ended?;
     collecting.await.context("the task of the images failed")?;
     // What was begun behind an answer, such as letting go of a device's number, comes to its end.
     volumes.idle().await;

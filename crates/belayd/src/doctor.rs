@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use belay_engine::{EngineOptions, Severity};
 use belay_protocol::{Finding, Verdict};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
 
 use crate::config::Config;
@@ -72,6 +73,7 @@ async fn examine(config: &Config) -> Vec<Finding> {
     findings.extend(TOOLS.map(tool));
     findings.push(space(&config.state_dir));
     findings.push(cgroups());
+    findings.push(open_files(config));
     findings
 }
 
@@ -113,6 +115,29 @@ fn tool((path, purpose, package, missing): (&str, &str, &str, Verdict)) -> Findi
     };
     let name = path.rsplit('/').next().unwrap_or(path);
     finding(name, verdict, found, &format!("apt-get install {package}"))
+}
+
+/// Open files that belayd needs besides the sockets of runners.
+const OTHER_FILES: u64 = 1024;
+
+fn open_files(config: &Config) -> Finding {
+    let wanted = u64::try_from(config.runners.connections).unwrap_or(u64::MAX);
+    let wanted = wanted.saturating_add(OTHER_FILES);
+    let advice = "raise it, as LimitNOFILE in belayd's unit, or lower runner.connections";
+    match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((limit, _)) => {
+            let verdict = if limit >= wanted { Verdict::Good } else { Verdict::Limited };
+            let runners = limit.saturating_sub(OTHER_FILES).min(wanted - OTHER_FILES);
+            let found = format!(
+                "{limit} may be open at a time here: enough for {runners} of {} runners",
+                config.runners.connections
+            );
+            finding("open files", verdict, found, advice)
+        }
+        Err(error) => {
+            finding("open files", Verdict::Limited, format!("cannot be told: {error}"), advice)
+        }
+    }
 }
 
 fn space(state_dir: &Path) -> Finding {
