@@ -32,7 +32,12 @@ const ENVIRONMENT: &[&str] = &[
     "https_proxy",
     "no_proxy",
 ];
+const SHELL: &str = "/bin/sh";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Goes on as what it is given, if its parent is still the one that it is given. The signal on a
+/// parent's death is armed only once the child runs: a parent that died before sends none, and what
+/// it had begun would run for ever.
+const UNLESS_ORPHANED: &str = r#"[ "$PPID" = "$1" ] || exit 3; shift; exec "$@""#;
 /// Last words kept of a service that died, in lines.
 const LAST_WORDS: usize = 4;
 /// Longest of these, in bytes.
@@ -51,22 +56,7 @@ pub(super) struct Process {
 impl Process {
     /// Starts the service as a child that ends with the calling thread.
     pub(super) fn spawn(socket: &Path) -> Result<Self, ServiceError> {
-        let mut url = std::ffi::OsString::from("unix://");
-        url.push(socket);
-        let kept = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
-        let mut child = Command::new(SETPRIV)
-            .args(["--pdeathsig", "TERM", "--", PODMAN, "system", "service", "--time=0"])
-            .arg(url)
-            .env_clear()
-            .envs(kept)
-            .env("PATH", PATH)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            // A group of its own: Ctrl-C at a terminal is for belayd, which needs the engine to
-            // shut down in order.
-            .process_group(0)
+        let mut child = command(socket, std::process::id())
             .spawn()
             .map_err(|source| ServiceError::Spawn { what: SETPRIV, source })?;
         let stderr = child.stderr.take().expect("standard error was asked for as a pipe");
@@ -105,6 +95,30 @@ impl Process {
         let words = Vec::from(words).join("; ");
         if words.is_empty() { status } else { format!("{status}: {words}") }
     }
+}
+
+/// The service as a child of `parent`, which ends with the calling thread of it.
+fn command(socket: &Path, parent: u32) -> Command {
+    let mut url = std::ffi::OsString::from("unix://");
+    url.push(socket);
+    let kept = ENVIRONMENT.iter().filter_map(|name| Some((*name, std::env::var_os(name)?)));
+    let mut command = Command::new(SETPRIV);
+    command
+        .args(["--pdeathsig", "TERM", "--", SHELL, "-c", UNLESS_ORPHANED, "podman"])
+        .arg(parent.to_string())
+        .args([PODMAN, "system", "service", "--time=0"])
+        .arg(url)
+        .env_clear()
+        .envs(kept)
+        .env("PATH", PATH)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        // A group of its own: Ctrl-C at a terminal is for belayd, which needs the engine to shut
+        // down in order.
+        .process_group(0);
+    command
 }
 
 /// Puts what the service says on its standard error into our log, and keeps the last of it.
@@ -200,4 +214,19 @@ fn serves(pid: Pid, socket: &Path) -> bool {
     let mut arguments = arguments.split(|&c| c == 0);
     let is_podman = arguments.next() == Some(PODMAN.as_bytes());
     is_podman && arguments.any(|argument| argument == url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_whose_belayd_died_before_it_could_be_told_does_not_begin() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let socket = directory.path().join("podman.sock");
+        // The first process of the host is nobody's belayd.
+        let ended = command(&socket, 1).output().expect("it can be started");
+        assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+        assert!(!socket.exists(), "nothing listens");
+    }
 }
