@@ -15,6 +15,7 @@ pub mod liveness;
 pub mod lock_phase;
 pub mod machine;
 pub mod observation;
+pub mod oom;
 pub mod providers;
 pub mod record;
 pub mod sockets;

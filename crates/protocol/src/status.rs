@@ -243,6 +243,10 @@ pub struct ContainerStatus {
     pub started_at: Option<Timestamp>,
     /// How it ended, if it did.
     pub exit: Option<ExitStatus>,
+    /// Processes in it that the kernel ended for want of memory since it was started, counted every
+    /// half minute; the container itself lives on.
+    #[serde(default)]
+    pub oom_kills: u64,
 }
 
 /// How a container ended.

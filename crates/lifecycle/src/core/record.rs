@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::app_requests::Pace;
+use super::oom::OomTold;
 use super::watch::Watched;
 
 /// Table of the ledger that holds [`WorkloadRecord`]s, keyed by the workload's name.
@@ -47,6 +48,9 @@ pub struct WorkloadRecord {
     /// unhealthy and its spec says so. With the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// What was told of processes in its container that the kernel ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_told: Option<OomTold>,
     /// The last end of a container that was counted or found to be none, so that it is judged once.
     pub judged_exit: Option<String>,
     /// Boot of the host in which its container was started last: what was running then did not end
@@ -231,6 +235,7 @@ impl WorkloadRecord {
             interruption: Interruption::None,
             verdict: None,
             failed: None,
+            oom_told: None,
             judged_exit: None,
             started_in_boot: None,
             given_up: None,

@@ -1,13 +1,14 @@
-//! Limits, read back from the engine and from the kernel.
+//! Limits, read back from the engine and from the kernel, and what came of them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use belay_protocol::{Problem, ProblemCode};
+use belay_protocol::{EventDetails, Problem, ProblemCode};
 use tokio::time::Instant;
 
 use super::state::State;
 use crate::core::limits::{self, KernelLimits};
+use crate::core::oom::{self, OomTold};
 
 /// How often limits that hold are looked at again.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -17,11 +18,20 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub(crate) struct LimitsLook {
     incarnation: String,
     at: Instant,
+    /// Processes that the kernel ended for want of memory.
+    oom_kills: u64,
+}
+
+/// What the kernel says of a process's control groups.
+struct Kernel {
+    limits: KernelLimits,
+    /// `None` where it does not count them.
+    oom_kills: Option<u64>,
 }
 
 impl State {
-    /// Reports limits of the running container that are not what its spec says, and takes the
-    /// report back when they are.
+    /// Reports limits of the running container that are not what its spec says, takes the report
+    /// back when they are, and tells of processes that the kernel ended for want of memory.
     pub(crate) async fn read_limits_back(&mut self) {
         let Some(incarnation) = self.running_incarnation() else { return };
         let fresh = self
@@ -35,10 +45,13 @@ impl State {
         let recorded = target.limits;
         // Another generation's container goes on running for a while during a deploy.
         let Some(pid) = target.state.incarnation().map(|running| running.pid) else { return };
-        self.limits_look = Some(LimitsLook { incarnation, at: Instant::now() });
-        let read = tokio::task::spawn_blocking(move || kernel_limits(pid)).await;
+        let before = self.oom_kills();
+        let look =
+            LimitsLook { incarnation: incarnation.clone(), at: Instant::now(), oom_kills: before };
+        self.limits_look = Some(look);
+        let read = tokio::task::spawn_blocking(move || kernel(pid)).await;
         // The process has gone meanwhile, and its groups with it.
-        let Ok(Some(kernel)) = read else { return };
+        let Ok(Some(Kernel { limits: kernel, oom_kills })) = read else { return };
         let host = &self.context.engine.info().abilities;
         let found = limits::differences(&wanted, &recorded, &kernel, host);
         let reported = self
@@ -58,20 +71,52 @@ impl State {
         } else if reported {
             self.last_fault = None;
         }
+        if let Some(kills) = oom_kills {
+            self.count_oom_kills(incarnation, kills).await;
+        }
+    }
+
+    /// Processes in the running container that the kernel ended for want of memory since it was
+    /// started, as last counted.
+    pub(crate) fn oom_kills(&self) -> u64 {
+        let running = self.running_incarnation();
+        let look =
+            self.limits_look.as_ref().filter(|look| Some(&look.incarnation) == running.as_ref());
+        look.map_or(0, |look| look.oom_kills)
+    }
+
+    async fn count_oom_kills(&mut self, incarnation: String, kills: u64) {
+        if let Some(look) = &mut self.limits_look {
+            look.oom_kills = kills;
+        }
+        let told = self.known.as_ref().and_then(|known| known.record.oom_told.as_ref());
+        let killed = oom::untold(told, &incarnation, kills);
+        if killed == 0 {
+            return;
+        }
+        let processes =
+            if killed == 1 { "1 process".to_owned() } else { format!("{killed} processes") };
+        let message = format!(
+            "the kernel ended {processes} in {} for want of memory, and its container runs on",
+            self.name
+        );
+        tracing::warn!(workload = %self.name, killed, total = kills, "{message}");
+        self.tell(message, EventDetails::OutOfMemory { killed, total: kills });
+        self.keep(|record| record.oom_told = Some(OomTold { incarnation, kills })).await;
     }
 }
 
-/// What the kernel enforces on a process; `None` when it has gone.
-fn kernel_limits(pid: u32) -> Option<KernelLimits> {
+/// What the kernel enforces on a process, and counts; `None` when it has gone.
+fn kernel(pid: u32) -> Option<Kernel> {
     let table_of = || std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok();
     let table = table_of()?;
     let groups = Groups { table: &table };
-    let limits = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+    let kernel = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         groups.unified()
     } else {
         groups.by_controller()
     };
-    (table_of().as_deref() == Some(&*table)).then_some(limits)
+    (table_of().as_deref() == Some(&*table)).then_some(kernel)
 }
 
 struct Groups<'t> {
@@ -79,13 +124,13 @@ struct Groups<'t> {
 }
 
 impl Groups<'_> {
-    fn unified(&self) -> KernelLimits {
+    fn unified(&self) -> Kernel {
         let read = |file: &str| self.read("/sys/fs/cgroup", "", file);
         let number = |file: &str| read(file).as_deref().and_then(limits::number);
         let memory = number("memory.max");
         let swap = number("memory.swap.max");
         let cpu = read("cpu.max");
-        KernelLimits {
+        let limits = KernelLimits {
             memory,
             memory_and_swap: memory.zip(swap).map(|(memory, swap)| memory + swap),
             nano_cpus: cpu.as_deref().and_then(|text| {
@@ -93,10 +138,11 @@ impl Groups<'_> {
                 limits::share(quota, period)
             }),
             pids: number("pids.max"),
-        }
+        };
+        Kernel { limits, oom_kills: read("memory.events").as_deref().and_then(oom::kills) }
     }
 
-    fn by_controller(&self) -> KernelLimits {
+    fn by_controller(&self) -> Kernel {
         let read = |controller: &str, file: &str| {
             let mount = format!("/sys/fs/cgroup/{controller}");
             self.read(&mount, controller, file)
@@ -104,12 +150,14 @@ impl Groups<'_> {
         let number = |controller, file| read(controller, file).as_deref().and_then(limits::number);
         let quota = read("cpu", "cpu.cfs_quota_us");
         let period = read("cpu", "cpu.cfs_period_us");
-        KernelLimits {
+        let limits = KernelLimits {
             memory: number("memory", "memory.limit_in_bytes"),
             memory_and_swap: number("memory", "memory.memsw.limit_in_bytes"),
             nano_cpus: quota.zip(period).and_then(|(quota, period)| limits::share(&quota, &period)),
             pids: number("pids", "pids.max"),
-        }
+        };
+        let counts = read("memory", "memory.oom_control");
+        Kernel { limits, oom_kills: counts.as_deref().and_then(oom::kills) }
     }
 
     fn read(&self, mount: &str, controller: &str, file: &str) -> Option<String> {

@@ -212,6 +212,7 @@ impl State {
                 name: container.name.clone(),
                 started_at: container.state.incarnation().map(|running| running.started_at),
                 exit: exit_of(container),
+                oom_kills: self.oom_kills(),
             }),
             restarts: self.restarts,
             back_off: record

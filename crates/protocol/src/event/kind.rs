@@ -208,6 +208,13 @@ kinds! {
         /// What cleared it.
         by: HaltCleared,
     }
+    /// The kernel ended processes in its container for want of memory, and the container lives on.
+    OutOfMemory = "out-of-memory" {
+        /// How many since this was last told.
+        killed: u64,
+        /// How many since the container was started.
+        total: u64,
+    }
     /// An operator runs a command in its container.
     CommandBegun = "command-begun" {
         /// The program; its arguments may be secrets and are nowhere kept.
@@ -395,6 +402,7 @@ impl EventDetails {
             | Self::SyncFailed { .. }
             | Self::Quarantined { .. }
             | Self::ImagePullFailed { .. }
+            | Self::OutOfMemory { .. }
             | Self::Unreadable { .. }
             | Self::Unhealthy { .. }
             | Self::LivenessUnknown { .. } => Severity::Warning,

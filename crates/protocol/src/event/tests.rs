@@ -104,6 +104,7 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
         (D::LivenessUnknown { cause: "hangs".into() }, json!({"cause": "hangs"}), Warning),
         (D::GivenUp { cause: "spent".into() }, json!({"cause": "spent"}), Alarm),
         (D::HaltCleared { by: HaltCleared::Operator }, json!({"by": "operator"}), Info),
+        (D::OutOfMemory { killed: 2, total: 5 }, json!({"killed": 2, "total": 5}), Warning),
         (
             D::CommandBegun { program: "/bin/sh".into(), arguments: 2 },
             json!({"program": "/bin/sh", "arguments": 2}),

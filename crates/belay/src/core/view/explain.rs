@@ -29,21 +29,7 @@ pub(crate) fn page(
     );
     facts.add_toned("observed", &observed, tone(workload.phase), style);
     facts.add("because", &workload.reason);
-    facts.add(
-        "engine",
-        match (status.engine.reachable, &workload.container) {
-            (false, _) => "does not answer, so nothing is changed until it does".to_owned(),
-            (true, None) => "has no container of it".to_owned(),
-            (true, Some(container)) => match (&container.exit, container.started_at) {
-                (Some(exit), _) if exit.out_of_memory => {
-                    format!("container exited with code {}, out of memory", exit.code)
-                }
-                (Some(exit), _) => format!("container exited with code {}", exit.code),
-                (None, Some(started)) => format!("container runs since {}", human::clock(started)),
-                (None, None) => "container was never started".to_owned(),
-            },
-        },
-    );
+    facts.add("engine", engine(status, workload));
     let differences = differences(status, workload);
     if differences.is_empty() {
         facts.add("differs", "nothing");
@@ -118,6 +104,28 @@ pub(crate) fn page(
     text
 }
 
+/// What the engine has of it.
+fn engine(status: &NodeStatus, workload: &WorkloadStatus) -> String {
+    if !status.engine.reachable {
+        return "does not answer, so nothing is changed until it does".to_owned();
+    }
+    let Some(container) = &workload.container else { return "has no container of it".to_owned() };
+    let started = match (&container.exit, container.started_at) {
+        (Some(exit), _) if exit.out_of_memory => {
+            return format!("container exited with code {}, out of memory", exit.code);
+        }
+        (Some(exit), _) => return format!("container exited with code {}", exit.code),
+        (None, None) => return "container was never started".to_owned(),
+        (None, Some(started)) => human::clock(started),
+    };
+    let ended = match container.oom_kills {
+        0 => return format!("container runs since {started}"),
+        1 => "1 process".to_owned(),
+        many => format!("{many} processes"),
+    };
+    format!("container runs since {started}; the kernel ended {ended} in it for want of memory")
+}
+
 /// What is not as it should be, a sentence each.
 fn differences(status: &NodeStatus, workload: &WorkloadStatus) -> Vec<String> {
     let mut found = Vec::new();
@@ -183,6 +191,21 @@ mod tests {
             "subject": {"type": "workload", "workload": "cache"}, "message": cause,
             "details": {"from": from, "to": to, "cause": cause},
         })
+    }
+
+    #[test]
+    fn processes_that_the_kernel_ended_are_counted() {
+        let status = sample::status();
+        let mut web = sample::workload("web");
+        for (kills, words) in [(1, "1 process"), (3, "3 processes")] {
+            web.container.as_mut().expect("it runs").oom_kills = kills;
+            let page = page(&status, &web, &[], sample::now(), Style::Plain);
+            let line = format!(
+                "container runs since 2026-03-01 11:54:46Z; the kernel ended {words} in it for want \
+                 of memory\n"
+            );
+            assert!(page.contains(&line), "{page}");
+        }
     }
 
     #[test]
