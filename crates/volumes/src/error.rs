@@ -267,6 +267,14 @@ impl ReleaseError {
             Self::Busy { .. } | Self::StillAttached { .. } | Self::Io { .. } => true,
         }
     }
+
+    /// The processes that hold it, as far as they were found.
+    pub fn holders(&self) -> &[Holder] {
+        match self {
+            Self::Busy { holders, .. } | Self::StillAttached { holders, .. } => holders,
+            Self::Refused { .. } | Self::Io { .. } => &[],
+        }
+    }
 }
 
 /// Why a volume was not deleted.

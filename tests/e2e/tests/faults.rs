@@ -262,6 +262,60 @@ async fn a_step_that_fails_is_tried_again_until_it_works() {
     node.end().await;
 }
 
+/// A process in a control group of a container that Podman does not know, with a view of every
+/// mount of its own, as Podman leaves one whose making was cut off.
+struct Forgotten {
+    process: std::process::Child,
+    group: std::path::PathBuf,
+}
+
+impl Forgotten {
+    fn start() -> Self {
+        let unified = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let mount = if unified { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/freezer" };
+        let id = format!("{:064x}", std::process::id());
+        let group = std::path::Path::new(mount).join(format!("libpod-{id}"));
+        std::fs::create_dir(&group).expect("a control group");
+        let process = Command::new("/usr/bin/unshare")
+            .args(["--mount", "--propagation", "private", "/bin/sleep", "100000"])
+            .spawn()
+            .expect("unshare runs");
+        std::fs::write(group.join("cgroup.procs"), process.id().to_string()).expect("moved");
+        Self { process, group }
+    }
+}
+
+impl Drop for Forgotten {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_dir(&self.group);
+    }
+}
+
+#[tokio::test]
+async fn a_process_of_a_container_that_podman_forgot_does_not_hold_a_volume_for_ever() {
+    let node = Node::start(NodeOptions::default()).await;
+    node.client().deploy(&job("exec sleep 100000", ""), node.directory()).await.expect("deploys");
+    let mut forgotten = Forgotten::start();
+    let pid = forgotten.process.id();
+    until("it to have a view of its own", SOON, || {
+        let view = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+        let own = view(&pid.to_string());
+        let apart = own.is_some() && own != view("self");
+        std::future::ready(if apart { Ok(()) } else { Err(format!("{own:?}")) })
+    })
+    .await;
+    node.client().act("stop", "job").await.expect("stops");
+    node.client().wait_for("job", WorkloadPhase::Stopped, SOON).await;
+    let ended = forgotten.process.try_wait().expect("it is ours");
+    assert!(ended.is_some(), "it was killed");
+    let log = node.log_text();
+    assert!(log.contains("its container is gone from the engine, and it is killed"), "{log}");
+    drop(forgotten);
+    node.end().await;
+}
+
 #[tokio::test]
 async fn volume_sync_that_could_not_begin_begins_later() {
     let node = Node::start(NodeOptions::default()).await;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::engine::EngineKind;
+
 /// A process as `/proc/PID/stat` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Process {
@@ -39,6 +41,22 @@ pub(crate) fn is_in_container(groups: &str, id: &str) -> bool {
         let name = part.strip_suffix(".scope").unwrap_or(part);
         let name = name.strip_prefix("libpod-").or(name.strip_prefix("docker-")).unwrap_or(name);
         !id.is_empty() && name == id
+    })
+}
+
+/// The id of the container of this engine whose control groups (`/proc/PID/cgroup`) these are, if
+/// they are one's. Another engine's containers have other names.
+pub(crate) fn container_of(groups: &str, engine: EngineKind) -> Option<&str> {
+    let is_id = |name: &&str| name.len() == 64 && name.bytes().all(|c| c.is_ascii_hexdigit());
+    let paths = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
+    paths.flat_map(|path| path.split('/').zip(path.split('/').skip(1))).find_map(|(above, part)| {
+        let name = part.strip_suffix(".scope").unwrap_or(part);
+        let name = match engine {
+            EngineKind::Podman => name.strip_prefix("libpod-")?,
+            EngineKind::Docker if above == "docker" => name,
+            EngineKind::Docker => name.strip_prefix("docker-")?,
+        };
+        Some(name).filter(is_id)
     })
 }
 
@@ -92,6 +110,27 @@ mod tests {
         assert!(!is_in_container("0::/\n", ""));
         assert_eq!(state_of("7 (a) b) D 1 7 7"), Some('D'));
         assert_eq!(state_of("7 (sh) Z 1 7 7"), None);
+    }
+
+    #[test]
+    fn a_container_is_read_out_of_groups_by_its_whole_id_alone() {
+        let id = "7bd045cfb0a94e4b13e1495bd5cd95a7207b9b9419d4241352771392bea822e5";
+        let (podman, docker) = (EngineKind::Podman, EngineKind::Docker);
+        for (group, engine, other) in [
+            ("/libpod_parent/libpod-", podman, docker),
+            ("/machine.slice/libpod-", podman, docker),
+            ("/system.slice/docker-", docker, podman),
+            ("/docker/", docker, podman),
+        ] {
+            for end in ["", ".scope/container"] {
+                let groups = format!("0::/x\n4:memory:{group}{id}{end}\n");
+                assert_eq!(container_of(&groups, engine), Some(id), "{groups}");
+                assert_eq!(container_of(&groups, other), None, "{groups}");
+            }
+        }
+        for group in [format!("/libpod-conmon-{id}"), format!("/libpod-{}", &id[1..]), "/".into()] {
+            assert_eq!(container_of(&format!("0::{group}\n"), podman), None, "{group}");
+        }
     }
 
     #[test]

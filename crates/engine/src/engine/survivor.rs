@@ -1,8 +1,11 @@
 //! Processes of a container, as the host sees them.
 
-use super::Engine;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::{Engine, EngineKind};
 use crate::blocking;
 use crate::core::process;
+use crate::error::EngineError;
 
 /// A process that is there although its container should have ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +26,42 @@ impl Engine {
         let id = container.as_ref().to_owned();
         blocking::run(move || find(&id)).await
     }
+
+    /// Kills a process of a container that the engine does not know any more, and gives that
+    /// container's id; `None` when it is no such process, which is left alone.
+    ///
+    /// Podman that is ended between the making of a container's first process and its own note of
+    /// it forgets the process: a removal of the container then leaves it waiting for its start for
+    /// ever, with every mount.
+    pub async fn end_forgotten(&self, pid: i32) -> Result<Option<String>, EngineError> {
+        let engine = self.info().kind;
+        let Some(id) = blocking::run(move || container_of(pid, engine)).await else {
+            return Ok(None);
+        };
+        if self.inspect(&id).await?.is_some() {
+            return Ok(None);
+        }
+        let ended = blocking::run({
+            let id = id.clone();
+            move || kill(pid, &id, engine)
+        });
+        Ok(ended.await.then_some(id))
+    }
+}
+
+fn container_of(pid: i32, engine: EngineKind) -> Option<String> {
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    process::container_of(&groups, engine).map(str::to_owned)
+}
+
+/// Kills a process if it is still one of this container. Says whether it was told to end.
+fn kill(pid: i32, id: &str, engine: EngineKind) -> bool {
+    let Some(fd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    else {
+        return false;
+    };
+    // Only now is it settled which process the descriptor means.
+    container_of(pid, engine).as_deref() == Some(id) && pidfd_send_signal(&fd, Signal::KILL).is_ok()
 }
 
 fn find(id: &str) -> Option<Survivor> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use belay_engine::{Access, Container, ContainerState, EngineError, Liveness, LogOptions, Removal};
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, VolumeFate, WorkloadPhase};
-use belay_volumes::{Origin, Owner, VolumeSpec};
+use belay_volumes::{Holder, Origin, Owner, VolumeSpec};
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -27,6 +27,9 @@ const LAST_LINES_WITHIN: Duration = Duration::from_secs(3);
 
 /// Pause before a step that the engine or the kernel refused is tried again, where no ladder counts.
 pub(crate) const RETRY: Duration = Duration::from_secs(2);
+
+/// How long a process that was killed has to let go of a volume before that is tried again.
+const FORGOTTEN_ENDS: Duration = Duration::from_millis(100);
 
 impl State {
     pub(crate) async fn carry_out(&mut self, step: Step) {
@@ -336,6 +339,10 @@ impl State {
         };
         for status in listed.into_iter().filter(|status| status.id.workload == self.name) {
             if let Err(error) = self.context.volumes.release(&status.id).await {
+                if self.end_forgotten(error.holders()).await {
+                    self.pause(FORGOTTEN_ENDS);
+                    return;
+                }
                 let problem = problems::release(&error);
                 self.set_fault(&problem);
                 if self.phase == WorkloadPhase::Stopping || self.phase == WorkloadPhase::Removing {
@@ -349,6 +356,28 @@ impl State {
         self.mounted.clear();
         self.requests = AppRequests::default();
         self.volumes = VolumesFact::Released;
+    }
+
+    /// Ends those among the holders of a volume that are of a container which the engine knows no
+    /// more. Says whether there were any.
+    async fn end_forgotten(&self, holders: &[Holder]) -> bool {
+        let mut any = false;
+        for holder in holders {
+            match self.context.engine.end_forgotten(holder.pid).await {
+                Ok(Some(container)) => {
+                    any = true;
+                    tracing::warn!(
+                        workload = %self.name, %container,
+                        "{holder}; its container is gone from the engine, and it is killed"
+                    );
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(workload = %self.name, "{}", problems::with_causes(&error));
+                }
+            }
+        }
+        any
     }
 
     async fn forget(&mut self) {
