@@ -14,6 +14,7 @@ use belay_runner_client::{
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -257,21 +258,28 @@ async fn a_run_that_is_dropped_is_given_up_and_one_that_is_lost_says_why() {
 async fn a_wait_that_is_given_up_is_left() {
     let script = Script::new();
     let mut runner = Runner::start(script.config());
+    let (suspended, is_suspended) = oneshot::channel();
+    let (left, is_left) = oneshot::channel();
     let server = async {
         let mut socket = script.accept().await;
         socket.begin().await;
-        let suspended = json!({"suspension": 1, "snapshot": {"plan": "armed", "delay_ms": 1000}});
-        socket.grant("suspend", suspended).await;
-        let left = socket.grant("continue", json!({})).await;
-        let RunnerRequest::Continue(left) = left else { panic!("{left:?}") };
-        assert_eq!(left.suspension.get(), 1);
+        let answer = json!({"suspension": 1, "snapshot": {"plan": "armed", "delay_ms": 1000}});
+        socket.grant("suspend", answer).await;
+        suspended.send(()).expect("the client waits for it");
+        let request = socket.grant("continue", json!({})).await;
+        let RunnerRequest::Continue(request) = request else { panic!("{request:?}") };
+        assert_eq!(request.suspension.get(), 1);
+        left.send(()).expect("the client waits for it");
         socket.grant("complete", finished()).await;
         socket
     };
     let client = async {
         let mut run = runner.next().await.expect("it goes on").expect("a run");
-        let wait = timeout(Duration::from_millis(50), run.suspend(far_away(), None));
-        assert!(wait.await.is_err());
+        tokio::select! {
+            ended = run.suspend(far_away(), None) => panic!("{ended:?}"),
+            asked = is_suspended => asked.expect("the server says so"),
+        }
+        is_left.await.expect("the server says so");
         run.complete(Value::Null).await.expect("it was told");
     };
     let ((), _socket) = tokio::join!(client, server);
