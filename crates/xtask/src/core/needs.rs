@@ -97,6 +97,19 @@ const NEEDS: &[Need] = &[
         purpose: Purpose::Test,
         ..need(Probe::Program("mkfs.btrfs"), "btrfs-progs", "btrfs volumes, which are optional")
     },
+    Need {
+        purpose: Purpose::Test,
+        ..need(
+            Probe::File("/usr/lib/python3/dist-packages/websocket/__init__.py"),
+            "python3-websocket",
+            "the runner in Python",
+        )
+    },
+    Need { purpose: Purpose::Test, ..need(Probe::Program("node"), "nodejs", "the runner in Node") },
+    Need {
+        purpose: Purpose::Test,
+        ..need(Probe::File("/usr/share/nodejs/ws/package.json"), "node-ws", "the runner in Node")
+    },
 ];
 
 /// The needs for `purpose` on `release` that `present` does not find, in the order of the table.

@@ -1,0 +1,5 @@
+//! Runners against the real server: its hub, its ledger and its sockets, without containers.
+
+mod languages;
+mod library;
+mod node;
