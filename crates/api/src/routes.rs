@@ -4,6 +4,7 @@ mod ask;
 mod events;
 mod extract;
 mod operate;
+mod runs;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -19,6 +20,9 @@ use crate::state::ApiState;
 
 /// Longest body of a request; a spec is a few hundred bytes.
 const BODY_LIMIT: usize = 1024 * 1024;
+
+/// Longest body of a submission: a payload of 1 MiB of compact JSON, written less tightly.
+const RUN_LIMIT: usize = 2 * BODY_LIMIT;
 
 /// Pages that change something, or show what a workload wrote. A method router answers on each of
 /// them for the operator, a refusal for the observer.
@@ -98,6 +102,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(pin_image, post(operate::pin_image))
         .route(unpin_image, post(operate::unpin_image))
         .route(remove_image, post(operate::remove_image))
+        .merge(runs::operator_routes(RUN_LIMIT))
         .fallback(no_such_resource)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -110,6 +115,7 @@ pub fn operator_router(state: ApiState) -> Router {
 pub fn observer_router(state: ApiState) -> Router {
     ACTS.into_iter()
         .chain(["/v1/locks", BREAK])
+        .chain(runs::OPERATOR_PAGES)
         .fold(questions(), |router, path| router.route(path, any(read_only)))
         .fallback(refuse_or_not_found)
         .method_not_allowed_fallback(read_only)
@@ -132,6 +138,7 @@ fn questions() -> Router<ApiState> {
         .route("/v1/images", get(ask::images))
         .route("/metrics", get(ask::metrics))
         .route("/v1/sync", get(ask::sync))
+        .route("/v1/runners", get(runs::runners))
 }
 
 async fn no_such_resource(request: Request) -> Refusal {
@@ -155,7 +162,7 @@ async fn method_not_allowed(request: Request) -> Refusal {
 async fn read_only() -> Refusal {
     Refusal::new(
         ProblemCode::ReadOnlyListener,
-        "operations, histories and logs are served on belayd's Unix socket only",
+        "operations, runs, histories and logs are served on belayd's Unix socket only",
         "use the belay command on the node, as root or a member of the socket's group",
     )
 }

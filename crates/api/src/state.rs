@@ -14,6 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::runs::RunnerCommand;
+
 /// How long a command waits for room in belayd's queue before the caller is told to come back.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,15 @@ pub struct EventFeed {
     pub tally: watch::Receiver<EventTally>,
     /// Takes questions. Each is answered through the channel that it carries.
     pub reads: mpsc::Sender<ReadEvents>,
+}
+
+/// Where runs, runners and waitpoints come from.
+#[derive(Debug, Clone)]
+pub struct RunFeed {
+    /// Counts, changed when they change.
+    pub tally: watch::Receiver<RunnerTally>,
+    /// Takes questions. Each is answered through the channel that it carries.
+    pub asks: mpsc::Sender<RunnerCommand>,
 }
 
 /// Asks for events that are on the disk.
@@ -120,7 +131,7 @@ pub struct ApiState {
     status: watch::Receiver<Arc<NodeStatus>>,
     commands: mpsc::Sender<Command>,
     events: EventFeed,
-    runs: watch::Receiver<RunnerTally>,
+    runs: RunFeed,
     followers: Arc<Semaphore>,
     shutdown: CancellationToken,
     operations: TaskTracker,
@@ -135,13 +146,17 @@ impl ApiState {
         shutdown: CancellationToken,
     ) -> Self {
         let followers = Arc::new(Semaphore::new(FOLLOWERS));
-        let (_, runs) = watch::channel(RunnerTally::default());
-        Self { status, commands, events, runs, followers, shutdown, operations: TaskTracker::new() }
+        let operations = TaskTracker::new();
+        let (_, tally) = watch::channel(RunnerTally::default());
+        let (asks, _) = mpsc::channel(1);
+        let runs = RunFeed { tally, asks };
+        Self { status, commands, events, runs, followers, shutdown, operations }
     }
 
-    /// The same, with the counts of the runner server; without, they are all zero.
+    /// The same, with the runner server; without, nothing is counted, and what is asked about runs
+    /// is refused.
     #[must_use]
-    pub fn with_runs(mut self, runs: watch::Receiver<RunnerTally>) -> Self {
+    pub fn with_runs(mut self, runs: RunFeed) -> Self {
         self.runs = runs;
         self
     }
@@ -166,7 +181,7 @@ impl ApiState {
     }
 
     pub(crate) fn runs(&self) -> RunnerTally {
-        *self.runs.borrow()
+        *self.runs.tally.borrow()
     }
 
     pub(crate) fn tally(&self) -> watch::Receiver<EventTally> {
@@ -180,6 +195,10 @@ impl ApiState {
 
     pub(crate) async fn read_events(&self, read: ReadEvents) -> Result<(), Box<Problem>> {
         send_to(&self.events.reads, read).await
+    }
+
+    pub(crate) async fn ask_runners(&self, command: RunnerCommand) -> Result<(), Box<Problem>> {
+        send_to(&self.runs.asks, command).await
     }
 
     pub(crate) async fn send(&self, command: Command) -> Result<(), Box<Problem>> {

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod runs;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +9,8 @@ use std::time::Duration;
 use belay_protocol::{EventKind, EventSeq, VolumeName, WorkloadName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
+
+pub(crate) use runs::{NewRun, RunVerb, RunnerVerb, WaitpointVerb};
 
 /// Where belayd listens unless it is told otherwise.
 const DEFAULT_SOCKET: &str = "/run/belay/belay.sock";
@@ -149,6 +153,15 @@ pub(crate) enum Verb {
     /// Volume-sync of this node
     #[command(subcommand, after_help = "Example: belay sync status")]
     Sync(SyncVerb),
+    /// Runs: pieces of work for runners
+    #[command(subcommand, after_help = "Example: belay run ls")]
+    Run(RunVerb),
+    /// Runners: processes that execute runs
+    #[command(subcommand, after_help = "Example: belay runner ls")]
+    Runner(RunnerVerb),
+    /// Waitpoints: what runs wait for until somebody completes it
+    #[command(subcommand, after_help = "Example: belay waitpoint ls")]
+    Waitpoint(WaitpointVerb),
     /// Look at everything belayd needs of this host
     #[command(after_help = "Example: belay doctor")]
     Doctor {

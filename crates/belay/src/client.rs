@@ -57,8 +57,18 @@ impl Client {
 
     /// A page.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Ending> {
+        self.send(Method::GET, path, Document::none()).await
+    }
+
+    /// A request that is answered by one document.
+    pub(crate) async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Document,
+    ) -> Result<T, Ending> {
         let answer = async {
-            let response = self.request(Method::GET, path, Document::none()).await?;
+            let response = self.request(method, path, body).await?;
             response.bytes().await.map_err(|error| lost(&error))
         };
         let body = tokio::time::timeout(PAGE, answer).await.map_err(|_| self.silent(PAGE))??;

@@ -6,6 +6,7 @@ mod exec;
 mod image;
 mod lock;
 mod operate;
+mod runs;
 mod show;
 mod volume;
 
@@ -79,6 +80,9 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Sync(SyncVerb::History { workload, listing }) => {
             show::history(&client()?, &workload, listing, output).await?;
         }
+        Verb::Run(verb) => return runs::run(&client()?, verb, output).await,
+        Verb::Runner(verb) => runs::runner(&client()?, verb, output).await?,
+        Verb::Waitpoint(verb) => runs::waitpoint(&client()?, verb, output).await?,
         Verb::Doctor { listing, belayd } => {
             return doctor::run(belayd.as_deref(), listing, output).await;
         }

@@ -1,4 +1,8 @@
-//! From the API's commands to the node's.
+//! From the API's commands to the node's and the runner server's.
+
+mod runs;
+
+pub(crate) use runs::answer_runs;
 
 use belay_api::{Command, ReadEvents};
 use belay_events::EventLog;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use belay_api::{ApiState, EventFeed, Limits};
+use belay_api::{ApiState, EventFeed, Limits, RunFeed};
 use belay_engine::{Engine, EngineOptions, PodmanService};
 use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
@@ -14,7 +14,7 @@ use belay_lifecycle::{Context, ImagesHandle, NodeCommand, NodeProber, NodeTask, 
 use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
 use belay_protocol::runner::RunnerTally;
-use belay_runner::{HostFound, Snapshotting};
+use belay_runner::{HostFound, RunnerHandle, Snapshotting};
 use belay_store::LocalStore;
 use belay_volumes::{Volumes, VolumesConfig, Watchdog};
 use nix::unistd::Group;
@@ -70,20 +70,30 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let (node, node_commands) = watch::channel(None);
     let (reads, asked) = mpsc::channel(QUEUE);
     let feed = EventFeed { tally: log.tally(), reads };
-    let (count, runs) = watch::channel(RunnerTally::default());
+    let (count, run_tally) = watch::channel(RunnerTally::default());
+    let (asks, of_runs) = mpsc::channel(QUEUE);
+    let (runners, runner_handle) = watch::channel(None);
+    let runs = RunFeed { tally: run_tally, asks };
     let api = ApiState::new(watched.clone(), sender, feed, shutdown.clone()).with_runs(runs);
 
     let mut tasks = JoinSet::new();
     serve(&config, &api, &shutdown, &mut tasks).await?;
     tasks.spawn(bridge::carry(commands, node_commands, shutdown.clone()));
     tasks.spawn(bridge::read_events(asked, log, shutdown.clone()));
+    tasks.spawn(bridge::answer_runs(of_runs, runner_handle, shutdown.clone()));
     tasks.spawn(watchdog::run(watched, turns, shutdown.clone()));
 
     if let Err(error) = locks.prepare() {
         tracing::error!("{:#}; nothing is changed until that is mended", anyhow::Error::new(error));
     }
-    let parts =
-        Parts { locks: &locks, ledger: &ledger, events: &events, board: &board, count: &count };
+    let parts = Parts {
+        locks: &locks,
+        ledger: &ledger,
+        events: &events,
+        board: &board,
+        count: &count,
+        runners: &runners,
+    };
     let supervised = supervise(&config, &shutdown, parts, &turned, &node);
     tokio::pin!(supervised);
     let mut ended = None;
@@ -192,6 +202,8 @@ struct Parts<'a> {
     board: &'a StatusBoard,
     /// Takes the counts of the runner server.
     count: &'a watch::Sender<RunnerTally>,
+    /// Takes the way to the runner server while it runs.
+    runners: &'a watch::Sender<Option<RunnerHandle>>,
 }
 
 /// Brings the node up, shows what it says of itself, and ends it in order.
@@ -202,7 +214,7 @@ async fn supervise(
     turned: &watch::Sender<Instant>,
     node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
 ) -> anyhow::Result<()> {
-    let Parts { locks, ledger, events, board, count } = parts;
+    let Parts { locks, ledger, events, board, count, runners: shown } = parts;
     let records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
     tracing::info!(workloads = records.records.len(), "the ledger is open");
     let store = LocalStore::open(&config.store)
@@ -259,6 +271,7 @@ async fn supervise(
     let found = HostFound { hosted: Vec::new(), snapshots: Snapshotting::Unsupported };
     let beginning = Beginning { ledger: ledger.clone(), host, found, workloads: Vec::new() };
     let runners = Runners::begin(config, beginning, count.clone(), shutdown).await?;
+    shown.send_replace(Some(runners.handle()));
     let (handle, task) = NodeTask::spawn(context, records, declared);
     node.send_replace(Some(handle.commands));
     let mut turning = handle.turns;
@@ -269,6 +282,7 @@ async fn supervise(
     };
     let (ended, ()) = tokio::join!(task, show);
     let runs_ended = runners.ended().await;
+    shown.send_replace(None);
     ended.context("the node's task failed")?;
     runs_ended?;
     collecting.await.context("the task of the images failed")?;

@@ -5,8 +5,8 @@ use belay_ledger::{Ledger, LedgerError};
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::RunnerTally;
 use belay_runner::{
-    HostFound, HostPort, HubPolicy, HubStart, RunnerServer, RunnerSocket, RunningHub, SocketLimits,
-    WorkloadPolicy,
+    HostFound, HostPort, HubPolicy, HubStart, RunnerHandle, RunnerServer, RunnerSocket, RunningHub,
+    SocketLimits, WorkloadPolicy,
 };
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ pub(crate) struct Beginning {
 
 /// The runner server, running.
 pub(crate) struct Runners {
+    handle: RunnerHandle,
     server: RunnerServer,
     hub: JoinHandle<Result<(), LedgerError>>,
     listening: JoinSet<()>,
@@ -70,7 +71,12 @@ impl Runners {
             listening.spawn(async move { accepting.serve_tcp(listener).await });
             tracing::info!(%address, "runners may connect");
         }
-        Ok(Self { server, hub: hub.task, listening })
+        Ok(Self { handle: hub.handle, server, hub: hub.task, listening })
+    }
+
+    /// For those who ask.
+    pub(crate) fn handle(&self) -> RunnerHandle {
+        self.handle.clone()
     }
 
     /// Waits until every runner was told and let go, after the shutdown.

@@ -186,6 +186,22 @@ codes! {
     ExecFailed = "exec-failed", 502, 126, "the command could not be run";
     /// The command in the container ran longer than it was given.
     ExecTimedOut = "exec-timed-out", 504, 124, "the command ran out of time";
+    /// No run of that id is remembered.
+    NoSuchRun = "no-such-run", 404, 66, "no such run";
+    /// The run is over.
+    RunEnded = "run-ended", 409, 69, "the run is over";
+    /// The workload is not one whose runners take runs.
+    TakesNoRuns = "takes-no-runs", 409, 69, "the workload takes no runs";
+    /// Another submission has the idempotency key.
+    KeyTaken = "key-taken", 409, 69, "another submission has the idempotency key";
+    /// The node keeps as many runs as it may.
+    TooManyRuns = "too-many-runs", 503, 75, "the node keeps as many runs as it may";
+    /// No waitpoint of that id is remembered.
+    NoSuchWaitpoint = "no-such-waitpoint", 404, 66, "no such waitpoint";
+    /// The waitpoint was completed with something else.
+    WaitpointCompleted = "waitpoint-completed", 409, 69, "the waitpoint was completed with another result";
+    /// It was not confirmed in time that it is on the disk.
+    Unconfirmed = "unconfirmed", 504, 75, "it could not be confirmed in time";
     /// The engine does not answer.
     EngineUnreachable = "engine-unreachable", 503, 69, "the container engine does not answer";
     /// The node is not reconciled yet, or its engine is away.

@@ -1,5 +1,7 @@
 //! Query strings, read strictly: a key that is not known is an error that names the known ones.
 
+pub(crate) mod runs;
+
 use std::time::Duration;
 
 use belay_protocol::{

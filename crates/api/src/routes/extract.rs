@@ -1,11 +1,14 @@
 //! What handlers take from a request, parsed at the edge and refused with a problem document.
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use belay_protocol::runner::SubmitRequest;
 use belay_protocol::{ProblemCode, VolumeName, WorkloadName};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -31,6 +34,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
             Ok(name) => Ok(Self(name)),
             Err(error) => Err(invalid(error.to_string(), "name the workload as belay ps shows it")),
         }
+    }
+}
+
+/// What a path names by one word.
+pub(crate) trait PathName: FromStr<Err: Display> {
+    /// What to do about a word that names nothing.
+    const NEXT: &'static str;
+}
+
+/// What the path names.
+pub(crate) struct OfPath<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: PathName> FromRequestParts<S> for OfPath<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let Path(name) = path.map_err(|error| invalid(error.body_text(), T::NEXT))?;
+        name.parse().map(Self).map_err(|error: T::Err| invalid(error.to_string(), T::NEXT))
     }
 }
 
@@ -90,28 +112,51 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Document<T> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
-        let arrival = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
-        let body = match arrival {
-            Ok(Ok(body)) => body,
-            Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                return Err(Refusal::new(
-                    ProblemCode::RequestTooLarge,
-                    "the body is longer than 1 MiB",
-                    "send a spec, not what it names",
-                ));
-            }
-            Ok(Err(error)) => return Err(invalid(error.body_text(), "send the request again")),
-            Err(_late) => {
-                let detail = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
-                return Err(invalid(detail, "send the request again"));
-            }
+        let too_large = || {
+            let detail = "the body is longer than 1 MiB";
+            Refusal::new(ProblemCode::RequestTooLarge, detail, "send a spec, not what it names")
         };
-        match serde_json::from_slice(&body) {
-            Ok(document) => Ok(Self(document)),
-            Err(error) => {
-                let detail = format!("the body is not the JSON that this page takes: {error}");
-                Err(invalid(detail, "docs/api.md shows the shape"))
-            }
-        }
+        read(request, state, too_large).await.map(Self)
     }
+}
+
+/// The body as a submission, which may be longer than any other.
+pub(crate) struct SubmittedRun(pub(crate) SubmitRequest);
+
+impl<S: Send + Sync> FromRequest<S> for SubmittedRun {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+        let too_large = || {
+            Refusal::new(
+                ProblemCode::RequestTooLarge,
+                "the body is longer than 2 MiB, and a payload is 1 MiB of compact JSON at most",
+                "store what is that large elsewhere, and submit where it lies",
+            )
+        };
+        read(request, state, too_large).await.map(Self)
+    }
+}
+
+async fn read<S: Send + Sync, T: DeserializeOwned>(
+    request: Request,
+    state: &S,
+    too_large: impl FnOnce() -> Refusal,
+) -> Result<T, Refusal> {
+    let arrival = tokio::time::timeout(BODY_TIME, Bytes::from_request(request, state)).await;
+    let body = match arrival {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return Err(too_large());
+        }
+        Ok(Err(error)) => return Err(invalid(error.body_text(), "send the request again")),
+        Err(_late) => {
+            let detail = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
+            return Err(invalid(detail, "send the request again"));
+        }
+    };
+    serde_json::from_slice(&body).map_err(|error| {
+        let detail = format!("the body is not the JSON that this page takes: {error}");
+        invalid(detail, "docs/api.md shows the shape")
+    })
 }

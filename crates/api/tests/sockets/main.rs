@@ -3,6 +3,7 @@
 
 mod events;
 mod node;
+mod runs;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_api::{
-    ApiState, Command, EventFeed, Limits, ReadEvents, ServeReport, bind_tcp, bind_unix,
-    observer_router, operator_router, serve_tcp, serve_unix,
+    ApiState, Command, EventFeed, Limits, ReadEvents, RunFeed, RunnerCommand, ServeReport,
+    bind_tcp, bind_unix, observer_router, operator_router, serve_tcp, serve_unix,
 };
+use belay_protocol::runner::RunnerTally;
 use belay_protocol::{EventTally, NodeReadiness, NodeStatus};
 use reqwest::{Method, Response};
 use tempfile::TempDir;
@@ -67,6 +68,7 @@ pub(crate) struct TestNode {
     state: ApiState,
     status: watch::Sender<Arc<NodeStatus>>,
     commands: mpsc::Receiver<Command>,
+    runners: mpsc::Receiver<RunnerCommand>,
     tally: watch::Sender<EventTally>,
     reads: Option<mpsc::Receiver<ReadEvents>>,
     shutdown: CancellationToken,
@@ -91,7 +93,10 @@ impl TestNode {
         let (tally, tallied) = watch::channel(EventTally::default());
         let (asking, reads) = mpsc::channel(4);
         let feed = EventFeed { tally: tallied, reads: asking };
-        let state = ApiState::new(watched, sender, feed, shutdown.clone());
+        let (asks, runners) = mpsc::channel(4);
+        let (_, counted) = watch::channel(RunnerTally::default());
+        let state = ApiState::new(watched, sender, feed, shutdown.clone())
+            .with_runs(RunFeed { tally: counted, asks });
         let limits = quick_limits();
         let unix = serve_unix(bound, operator_router(state.clone()), limits, shutdown.clone());
         let tcp = serve_tcp(listener, observer_router(state.clone()), limits, shutdown.clone());
@@ -99,6 +104,7 @@ impl TestNode {
             state,
             status,
             commands,
+            runners,
             tally,
             reads: Some(reads),
             shutdown,
@@ -140,6 +146,15 @@ impl TestNode {
     pub(crate) async fn command(&mut self) -> Command {
         let command = tokio::time::timeout(PATIENCE, self.commands.recv());
         command.await.expect("a command arrives").expect("the API holds its end")
+    }
+
+    pub(crate) async fn runner_command(&mut self) -> RunnerCommand {
+        let command = tokio::time::timeout(PATIENCE, self.runners.recv());
+        command.await.expect("a command arrives").expect("the API holds its end")
+    }
+
+    pub(crate) fn close_runners(&mut self) {
+        self.runners.close();
     }
 
     /// What is asked about events; the test answers it.

@@ -8,6 +8,7 @@ pub(crate) mod locks;
 pub(crate) mod node;
 pub(crate) mod probes;
 pub(crate) mod problem;
+pub(crate) mod runs;
 pub(crate) mod sync;
 pub(crate) mod volumes;
 pub(crate) mod workloads;

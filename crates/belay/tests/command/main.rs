@@ -1,6 +1,7 @@
 //! The `belay` program against a socket: what it asks, what it prints, how it ends.
 
 mod belayd;
+mod runs;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;

@@ -1,0 +1,80 @@
+//! What the API asks of the runner server.
+
+use belay_protocol::Problem;
+use belay_protocol::runner::{
+    CompleteWaitpoint, IssuedToken, RunDetail, RunId, RunPage, RunQuery, RunnerId, RunnerStatus,
+    SubmitRequest, Submitted, TokenRequest, WaitpointId, WaitpointPage, WaitpointQuery,
+};
+use tokio::sync::oneshot;
+
+/// Where the answer goes.
+pub type RunnerReply<T> = oneshot::Sender<Result<T, Problem>>;
+
+/// A question for the runner server. Each is answered on its own: one that waits for the disk holds
+/// up no other.
+#[derive(Debug)]
+pub enum RunnerCommand {
+    /// Accept a run.
+    Submit {
+        /// It.
+        request: SubmitRequest,
+        /// Its id, once it is on the disk.
+        reply: RunnerReply<Submitted>,
+    },
+    /// Cancel a run.
+    Cancel {
+        /// Which.
+        run: RunId,
+        /// Once that is on the disk.
+        reply: RunnerReply<()>,
+    },
+    /// Show a run with its payload and result.
+    Run {
+        /// Which.
+        run: RunId,
+        /// All of it.
+        reply: RunnerReply<RunDetail>,
+    },
+    /// List runs.
+    Runs {
+        /// Which.
+        query: RunQuery,
+        /// A page of them.
+        reply: RunnerReply<RunPage>,
+    },
+    /// List runners.
+    Runners {
+        /// All of them.
+        reply: RunnerReply<Vec<RunnerStatus>>,
+    },
+    /// List waitpoints.
+    Waitpoints {
+        /// Which.
+        query: WaitpointQuery,
+        /// A page of them.
+        reply: RunnerReply<WaitpointPage>,
+    },
+    /// Complete a waitpoint.
+    CompleteWaitpoint {
+        /// Which.
+        waitpoint: WaitpointId,
+        /// With what.
+        completion: CompleteWaitpoint,
+        /// Once that is on the disk.
+        reply: RunnerReply<()>,
+    },
+    /// Make a token for a runner that belayd does not start.
+    IssueToken {
+        /// For whom.
+        request: TokenRequest,
+        /// The token, which is shown this once.
+        reply: RunnerReply<IssuedToken>,
+    },
+    /// Make all tokens of a runner worthless for connecting.
+    RevokeTokens {
+        /// Whose.
+        runner: RunnerId,
+        /// Once that is on the disk.
+        reply: RunnerReply<()>,
+    },
+}

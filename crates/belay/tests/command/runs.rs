@@ -1,0 +1,234 @@
+//! `belay run`, `belay runner` and `belay waitpoint`.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use belay_protocol::{Problem, ProblemCode};
+use serde_json::{Value, json};
+
+use super::belayd::{Answer, Belayd, belay, parts};
+
+const RUN: &str = "run_06cp9m2k2g000f0e1d2c3b4a50";
+const WAITPOINT: &str = "wait_06cp9m34hg000vqtrs6e5c4b20";
+
+fn status(state: &str, more: &Value) -> Value {
+    let mut status = json!({
+        "run": RUN, "workload": "mailer", "state": state, "created_at": "2026-01-01T00:00:00Z",
+        "priority": 0, "attempt": 2, "max_attempts": 3, "epoch": 1,
+    });
+    let fields = status.as_object_mut().expect("an object");
+    fields.extend(more.as_object().expect("an object").clone());
+    status
+}
+
+fn detail(state: &str, more: &Value) -> Answer {
+    let mut detail = json!({"status": status(state, more), "payload": null});
+    if state == "finished" {
+        detail["output"] = json!({"sent": true});
+    }
+    Answer::ok(detail.to_string())
+}
+
+fn submitted(acceptance: &str) -> Answer {
+    Answer::ok(json!({"run": RUN, "acceptance": acceptance}).to_string())
+}
+
+#[test]
+fn a_run_is_submitted_and_its_id_printed() {
+    let belayd = Belayd::answering(vec![submitted("new"), submitted("known")]);
+    let plain = parts(&belayd.belay(&["run", "submit", "mailer"]));
+    assert_eq!(plain, (Some(0), format!("{RUN}\n"), String::new()));
+    let asked = belayd.asked();
+    assert_eq!(asked.line, "POST /v1/runs");
+    let body: Value = serde_json::from_str(&asked.body).expect("JSON");
+    let defaults = json!({"workload": "mailer", "payload": null, "priority": 0, "delay_ms": 0,
+                          "max_attempts": 3});
+    assert_eq!(body, defaults);
+
+    let (code, stdout, stderr) = parts(&belayd.belay(&[
+        "run",
+        "submit",
+        "mailer",
+        "--payload",
+        "{\"n\":1}",
+        "--key",
+        "a b",
+        "--priority",
+        "-2",
+        "--delay",
+        "5s",
+        "--attempt-timeout",
+        "1m",
+        "--max-attempts",
+        "1",
+    ]));
+    assert_eq!((code, stdout), (Some(0), format!("{RUN}\n")));
+    assert!(stderr.contains("submitted before, under the same key"), "{stderr}");
+    let body: Value = serde_json::from_str(&belayd.asked().body).expect("JSON");
+    let all = json!({"workload": "mailer", "payload": {"n": 1}, "idempotency_key": "a b",
+                     "priority": -2, "delay_ms": 5000, "timeout_ms": 60_000, "max_attempts": 1});
+    assert_eq!(body, all);
+}
+
+#[test]
+fn a_payload_comes_from_a_file_or_from_standard_input() {
+    let belayd = Belayd::answering(vec![submitted("new"), submitted("new")]);
+    let file = belayd.directory().join("payload.json");
+    std::fs::write(&file, "{\n  \"n\": 7\n}\n").expect("writes");
+    let file = file.display().to_string();
+    let (code, ..) = parts(&belayd.belay(&["run", "submit", "mailer", "--payload-file", &file]));
+    assert_eq!(code, Some(0));
+    let body: Value = serde_json::from_str(&belayd.asked().body).expect("JSON");
+    assert_eq!(body["payload"], json!({"n": 7}));
+
+    let mut child = belay()
+        .env("BELAY_SOCKET", belayd.socket())
+        .args(["run", "submit", "mailer", "--payload-file", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    child.stdin.take().expect("piped").write_all(b"[1, 2]").expect("writes");
+    assert!(child.wait().expect("it ends").success());
+    let body: Value = serde_json::from_str(&belayd.asked().body).expect("JSON");
+    assert_eq!(body["payload"], json!([1, 2]));
+}
+
+#[test]
+fn what_is_no_payload_is_refused_before_anything_is_sent() {
+    let belayd = Belayd::answering(Vec::new());
+    let write = |name: &str, text: &str| {
+        let file = belayd.directory().join(name);
+        std::fs::write(&file, text).expect("writes");
+        file.display().to_string()
+    };
+    let long = write("long.json", &"1".repeat(2 * 1024 * 1024 + 1));
+    for (file, words) in [
+        (write("bad.json", "{"), "not JSON"),
+        (long, "longer than 2 MiB"),
+        (belayd.directory().join("absent").display().to_string(), "No such file"),
+    ] {
+        let arguments = ["run", "submit", "mailer", "--payload-file", &file];
+        let (code, _, stderr) = parts(&belayd.belay(&arguments));
+        assert_eq!(code, Some(66), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+}
+
+#[test]
+fn a_run_is_waited_for_to_its_end() {
+    let belayd = Belayd::answering(vec![
+        submitted("new"),
+        detail("executing", &json!({})),
+        detail("finished", &json!({})),
+    ]);
+    let (code, stdout, stderr) = parts(&belayd.belay(&["run", "submit", "mailer", "--wait"]));
+    assert_eq!((code, &*stdout), (Some(0), "{\n  \"sent\": true\n}\n"), "{stderr}");
+    for line in ["POST /v1/runs", &format!("GET /v1/runs/{RUN}"), &format!("GET /v1/runs/{RUN}")] {
+        assert_eq!(belayd.asked().line, line);
+    }
+    for (answer, code, words) in [
+        (detail("failed", &json!({"failure": "no\tmail"})), 1, "failed after 2 attempts: no mail"),
+        (detail("cancelled", &json!({})), 1, "was cancelled"),
+    ] {
+        let belayd = Belayd::answering(vec![answer]);
+        let (found, stdout, stderr) = parts(&belayd.belay(&["run", "wait", RUN]));
+        assert_eq!((found, &*stdout), (Some(code), ""), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+}
+
+#[test]
+fn a_wait_is_given_up_when_its_time_is_over() {
+    let belayd =
+        Belayd::answering(vec![detail("waiting", &json!({})), detail("suspended", &json!({}))]);
+    let (code, stdout, stderr) = parts(&belayd.belay(&["run", "wait", RUN, "--timeout", "50ms"]));
+    assert_eq!((code, &*stdout), (Some(75), ""), "{stderr}");
+    assert!(stderr.contains("is still suspended"), "{stderr}");
+}
+
+#[test]
+fn questions_ask_for_what_they_say() {
+    let runs = json!({"runs": [status("queued", &json!({}))]}).to_string();
+    let waitpoints = json!({"waitpoints": []}).to_string();
+    let runner = json!([{"runner": "laptop", "workload": "mailer", "origin": "foreign",
+                         "activity": "idle", "link": "connected"}]);
+    for (arguments, line, body, words) in [
+        (
+            &[
+                "run",
+                "ls",
+                "--workload",
+                "mailer",
+                "--state",
+                "queued",
+                "--state",
+                "waiting",
+                "--limit",
+                "5",
+            ][..],
+            "GET /v1/runs?workload=mailer&state=queued&state=waiting&limit=5".to_owned(),
+            runs.clone(),
+            "mailer    queued",
+        ),
+        (&["run", "ls", "-o", "json"], "GET /v1/runs".to_owned(), runs, "\"state\": \"queued\""),
+        (
+            &["waitpoint", "ls", "--run", RUN, "--state", "awaited"],
+            format!("GET /v1/waitpoints?run={RUN}&state=awaited"),
+            waitpoints,
+            "no waitpoints",
+        ),
+        (&["runner", "ls"], "GET /v1/runners".to_owned(), runner.to_string(), "elsewhere"),
+        (
+            &["run", "cancel", RUN],
+            format!("POST /v1/runs/{RUN}/cancel"),
+            "{}".to_owned(),
+            "is cancelled",
+        ),
+        (
+            &["waitpoint", "complete", WAITPOINT, "--output", "[1]"],
+            format!("POST /v1/waitpoints/{WAITPOINT}/complete"),
+            "{}".to_owned(),
+            "is completed",
+        ),
+        (
+            &["runner", "revoke", "laptop"],
+            "DELETE /v1/runners/laptop/tokens".to_owned(),
+            "{}".to_owned(),
+            "no token of laptop",
+        ),
+    ] {
+        let belayd = Belayd::answering(vec![Answer::ok(body)]);
+        let (code, stdout, stderr) = parts(&belayd.belay(arguments));
+        assert_eq!((code, &*stderr), (Some(0), ""), "{arguments:?}");
+        assert!(stdout.contains(words), "{stdout}");
+        assert_eq!(belayd.asked().line, line);
+    }
+}
+
+#[test]
+fn a_token_is_the_only_thing_on_standard_output() {
+    let token = format!("belay_runner_{}", "0".repeat(52));
+    let issued = json!({"token": token, "runner": "laptop", "workload": "mailer",
+                        "expires_at": "2026-01-01T08:00:00Z"});
+    let belayd = Belayd::answering(vec![Answer::ok(issued.to_string())]);
+    let arguments = ["runner", "token", "laptop", "--workload", "mailer", "--ttl", "8h"];
+    let (code, stdout, stderr) = parts(&belayd.belay(&arguments));
+    assert_eq!((code, stdout), (Some(0), format!("{token}\n")));
+    assert!(stderr.contains("until 2026-01-01 08:00:00Z; it is not shown again"), "{stderr}");
+    let asked = belayd.asked();
+    assert_eq!(asked.line, "POST /v1/runners/tokens");
+    let body: Value = serde_json::from_str(&asked.body).expect("JSON");
+    assert_eq!(body, json!({"runner": "laptop", "workload": "mailer", "ttl_ms": 28_800_000}));
+}
+
+#[test]
+fn refusals_end_the_command_with_their_codes() {
+    let problem = Problem::new(ProblemCode::NoSuchRun, "there is none", "belay run ls");
+    let status = problem.status;
+    let body = serde_json::to_string(&problem).expect("plain data");
+    let belayd = Belayd::answering(vec![Answer { status, body }]);
+    let (code, stdout, stderr) = parts(&belayd.belay(&["run", "show", RUN]));
+    assert_eq!((code, &*stdout), (Some(66), ""));
+    assert!(stderr.contains("there is none") && stderr.contains("belay run ls"), "{stderr}");
+}
