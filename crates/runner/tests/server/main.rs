@@ -2,6 +2,7 @@
 
 mod abuse;
 mod crash;
+mod disk;
 mod drain;
 mod handshake;
 mod life;
