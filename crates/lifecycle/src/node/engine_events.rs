@@ -7,6 +7,7 @@ use belay_protocol::WorkloadName;
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
@@ -55,6 +56,7 @@ impl EngineEventsTask {
         let mut pause = REOPEN;
         while !self.shutdown.is_cancelled() {
             let mut events = self.engine.events(marker.clone(), &self.label);
+            let opened = Instant::now();
             loop {
                 let event = tokio::select! {
                     event = events.next() => event,
@@ -72,7 +74,14 @@ impl EngineEventsTask {
                     }
                     Some(Err(error)) => {
                         let error = crate::problems::with_causes(&error);
-                        tracing::warn!("the engine's events are lost for a while: {error}");
+                        // Podman ends every stream after some minutes in which nothing happened.
+                        // Nothing is lost by it: the next one begins where this one ended.
+                        if opened.elapsed() >= REOPEN_MAX {
+                            pause = Duration::ZERO;
+                            tracing::debug!("the engine's events are asked for anew: {error}");
+                        } else {
+                            tracing::warn!("the engine's events are lost for a while: {error}");
+                        }
                         break;
                     }
                     None => break,
@@ -83,7 +92,7 @@ impl EngineEventsTask {
                 () = tokio::time::sleep(pause) => {}
                 () = self.shutdown.cancelled() => return,
             }
-            pause = (pause * 2).min(REOPEN_MAX);
+            pause = (pause * 2).clamp(REOPEN, REOPEN_MAX);
             if self.nudges.send(Nudge::All).await.is_err() {
                 return;
             }
