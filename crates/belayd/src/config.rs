@@ -15,7 +15,7 @@ use belay_protocol::{NodeId, SpecFault};
 use belay_volumes::ByteSize;
 
 use images::SaidOfImages;
-pub(crate) use runners::RunnerConfig;
+pub(crate) use runners::RunnersConfig;
 use runners::SaidOfRunners;
 
 /// Where the configuration is unless the command line says otherwise.
@@ -55,8 +55,8 @@ pub(crate) struct Config {
     pub events: Retention,
     /// What is configured about images.
     pub images: ImagesConfig,
-    /// What is configured about runners.
-    pub runners: RunnerConfig,
+    /// What runs and their runners are granted.
+    pub runners: RunnersConfig,
     /// Form of the log.
     pub log_format: LogFormat,
     /// Which lines are logged, as a `tracing` filter.
@@ -113,7 +113,7 @@ struct Said {
 
 /// Section and key of everything that can be set, for the environment's sake: the variable is
 /// `BELAYD_`, the section, `_`, the key, in capitals.
-pub(crate) const KEYS: [(&str, &str); 30] = [
+pub(crate) const KEYS: [(&str, &str); 35] = [
     ("node", "name"),
     ("node", "state_dir"),
     ("node", "runtime_dir"),
@@ -139,21 +139,28 @@ pub(crate) const KEYS: [(&str, &str); 30] = [
     ("images", "keep"),
     ("images", "grace"),
     ("runner", "listen"),
-    ("runner", "connections"),
     ("runner", "memory"),
+    ("runner", "port"),
+    ("runner", "checkpoints_size"),
+    ("runner", "checkpoints_count"),
+    ("runner", "checkpoints_reserve"),
+    ("runner", "retention"),
+    ("runner", "connections"),
     ("log", "format"),
     ("log", "level"),
     ("shutdown", "deadline"),
 ];
 
 /// Keys whose value is a number, which the environment can only write as text.
-const NUMBERS: [(&str, &str); 6] = [
+const NUMBERS: [(&str, &str); 8] = [
+    ("runner", "port"),
+    ("runner", "checkpoints_count"),
+    ("runner", "connections"),
     ("events", "keep"),
     ("events", "days"),
     ("images", "collect_below_percent"),
     ("images", "collect_until_percent"),
     ("images", "keep"),
-    ("runner", "connections"),
 ];
 
 /// Turns variables of the environment into pieces of configuration. Unknown ones that begin with

@@ -10,11 +10,12 @@ use belay_engine::{Engine, EngineOptions, PodmanService};
 use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
-use belay_lifecycle::{Context, ImagesHandle, NodeCommand, NodeProber, NodeTask, StatusBoard};
+use belay_lifecycle::{
+    Context, ImagesHandle, NodeCommand, NodeProber, NodeTask, StatusBoard, Templates,
+};
 use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
 use belay_protocol::runner::RunnerTally;
-use belay_runner::{HostFound, RunnerHandle, Snapshotting};
 use belay_store::LocalStore;
 use belay_volumes::{Volumes, VolumesConfig, Watchdog};
 use nix::unistd::Group;
@@ -26,8 +27,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::runners::{Beginning, Runners};
-use crate::{bridge, instance, run_record, sources, watchdog};
+use crate::runners::Shown;
+use crate::{bridge, instance, run_record, runners, sources, watchdog};
 
 /// Commands that may wait on their way from the API to the node.
 const QUEUE: usize = 64;
@@ -86,14 +87,9 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     if let Err(error) = locks.prepare() {
         tracing::error!("{:#}; nothing is changed until that is mended", anyhow::Error::new(error));
     }
-    let parts = Parts {
-        locks: &locks,
-        ledger: &ledger,
-        events: &events,
-        board: &board,
-        count: &count,
-        runners: &runners,
-    };
+    let shown = Shown { handle: runners, count };
+    let parts =
+        Parts { locks: &locks, ledger: &ledger, events: &events, board: &board, runs: &shown };
     let supervised = supervise(&config, &shutdown, parts, &turned, &node);
     tokio::pin!(supervised);
     let mut ended = None;
@@ -200,10 +196,8 @@ struct Parts<'a> {
     ledger: &'a Ledger,
     events: &'a EventSink,
     board: &'a StatusBoard,
-    /// Takes the counts of the runner server.
-    count: &'a watch::Sender<RunnerTally>,
-    /// Takes the way to the runner server while it runs.
-    runners: &'a watch::Sender<Option<RunnerHandle>>,
+    /// What the runner server shows of itself.
+    runs: &'a Shown,
 }
 
 /// Brings the node up, shows what it says of itself, and ends it in order.
@@ -214,7 +208,7 @@ async fn supervise(
     turned: &watch::Sender<Instant>,
     node: &watch::Sender<Option<mpsc::Sender<NodeCommand>>>,
 ) -> anyhow::Result<()> {
-    let Parts { locks, ledger, events, board, count, runners: shown } = parts;
+    let Parts { locks, ledger, events, board, runs } = parts;
     let records = ledger.load(record::TABLE).await.context("cannot read the ledger")?;
     tracing::info!(workloads = records.records.len(), "the ledger is open");
     let store = LocalStore::open(&config.store)
@@ -259,6 +253,7 @@ async fn supervise(
         store: Arc::new(store),
         workloads_dir: config.state_dir.join("workloads"),
         runtime_dir: config.runtime_dir.clone(),
+        templates: Templates::default(),
         board: board.clone(),
         orphan_grace: config.orphan_grace,
         shutdown: shutdown.clone(),
@@ -266,25 +261,18 @@ async fn supervise(
     let declared = sources::read_specs(&config.workloads_dir)
         .with_context(|| format!("cannot read {}", config.workloads_dir.display()))?;
     let volumes = context.volumes.clone();
-    // Nobody runs containers of runners yet: none is there, and no workload takes runs.
-    let (host, _engine_side) = belay_runner::link();
-    let found = HostFound { hosted: Vec::new(), snapshots: Snapshotting::Unsupported };
-    let beginning = Beginning { ledger: ledger.clone(), host, found, workloads: Vec::new() };
-    let runners = Runners::begin(config, beginning, count.clone(), shutdown).await?;
-    shown.send_replace(Some(runners.handle()));
+    let shared = Arc::clone(&context);
     let (handle, task) = NodeTask::spawn(context, records, declared);
     node.send_replace(Some(handle.commands));
+    let serving = runners::serve(&config.runners, &config.state_dir, &shared, runs);
     let mut turning = handle.turns;
     let show = async {
         while turning.changed().await.is_ok() {
             turned.send_replace(*turning.borrow_and_update());
         }
     };
-    let (ended, ()) = tokio::join!(task, show);
-    let runs_ended = runners.ended().await;
-    shown.send_replace(None);
+    let (ended, (), ()) = tokio::join!(task, show, serving);
     ended.context("the node's task failed")?;
-    runs_ended?;
     collecting.await.context("the task of the images failed")?;
     // What was begun behind an answer, such as letting go of a device's number, comes to its end.
     volumes.idle().await;

@@ -8,6 +8,7 @@ mod doctor;
 mod instance;
 mod logging;
 mod run_record;
+mod runner_door;
 mod runners;
 mod sources;
 mod watchdog;

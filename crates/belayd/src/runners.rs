@@ -1,120 +1,165 @@
-//! The runner server: begun when the engine is reached, drained at the end.
+//! The runner server and the host of its runners: their beginning, their end, and another beginning
+//! should they fail.
+
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use belay_ledger::{Ledger, LedgerError};
-use belay_protocol::WorkloadName;
+use belay_hosting::{Host, HostConfig};
+use belay_ledger::Ledger;
+use belay_lifecycle::Context;
 use belay_protocol::runner::RunnerTally;
-use belay_runner::{
-    HostFound, HostPort, HubPolicy, HubStart, RunnerHandle, RunnerServer, RunnerSocket, RunningHub,
-    SocketLimits, WorkloadPolicy,
-};
+use belay_runner::{HubStart, RunnerHandle, RunnerServer, RunningHub};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::RunnersConfig;
+use crate::runner_door::{self, RunnerDoor};
 
-/// What the runner server begins with, besides the configuration.
-pub(crate) struct Beginning {
-    /// Where runs and tokens are kept.
-    pub ledger: Ledger,
-    /// The way to those who run containers.
-    pub host: HostPort,
-    /// What those found on the node.
-    pub found: HostFound,
-    /// Workloads that take runs.
-    pub workloads: Vec<(WorkloadName, WorkloadPolicy)>,
+/// Pause before runs are served again after that failed; it doubles.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// The longest.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// How long a server must have run for a failure to count as the first.
+const WELL: Duration = Duration::from_secs(300);
+
+/// What is shown of the runner server to those who do not have to know it.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    /// Through which others ask, while runs are served.
+    pub handle: watch::Sender<Option<RunnerHandle>>,
+    /// Its counts.
+    pub count: watch::Sender<RunnerTally>,
 }
 
-/// The runner server, running.
-pub(crate) struct Runners {
-    handle: RunnerHandle,
-    server: RunnerServer,
-    hub: JoinHandle<Result<(), LedgerError>>,
-    listening: JoinSet<()>,
-}
-
-impl Runners {
-    /// Reads the runs that there are, and lets runners in.
-    pub(crate) async fn begin(
-        config: &Config,
-        beginning: Beginning,
-        count: watch::Sender<RunnerTally>,
-        shutdown: &CancellationToken,
-    ) -> anyhow::Result<Self> {
-        let Beginning { ledger, host, found, workloads } = beginning;
-        let memory = match config.runners.memory {
-            Some(memory) => memory.as_u64(),
-            None => memory_of_host().context("cannot tell how much memory the host has")? / 4 * 3,
+/// Serves runs until belayd ends.
+pub(crate) async fn serve(
+    config: &RunnersConfig,
+    state_dir: &Path,
+    context: &Context,
+    shown: &Shown,
+) {
+    let mut pause = AGAIN;
+    while !context.shutdown.is_cancelled() {
+        let began = tokio::time::Instant::now();
+        let served = match Serving::begin(config, state_dir, context).await {
+            Ok(serving) => {
+                shown.handle.send_replace(Some(serving.handle.clone()));
+                let counting = pass_on(serving.handle.tally(), &shown.count);
+                let (served, ()) = tokio::join!(serving.run(&context.shutdown), counting);
+                shown.handle.send_replace(None);
+                served
+            }
+            Err(error) => Err(error),
         };
-        let policy = HubPolicy { memory, ..HubPolicy::default() };
-        let shutdown = shutdown.clone();
-        let start = HubStart { ledger, policy, workloads, host, found, shutdown: shutdown.clone() };
-        let hub = RunningHub::start(start).await.context("cannot read the runs")?;
-        let limits =
-            SocketLimits { connections: config.runners.connections, ..SocketLimits::default() };
-        let server = RunnerServer::new(hub.door, limits, shutdown);
-        let mut listening = JoinSet::new();
-        listening.spawn(pass_on(hub.handle.tally(), count));
-        let socket = RunnerSocket::bind(&config.runtime_dir)?;
-        let accepting = server.clone();
-        listening.spawn(async move {
-            let (listener, _file) = socket.into_parts();
-            accepting.serve_unix(listener).await;
-        });
-        for &address in &config.runners.listen {
-            let listener = TcpListener::bind(address)
-                .await
-                .with_context(|| format!("runner.listen: cannot listen on {address}"))?;
-            let accepting = server.clone();
-            listening.spawn(async move { accepting.serve_tcp(listener).await });
-            tracing::info!(%address, "runners may connect");
+        let Err(error) = served else { return };
+        if began.elapsed() >= WELL {
+            pause = AGAIN;
         }
-        Ok(Self { handle: hub.handle, server, hub: hub.task, listening })
+        tracing::error!("runs are not served for now: {error:#}; belayd keeps trying");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = context.shutdown.cancelled() => return,
+        }
+        pause = (pause * 2).min(AGAIN_MAX);
+    }
+}
+
+/// Runs are served.
+struct Serving {
+    handle: RunnerHandle,
+    hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
+    host: JoinHandle<()>,
+    server: RunnerServer,
+    listening: JoinSet<()>,
+    ending: CancellationToken,
+}
+
+impl Serving {
+    async fn begin(
+        config: &RunnersConfig,
+        state_dir: &Path,
+        context: &Context,
+    ) -> anyhow::Result<Self> {
+        let RunnerDoor { mut listeners, door } =
+            runner_door::open(&context.engine, state_dir, config.port).await?;
+        for address in &config.listen {
+            let listener = TcpListener::bind(address).await;
+            listeners.push(
+                listener.with_context(|| format!("runner.listen: cannot listen on {address}"))?,
+            );
+        }
+        let ending = context.shutdown.child_token();
+        let ledger: Ledger = context.ledger.clone();
+        let look = Host::look(HostConfig {
+            engine: context.engine.clone(),
+            node: context.node.clone(),
+            host: context.instance.clone(),
+            boot_id: context.boot_id.clone(),
+            checkpoints: state_dir.join("checkpoints"),
+            bounds: config.checkpoints,
+            workloads_dir: context.workloads_dir.clone(),
+            door,
+            templates: context.templates.clone(),
+            events: context.events.clone(),
+            ending: ending.clone(),
+        });
+        let (found, host) = look.await.context("the runners' host cannot begin")?;
+        // Those that are declared by now; the host says later changes itself.
+        let policies = host.policies();
+        let (port, link) = belay_runner::link();
+        let hub = RunningHub::start(HubStart {
+            ledger,
+            policy: config.policy(),
+            workloads: policies.clone().into_iter().collect(),
+            host: port,
+            found,
+            shutdown: ending.clone(),
+        });
+        let RunningHub { handle, door, task } =
+            hub.await.context("the runs cannot be read from the ledger")?;
+        let (_, host) = host.spawn(link, handle.clone(), policies).await;
+        let server = RunnerServer::new(door, config.limits(), ending.clone());
+        let mut listening = JoinSet::new();
+        for listener in listeners {
+            tracing::info!(address = ?listener.local_addr().ok(), "listens for runners");
+            let server = server.clone();
+            listening.spawn(async move { server.serve_tcp(listener).await });
+        }
+        Ok(Self { handle, hub: task, host, server, listening, ending })
     }
 
-    /// For those who ask.
-    pub(crate) fn handle(&self) -> RunnerHandle {
-        self.handle.clone()
-    }
-
-    /// Waits until every runner was told and let go, after the shutdown.
-    pub(crate) async fn ended(mut self) -> anyhow::Result<()> {
-        let hub = self.hub.await.context("the task of the runs failed")?;
+    /// Goes on until the shutdown, or until the hub fails; either way everything has ended then.
+    async fn run(mut self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let hub = tokio::select! {
+            ended = &mut self.hub => Some(ended),
+            () = shutdown.cancelled() => None,
+        };
+        let failed = hub.is_some() && !shutdown.is_cancelled();
+        self.ending.cancel();
+        let ended = match hub {
+            Some(ended) => ended,
+            None => self.hub.await,
+        };
+        self.host.await.context("the runners' host failed")?;
         while self.listening.join_next().await.is_some() {}
         self.server.drained().await;
-        hub.context("the runs could not be written to the end")
+        ended.context("the hub of runs failed")?.context("the ledger does not take runs")?;
+        anyhow::ensure!(!failed, "the hub of runs ended by itself");
+        Ok(())
     }
 }
 
-/// Shows the counts of a hub to those who do not have to know it, until it ends.
-async fn pass_on(mut tally: watch::Receiver<RunnerTally>, count: watch::Sender<RunnerTally>) {
+/// Shows the counts of a hub until it ends.
+async fn pass_on(mut tally: watch::Receiver<RunnerTally>, count: &watch::Sender<RunnerTally>) {
     loop {
         count.send_replace(*tally.borrow_and_update());
         if tally.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// Memory of the host, in bytes.
-fn memory_of_host() -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
-    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kibibytes = total.and_then(|value| value.trim().strip_suffix(" kB"));
-    let kibibytes: u64 =
-        kibibytes.context("/proc/meminfo has no MemTotal in kB")?.trim().parse()?;
-    Ok(kibibytes * 1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_host_has_memory() {
-        let memory = memory_of_host().expect("is told");
-        assert!(memory > 64 << 20 && memory < 1 << 50, "{memory}");
     }
 }

@@ -92,6 +92,20 @@ async fn podman_version() -> Option<String> {
     Some(text.trim().strip_prefix("podman version ")?.to_owned())
 }
 
+/// Version of the CRIU that engines find on this host, as in `4.2.1`; `None` where there is none.
+pub async fn criu_version() -> Option<String> {
+    let program = CRIU.iter().find(|path| Path::new(path).exists())?;
+    let version = tokio::process::Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(VERSION_WITHIN, version).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().find_map(|line| Some(line.strip_prefix("Version: ")?.trim().to_owned()))
+}
+
 /// Where Debian and upstream put each program.
 const RUNC: &[&str] = &["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"];
 const CRUN: &[&str] = &["/usr/bin/crun", "/usr/local/bin/crun"];

@@ -10,6 +10,7 @@ mod http;
 mod images;
 mod load;
 mod logs;
+mod network;
 mod oom;
 mod request;
 mod session;

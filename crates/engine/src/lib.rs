@@ -37,7 +37,7 @@ pub use connect::{ConnectError, EngineChoice, EngineOptions, connect, connect_ow
 pub use container::{
     Container, ContainerId, ContainerState, Incarnation, Liveness, MountSeen, RestartPolicy,
 };
-pub use doctor::{DoctorReport, Finding, Severity, examine};
+pub use doctor::{DoctorReport, Finding, Severity, criu_version, examine};
 pub use engine::{
     Abilities, Engine, EngineInfo, EngineKind, Events, ExecOutput, ExecSpec, LogLine, LogOptions,
     LogStream, Removal, Session, SessionInput, SessionOutput, SessionPiece, SessionSignal,

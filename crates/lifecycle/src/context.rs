@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::StatusBoard;
 use crate::images::ImagesHandle;
 use crate::probe::NodeProber;
+use crate::templates::Templates;
 
 /// The parts of a node that workloads use.
 #[derive(Debug, Clone)]
@@ -47,6 +48,8 @@ pub struct Context {
     pub events: EventSink,
     /// Directory on tmpfs for what must not outlive a boot.
     pub runtime_dir: PathBuf,
+    /// The workloads that take runs, for the host of their runners.
+    pub templates: Templates,
     /// The page that the node shows of itself.
     pub board: StatusBoard,
     /// How long a container of ours without a workload is left before it is removed.

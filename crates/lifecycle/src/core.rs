@@ -25,5 +25,6 @@ pub mod stop;
 pub mod stuck;
 pub mod sweep;
 pub mod sync_changes;
+pub mod template;
 pub mod volume_health;
 pub mod watch;

@@ -20,6 +20,7 @@ mod problems;
 mod reporter;
 mod saved_log;
 mod secrets;
+mod templates;
 mod volume_act;
 mod workload;
 
@@ -29,4 +30,6 @@ pub use images::{ImagesConfig, ImagesHandle, RegistryLogin};
 pub use node::{NodeCommand, NodeHandle, NodeTask, SpecFile, VolumesLook};
 pub use probe::NodeProber;
 pub use reporter::{Progress, Reporter};
+pub use saved_log::keep_last_lines;
+pub use templates::{Template, Templates};
 pub use workload::{Occasion, WorkloadCommand, WorkloadHandle, WorkloadTask};

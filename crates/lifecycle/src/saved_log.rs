@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use belay_engine::{Engine, LogOptions};
+use belay_protocol::runner::RunnerId;
 use belay_protocol::{LogLine, LogStream};
 use futures_util::StreamExt as _;
 
@@ -22,6 +23,9 @@ const BYTES: usize = 1 << 20;
 
 /// Runs that are kept of a workload.
 const RUNS: usize = 2;
+
+/// Runners that are kept of a workload that takes runs.
+const RUNNERS: usize = 100;
 
 /// Newest lines that the engine is asked for. Podman 4.3 reads backwards, 2000 lines in 0.2 s and
 /// ten times as many in 9 s.
@@ -41,6 +45,28 @@ pub(crate) fn wire(line: &belay_engine::LogLine) -> LogLine {
 
 /// Saves the end of a container's log, and lets go of the oldest that was saved.
 pub(crate) async fn save(engine: &Engine, state_dir: &Path, container: &str) -> io::Result<()> {
+    let short: String = container.chars().take(12).collect();
+    save_as(engine, state_dir, container, short, RUNS).await
+}
+
+/// Saves the end of the log of a runner's container under the runner's name, among those of its
+/// workload, whose state lies in `state_dir`.
+pub async fn keep_last_lines(
+    engine: &Engine,
+    container: &str,
+    state_dir: &Path,
+    runner: &RunnerId,
+) -> io::Result<()> {
+    save_as(engine, state_dir, container, runner.to_string(), RUNNERS).await
+}
+
+async fn save_as(
+    engine: &Engine,
+    state_dir: &Path,
+    container: &str,
+    called: String,
+    keep: usize,
+) -> io::Result<()> {
     let options = LogOptions { follow: false, tail: Some(LINES), since: None };
     let mut lines = engine.logs(container, &options);
     let mut last = LastLines::new(BYTES);
@@ -59,12 +85,11 @@ pub(crate) async fn save(engine: &Engine, state_dir: &Path, container: &str) -> 
         return Ok(());
     }
     let directory = state_dir.join(DIRECTORY);
-    let short: String = container.chars().take(12).collect();
-    let write = move || write(&directory, &short, &bytes);
+    let write = move || write(&directory, &called, &bytes, keep);
     tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
-fn write(directory: &Path, container: &str, bytes: &[u8]) -> io::Result<()> {
+fn write(directory: &Path, container: &str, bytes: &[u8], keep: usize) -> io::Result<()> {
     std::fs::create_dir_all(directory)?;
     let existing = names(directory)?;
     let name = name_for(container, &existing);
@@ -77,7 +102,7 @@ fn write(directory: &Path, container: &str, bytes: &[u8]) -> io::Result<()> {
         .open(&partial)?;
     file.write_all(bytes)?;
     std::fs::rename(&partial, directory.join(name))?;
-    for old in newest_first(names(directory)?).into_iter().skip(RUNS) {
+    for old in newest_first(names(directory)?).into_iter().skip(keep) {
         std::fs::remove_file(directory.join(old))?;
     }
     Ok(())

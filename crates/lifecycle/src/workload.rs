@@ -23,6 +23,7 @@ mod steps;
 mod stop;
 mod sync;
 mod telling;
+mod template;
 mod volume;
 
 use std::sync::Arc;
@@ -39,7 +40,7 @@ use providers::Patience;
 use state::{FetchDone, State};
 
 use crate::context::Context;
-use crate::core::machine::{self, Step};
+use crate::core::machine::Step;
 use crate::core::record::WorkloadRecord;
 use crate::first_look::FirstLook;
 
@@ -97,6 +98,7 @@ impl WorkloadTask {
         let state = State::new(context, name.clone(), beginning, sender.clone(), published);
         // Seen from the first moment on, so that a node is not called ready before it was looked at.
         state.publish_status();
+        state.show_template();
         let task = Self { state, commands };
         let handle = WorkloadHandle { name, commands: sender, status };
         (handle, tokio::spawn(task.run()))
@@ -131,6 +133,7 @@ impl WorkloadTask {
         }
         self.state.end_locks();
         self.state.publish_status();
+        self.state.withdraw_template();
         self.state.name
     }
 
@@ -162,6 +165,8 @@ impl WorkloadTask {
             self.state.follow_providers();
             self.state.look_at_requests().await;
             self.state.follow_overrides();
+            self.state.settle_template().await;
+            self.state.show_template();
             if self.state.is_forgotten() {
                 return Instant::now();
             }
@@ -169,7 +174,7 @@ impl WorkloadTask {
                 // Nothing deployed yet: only a command changes that.
                 return Instant::now() + RELIST;
             };
-            let step = machine::next_step(&desired, &facts);
+            let step = self.state.decide(&desired, &facts);
             match self.state.hold_for(&step) {
                 Hold::Go => {}
                 Hold::LookAgain => continue,
@@ -223,6 +228,7 @@ impl WorkloadTask {
         let ending = state.context.shutdown.clone();
         let was_ending = ending.is_cancelled();
         let windowed = state.window.is_some() || state.window_request.is_some();
+        let is_template = state.is_template();
         tokio::select! {
             command = self.commands.recv() => {
                 if let Some(command) = command {
@@ -238,6 +244,7 @@ impl WorkloadTask {
             changed = state::sync_changed(&mut state.sync) => state.sync_changed(changed),
             heard = state.requests.heard() => state.requests.take_hint(heard.as_ref()),
             () = providers::changed(&mut state.page, state.known.as_ref(), &state.providers) => {}
+            () = template::runners_changed(&mut state.runner_counts, is_template) => {}
             // Answers that are done are let go of.
             Some(_) = state.answers.join_next() => {}
             () = tokio::time::sleep_until(wake) => state.stale_if_due(),

@@ -176,6 +176,8 @@ codes! {
     LimitUnsupported = "limit-unsupported", 409, 69, "the host cannot apply a limit";
     /// A limit of the spec does not hold.
     LimitNotApplied = "limit-not-applied", 502, 69, "a limit does not hold";
+    /// The workload takes runs and has no container of its own.
+    RunnerWorkload = "runner-workload", 409, 69, "the workload takes runs";
     /// The workload is held until an operator acts.
     Halted = "halted", 409, 69, "the workload is halted";
     /// The publish failed; the stage is in the detail.

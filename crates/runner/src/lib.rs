@@ -11,7 +11,6 @@ mod core;
 pub mod failpoint;
 mod handle;
 mod host;
-mod listen;
 mod records;
 mod server;
 mod socket;
@@ -33,6 +32,5 @@ pub use crate::core::run::{
 pub use crate::core::snapshots::Ticket;
 pub use crate::handle::{AskError, IssueToken, RunnerHandle, TokenLife};
 pub use crate::host::{HostFound, HostLink, HostPort, link};
-pub use crate::listen::{ListenError, RunnerSocket, SOCKET_NAME, SocketFile, socket_directory};
 pub use crate::server::{CONNECT_PATH, RunnerServer, SocketLimits};
 pub use crate::task::{HubDoor, HubStart, RunningHub};

@@ -20,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
@@ -90,11 +90,6 @@ impl RunnerServer {
             tasks: TaskTracker::new(),
             shutdown,
         }
-    }
-
-    /// Accepts on a Unix socket until the shutdown.
-    pub async fn serve_unix(&self, listener: UnixListener) {
-        self.serve(|| async { listener.accept().await.map(|(stream, _)| stream) }).await;
     }
 
     /// Accepts on a TCP port until the shutdown.

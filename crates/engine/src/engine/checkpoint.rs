@@ -1,7 +1,7 @@
 //! Containers to disk and back, through Podman's own API.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use futures_util::StreamExt;
 use reqwest::Method;
@@ -23,6 +23,9 @@ const LOG_TAIL: u64 = 256 * 1024;
 /// CRIU's log of each operation, in the container's directory.
 const DUMP_LOG: &str = "dump.log";
 const RESTORE_LOG: &str = "restore.log";
+/// Where the image lies below that directory, and the file that CRIU writes last but one.
+const IMAGE: &str = "checkpoint";
+const INVENTORY: &str = "inventory.img";
 
 impl Engine {
     /// Writes the processes of a running container to disk, beside the container, and ends them:
@@ -189,6 +192,27 @@ impl Engine {
             Err(EngineError::Absent { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Directory of the image that a checkpoint in place has left beside a container, if there is a
+    /// whole one. A restore takes it away. It may be older than what the container did last: an
+    /// engine that is cut short in a restore leaves it. Deadline: [`deadline::READ`].
+    pub async fn checkpoint_image(
+        &self,
+        container: impl AsRef<str>,
+    ) -> Result<Option<PathBuf>, EngineError> {
+        let name = reference(Operation::Inspect, container.as_ref())?;
+        if self.info().kind != EngineKind::Podman {
+            return Ok(None);
+        }
+        let directory = match self.suspension(name).await {
+            Ok(body) if !body.static_dir.is_empty() => Path::new(&body.static_dir).join(IMAGE),
+            Ok(_) | Err(EngineError::Absent { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let inventory = directory.join(INVENTORY);
+        let is_whole = blocking::run(move || inventory.is_file()).await;
+        Ok(is_whole.then_some(directory))
     }
 
     async fn suspension(&self, name: &str) -> Result<SuspensionBody, EngineError> {

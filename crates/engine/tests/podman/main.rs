@@ -5,6 +5,7 @@ mod archives;
 mod checkpoint;
 mod events;
 mod life;
+mod network;
 mod output;
 mod registry;
 mod service;

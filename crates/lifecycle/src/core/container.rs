@@ -12,7 +12,7 @@ use belay_protocol::{NodeId, WorkloadName};
 use super::environment::{Layers, environment};
 use super::machine::{Fit, Member, MemberState};
 use super::record::{Declaration, Source};
-use super::spec::{NetworkMode, RootMode, Transport, WorkloadSpec};
+use super::spec::{Confinement, NetworkMode, RootMode, Transport, WorkloadSpec};
 
 /// The label that carries the spec's text, from which a lost ledger is rebuilt.
 pub const DECLARATION: &str = "io.belay.declaration";
@@ -134,16 +134,14 @@ pub fn container_spec(
     container.stop_signal.clone_from(&spec.stop_signal);
     container.cap_drop = spec.confinement.dropped();
     container.cap_add = spec.confinement.cap_add.iter().cloned().collect();
-    container.tmpfs = spec
-        .confinement
-        .tmpfs
-        .iter()
-        .map(|(path, size)| {
-            let size = size.as_u64();
-            (path.clone(), format!("rw,nosuid,nodev,noexec,mode=1777,size={size}"))
-        })
-        .collect();
+    container.tmpfs = container_tmpfs(&spec.confinement);
     container
+}
+
+/// The file systems in memory of a container, as the engine is asked for them.
+pub fn container_tmpfs(confinement: &Confinement) -> BTreeMap<String, String> {
+    let options = |size: u64| format!("rw,nosuid,nodev,noexec,mode=1777,size={size}");
+    confinement.tmpfs.iter().map(|(path, size)| (path.clone(), options(size.as_u64()))).collect()
 }
 
 fn container_labels(

@@ -26,8 +26,10 @@ use super::stop::PreStop;
 use super::watch;
 
 mod probes;
+mod runner;
 
 pub use probes::{HttpProbe, LiveAction, LiveSpec, ProbeSpec, ReadySpec};
+pub use runner::RunnerSpec;
 
 /// A workload as its operator declares it.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +95,8 @@ pub struct WorkloadSpec {
     pub live: Option<LiveSpec>,
     /// Volume-sync, if wanted.
     pub sync: Option<SyncDeclaration>,
+    /// Set when it takes runs, in containers that are made of it as they are needed.
+    pub runner: Option<RunnerSpec>,
 }
 
 /// What an app may ask for in the control files of its system volume.
@@ -343,6 +347,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let live = probes::read_live(&mut keys, reach, &ready.probe);
     let app_requests = read_app_requests(&mut keys);
     let sync = read_sync(&mut keys);
+    let runner = runner::read(&mut keys, network, limits.memory);
     keys.finish();
     Some(WorkloadSpec {
         name: name?,
@@ -375,6 +380,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
         app_requests,
         live,
         sync,
+        runner,
     })
 }
 

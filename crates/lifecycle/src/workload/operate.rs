@@ -146,6 +146,10 @@ impl State {
             reporter.finish(Err(self.unknown()));
             return;
         };
+        if known.spec.runner.is_some() {
+            reporter.finish(Err(self.many_containers("restart")));
+            return;
+        }
         if known.record.run == DesiredState::Stopped {
             let detail = format!("{} is stopped, as it was asked to be", self.name);
             let next = format!("belay start {}", self.name);

@@ -108,6 +108,7 @@ impl State {
         let Some(known) = &self.known else { return };
         let gone =
             self.seen.as_ref().is_some_and(Vec::is_empty) && self.volumes == VolumesFact::Released;
+        let gone = gone && self.has_no_runner_alive();
         let in_force = known.record.previous.is_none();
         let up = in_force && self.renewal == crate::core::machine::Renewal::None;
         let summary = match pending.kind {
@@ -116,7 +117,8 @@ impl State {
             }
             PendingKind::PrepareDeploy | PendingKind::Remove | PendingKind::Stop => return,
             PendingKind::Deploy | PendingKind::Start | PendingKind::Restart => {
-                if up && self.is_ready() {
+                let takes_runs = self.takes_runs() && self.phase == WorkloadPhase::Ready;
+                if up && (self.is_ready() || takes_runs) {
                     self.ready_summary(pending.kind)
                 } else if up && self.phase == WorkloadPhase::Completed {
                     format!("{} ran to its end with exit code 0", self.name)
@@ -152,6 +154,9 @@ impl State {
             | PendingKind::Remove => "started",
         };
         let Some(known) = &self.known else { return format!("{} is {how}", self.name) };
+        if known.spec.runner.is_some() {
+            return format!("{} is {how} and takes runs", self.name);
+        }
         if known.spec.ready.probe == crate::core::spec::ProbeSpec::Process {
             format!(
                 "{} is {how}; its process stays up (no probe is configured, so whether it serves \

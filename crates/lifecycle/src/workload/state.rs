@@ -24,6 +24,7 @@ use super::command::WorkloadCommand;
 use super::locking::Locking;
 use super::pending::Pending;
 use super::providers::ProviderWait;
+use super::template::RunnerCounts;
 use super::{Beginning, RELIST};
 use crate::checks::{Brought, Checks, GateOutcome};
 use crate::context::Context;
@@ -78,6 +79,8 @@ pub(crate) struct State {
     pub(crate) awaited: BTreeMap<WorkloadName, String>,
     /// A start that waits for them.
     pub(crate) wait: Option<ProviderWait>,
+    /// The runners of the node.
+    pub(crate) runner_counts: RunnerCounts,
     /// Set while its container is stopped for being unhealthy.
     pub(crate) ailing: Option<Ailing>,
     pub(crate) window: Option<OpenWindow>,
@@ -252,6 +255,7 @@ impl State {
         published: watch::Sender<Option<WorkloadStatus>>,
     ) -> Self {
         let page = context.board.subscribe();
+        let runner_counts = context.templates.follow_runners();
         let checks = Checks::new(context.prober.clone());
         let mut state = Self {
             context,
@@ -275,6 +279,7 @@ impl State {
             providers: Providers::new(),
             awaited: BTreeMap::new(),
             wait: None,
+            runner_counts,
             ailing: None,
             window: None,
             window_request: None,

@@ -32,7 +32,12 @@ impl State {
             }
         };
         let some = |phase, reason: &str| Some((phase, reason.to_owned()));
+        let clears =
+            self.is_template() && record.run == DesiredState::Running && record.removing.is_none();
         match step {
+            Step::Stop { .. } | Step::Remove { .. } | Step::ReleaseVolumes if clears => {
+                some(P::Starting, "what a version before left is cleared away")
+            }
             Step::Look => {
                 let reason = self.engine_fault.clone();
                 let reason = reason.unwrap_or_else(|| "a container is in transition".to_owned());
@@ -59,8 +64,17 @@ impl State {
             // One that an earlier belayd found ready stays so until that is disproved.
             Step::Probe { .. } if self.was_ready() => None,
             Step::Probe { .. } => some(P::Probing, "it runs; whether it is ready is being asked"),
-            Step::Wait => self.resting_phase(),
+            Step::Wait => self.template_phase_or_resting(),
         }
+    }
+
+    fn template_phase_or_resting(&self) -> Option<(WorkloadPhase, String)> {
+        if self.is_template()
+            && let Some(phase) = self.template_phase()
+        {
+            return Some(phase);
+        }
+        self.resting_phase()
     }
 
     fn resting_phase(&self) -> Option<(WorkloadPhase, String)> {

@@ -351,6 +351,59 @@ kinds! {
         by: ImageRemoved,
     }
 
+    /// A runner that waits is on the disk, and its memory is free.
+    RunnerCheckpointed = "runner-checkpointed" {
+        /// Its name.
+        runner: EventText,
+        /// Bytes on the disk.
+        bytes: u64,
+        /// How long its processes stood still before they were gone, in milliseconds, where this
+        /// belayd took the checkpoint.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frozen_ms: Option<u64>,
+        /// How long the engine took, in milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        took_ms: Option<u64>,
+    }
+    /// A runner that waits is frozen in memory: this node has no checkpoints.
+    RunnerPaused = "runner-paused" {
+        /// Its name.
+        runner: EventText,
+        /// How long the engine took, in milliseconds.
+        took_ms: u64,
+    }
+    /// A runner that waits could not be snapshotted and stays in memory.
+    RunnerNotSnapshotted = "runner-not-snapshotted" {
+        /// Its name.
+        runner: EventText,
+        /// Why.
+        cause: EventText,
+    }
+    /// A runner that was on the disk or frozen runs again.
+    RunnerRestored = "runner-restored" {
+        /// Its name.
+        runner: EventText,
+        /// How long the engine took, in milliseconds.
+        took_ms: u64,
+    }
+    /// A runner that was on the disk cannot be brought back.
+    RunnerNotRestored = "runner-not-restored" {
+        /// Its name.
+        runner: EventText,
+        /// Why.
+        cause: EventText,
+    }
+    /// The container of a runner ended.
+    RunnerEnded = "runner-ended" {
+        /// Its name.
+        runner: EventText,
+        /// Exit code, if the engine knows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exit_code: Option<i64>,
+        /// Whether the kernel ended it for want of memory.
+        out_of_memory: bool,
+    }
+
     /// An event is in the ledger and this belayd cannot read it: another version wrote it, or it is
     /// damaged. It is never written, only shown in the place of such an event.
     Unreadable = "unreadable" {
@@ -387,7 +440,11 @@ impl EventDetails {
             | Self::ImagePullBegun {}
             | Self::ImagePulled { .. }
             | Self::ImagePullEnded { .. }
-            | Self::ImageRemoved { .. } => Severity::Info,
+            | Self::ImageRemoved { .. }
+            | Self::RunnerCheckpointed { .. }
+            | Self::RunnerPaused { .. }
+            | Self::RunnerRestored { .. }
+            | Self::RunnerEnded { out_of_memory: false, .. } => Severity::Info,
             Self::BelaydStarted { last_end: LastEnd::Killed | LastEnd::HostWentDown, .. }
             | Self::EventsLost { .. }
             | Self::DeployRefused { .. }
@@ -405,7 +462,10 @@ impl EventDetails {
             | Self::OutOfMemory { .. }
             | Self::Unreadable { .. }
             | Self::Unhealthy { .. }
-            | Self::LivenessUnknown { .. } => Severity::Warning,
+            | Self::LivenessUnknown { .. }
+            | Self::RunnerNotSnapshotted { .. }
+            | Self::RunnerNotRestored { .. }
+            | Self::RunnerEnded { .. } => Severity::Warning,
             Self::EngineLost { .. }
             | Self::LedgerReplaced { .. }
             | Self::HostOvercommitted { .. }

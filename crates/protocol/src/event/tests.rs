@@ -178,6 +178,41 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
             json!({"id": "sha256:1", "bytes": 4096, "by": "space"}),
             Info,
         ),
+        (
+            D::RunnerCheckpointed {
+                runner: "run-1".into(),
+                bytes: 4096,
+                frozen_ms: Some(101),
+                took_ms: Some(412),
+            },
+            json!({"runner": "run-1", "bytes": 4096, "frozen_ms": 101, "took_ms": 412}),
+            Info,
+        ),
+        (
+            D::RunnerPaused { runner: "run-1".into(), took_ms: 12 },
+            json!({"runner": "run-1", "took_ms": 12}),
+            Info,
+        ),
+        (
+            D::RunnerNotSnapshotted { runner: "run-1".into(), cause: "full".into() },
+            json!({"runner": "run-1", "cause": "full"}),
+            Warning,
+        ),
+        (
+            D::RunnerRestored { runner: "run-1".into(), took_ms: 376 },
+            json!({"runner": "run-1", "took_ms": 376}),
+            Info,
+        ),
+        (
+            D::RunnerNotRestored { runner: "run-1".into(), cause: "damaged".into() },
+            json!({"runner": "run-1", "cause": "damaged"}),
+            Warning,
+        ),
+        (
+            D::RunnerEnded { runner: "run-1".into(), exit_code: Some(137), out_of_memory: true },
+            json!({"runner": "run-1", "exit_code": 137, "out_of_memory": true}),
+            Warning,
+        ),
         (D::Unreadable { cause: "newer".into() }, json!({"cause": "newer"}), Warning),
     ]
 }

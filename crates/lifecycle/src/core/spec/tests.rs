@@ -387,3 +387,32 @@ fn a_rollback_window_is_five_minutes_none_or_up_to_a_day() {
     let found = faults("name = \"web\"\nimage = \"x\"\nrollback_window = \"25h\"");
     assert!(found[0].contains("from 0s to 1d"), "{found:?}");
 }
+
+#[test]
+fn a_workload_that_takes_runs_is_read() {
+    let text = "name = \"work\"\nimage = \"x\"\n[limits]\nmemory = \"64M\"\n[runner]\n";
+    let spec = read(text).expect("a good spec").runner.expect("it takes runs");
+    assert_eq!((spec.max_concurrent, spec.snapshot_delay.as_secs()), (1, 30));
+    let text = format!("{text}max_concurrent = 8\nsnapshot_delay = \"0s\"\n");
+    let spec = read(&text).expect("a good spec").runner.expect("it takes runs");
+    assert_eq!((spec.max_concurrent, spec.snapshot_delay), (8, Duration::ZERO));
+    assert_eq!(read("name = \"web\"\nimage = \"x\"").expect("a good spec").runner, None);
+}
+
+#[test]
+fn what_is_of_one_container_is_refused_where_there_are_many() {
+    let found = faults(
+        "name = \"work\"\nimage = \"x\"\nnetwork = \"none\"\nrestart = \"never\"\n[runner]\n\
+         max_concurrent = 0\n[volumes.data]\nsize = \"16M\"\nmount = \"/data\"\n",
+    );
+    let keys = ["runner.max_concurrent", "restart", "volumes", "network", "limits.memory"];
+    assert_eq!(found.len(), keys.len(), "{found:?}");
+    for key in keys {
+        assert!(found.iter().any(|fault| fault.contains(key)), "{key}: {found:?}");
+    }
+    assert!(
+        found.iter().any(|fault| fault
+            .contains("limits.memory: found nothing, expected the memory of one runner")),
+        "{found:?}"
+    );
+}

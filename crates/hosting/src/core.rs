@@ -1,0 +1,7 @@
+//! Decisions about containers of runners: pure, without io, task or clock.
+
+pub mod checkpoint;
+pub mod container;
+pub mod job;
+pub mod queue;
+pub mod sight;

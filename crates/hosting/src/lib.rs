@@ -1,0 +1,26 @@
+//! Runners in containers: started, stopped, checkpointed and restored as the hub of runs orders.
+//!
+//! A [`Host`] looks at the node, and [`Host::spawn`] begins its task. Orders come and events go
+//! through the hub's [`HostLink`](belay_runner::HostLink), both bounded. Each runner's jobs are done
+//! one after the other, those of different runners side by side, in a set of tasks that the host's
+//! own joins. Beside it, one task follows the engine's events, and one tells those who serve runs
+//! what each workload is granted. `docs/checkpoints.md` says what follows from that.
+
+pub mod core;
+
+mod act;
+mod grants;
+mod measure;
+mod policies;
+mod store;
+mod tally;
+mod task;
+mod telling;
+mod watch;
+
+pub use act::Keeping;
+pub use grants::{Door, Grants};
+pub use policies::{policies, policy};
+pub use store::{CheckpointStore, StoreError};
+pub use tally::{HostTally, Spans};
+pub use task::{Host, HostConfig, HostError, HostHandle};
