@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use belay_runner::SocketLimits;
+use belay_runner::{IssueToken, SocketLimits, TokenLife};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::rig::{Rig, Runner, Setup, soon, success};
+use super::rig::{Rig, Runner, Setup, name, soon, success};
 
 /// Whether a runner is served: it is answered.
 async fn is_well(runner: &mut Runner) {
@@ -115,6 +115,27 @@ async fn of_two_runners_with_one_name_the_newer_stays() {
     is_well(&mut newer).await;
     is_well(&mut well).await;
     assert_eq!(rig.handle.runners().await.expect("is answered").len(), 2);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_of_another_workload_does_not_reach_the_runners_run() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rig = Rig::start(dir.path()).await;
+    let mut owner = rig.runner("mailer-1").await;
+    let run = rig.submit(json!(null)).await;
+    let held = owner.take_run().await;
+    let asked = IssueToken {
+        runner: "mailer-1".parse().expect("a name"),
+        workload: name("printer"),
+        life: TokenLife::Limited(Duration::from_secs(60)),
+    };
+    let foreign = rig.handle.issue(asked).await.expect("is issued").token;
+    let mut other = rig.connect(&foreign).await.expect("the token is good");
+    assert_eq!(other.closed().await, (4006, "wrong-workload".to_owned()));
+    let answer = owner.call("complete", held.with(success(json!(1)))).await;
+    assert_eq!(answer["body"]["next"]["run"], "finished", "the owner's session is the same");
+    assert_eq!(rig.state(run).await, "finished");
     rig.stop().await;
 }
 

@@ -2,3 +2,4 @@ mod model;
 mod promises;
 mod rig;
 mod scenarios;
+mod shown;
