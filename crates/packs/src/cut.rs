@@ -24,6 +24,12 @@ impl<R: Read> Cutter<R> {
     pub fn new(source: R) -> Self {
         Self { inner: StreamCDC::new(source, MIN as usize, AVERAGE as usize, MAX as usize) }
     }
+
+    /// Cuts into pieces of a quarter of the size, for lists in which a change is a line or two.
+    pub fn fine(source: R) -> Self {
+        let quarter = |size: u32| (size / 4) as usize;
+        Self { inner: StreamCDC::new(source, quarter(MIN), quarter(AVERAGE), quarter(MAX)) }
+    }
 }
 
 impl<R: Read> Iterator for Cutter<R> {

@@ -5,6 +5,7 @@ use std::fmt;
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
 
 use crate::chunk::ChunkId;
+use crate::frame::{sealed, unsealed};
 
 /// What each derived key is for. The words are part of the format.
 const PLAIN_ID: &str = "belay packs 1, chunk ids without a key";
@@ -69,6 +70,22 @@ impl Keys {
     /// Whether content is sealed.
     pub fn is_sealed(&self) -> bool {
         self.sealing.is_some()
+    }
+
+    /// Seals bytes that are no chunk, bound to what they are; as they are without a key.
+    pub fn seal(&self, context: &[u8], bytes: &[u8]) -> Vec<u8> {
+        match &self.sealing {
+            None => bytes.to_vec(),
+            Some(sealing) => sealed(sealing, context, bytes),
+        }
+    }
+
+    /// Undoes [`Keys::seal`]; none if they were not sealed so.
+    pub fn unseal(&self, context: &[u8], bytes: &[u8]) -> Option<Vec<u8>> {
+        match &self.sealing {
+            None => Some(bytes.to_vec()),
+            Some(sealing) => unsealed(sealing, context, bytes),
+        }
     }
 
     /// The name of these bytes.

@@ -107,6 +107,9 @@ pub enum Encryption {
     /// Stored as it is.
     #[serde(rename = "none")]
     None,
+    /// Under a key of the provider's that lies in the root, in an envelope for each member.
+    #[serde(rename = "members")]
+    Members,
 }
 
 /// What a capture was.

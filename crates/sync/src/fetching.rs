@@ -13,7 +13,7 @@ use belay_store::{BlobError, BlobStore};
 use futures_util::StreamExt;
 
 use crate::context::{Context, Failure, Stopped, blocking, with_causes};
-use crate::core::root::{ROOT_MAX, Root};
+use crate::core::root::{ROOT_MAX, Root, StoredRoot};
 use crate::spool::{Spool, Spooled, keep_reserve};
 
 /// Frames that were fetched, as they lay in their packs. They are opened, and by that verified,
@@ -61,7 +61,7 @@ impl<S: BlobStore, W> Context<S, W> {
         blob: Cid,
         size: u64,
         stage: Stage,
-    ) -> Result<Root, Stopped> {
+    ) -> Result<StoredRoot, Stopped> {
         if size > ROOT_MAX {
             let reason = format!("the root {blob} has {size} bytes, more than {ROOT_MAX}");
             return Err(Stopped::because(stage, reason));
@@ -70,7 +70,7 @@ impl<S: BlobStore, W> Context<S, W> {
         if blake3::hash(&bytes) != *blob.digest() {
             return Err(Stopped::because(stage, format!("the stored object is not {blob}")));
         }
-        Root::decode(&bytes).map_err(|fault| {
+        StoredRoot::decode(&bytes).map_err(|fault| {
             Stopped::because(stage, format!("the root {blob} is refused: {fault}"))
         })
     }

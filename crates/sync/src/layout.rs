@@ -10,6 +10,8 @@ use std::time::Duration;
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SyncKey, SyncRole, VolumeName};
 
+use crate::sealing::Sealing;
+
 /// Where a workload's volumes are on the host and in its container.
 ///
 /// All host paths are made by belayd and lie outside what a container can change.
@@ -77,6 +79,8 @@ pub struct SyncSpec {
     pub key: SyncKey,
     /// In which form a provider publishes. A consumer takes any.
     pub format: ArchiveFormat,
+    /// How trees are sealed; none if anyone with the store may read them.
+    pub sealing: Option<Sealing>,
     /// Requests and records are looked for this often even when nothing was noticed.
     pub poll_interval: Duration,
     /// Least time between the starts of two captures, so that an app cannot keep itself down.
@@ -100,6 +104,7 @@ impl SyncSpec {
             role,
             key,
             format: ArchiveFormat::Tree,
+            sealing: None,
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),

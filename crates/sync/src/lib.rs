@@ -29,6 +29,7 @@ mod packing;
 mod provider;
 mod recovery;
 mod remembered;
+mod sealing;
 mod spool;
 mod stage;
 mod state;
@@ -37,6 +38,7 @@ mod volume;
 mod walk;
 mod window;
 
+pub use belay_packs::{Member, NoMember};
 pub use belay_store::{DirectoryWatch, LocalStore};
 pub use beneath::empty_directory;
 pub use command::{
@@ -46,6 +48,7 @@ pub use control::{ControlDir, Fingerprint, Pending};
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use recovery::{clear_halt, is_recovery_needed, recover};
+pub use sealing::Sealing;
 pub use task::{SpawnError, spawn};
 pub use window::{
     FoundState, OfflineWindow, Ready, Require, Window, WindowClosed, WindowError, WindowOutcome,

@@ -10,7 +10,9 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use belay_packs::{ContentWriter, Effort, Keys, Known, PackNumber, PackSink, PackSummary};
+use belay_packs::{
+    ChunkRef, ContentWriter, Cutter, Effort, Known, PackNumber, PackSink, PackSummary,
+};
 use belay_protocol::Cid;
 
 use crate::capture::{CHECK_EVERY, CaptureError, Skipped};
@@ -20,6 +22,7 @@ use crate::core::root::{ROOT_MAX, Root, StoredPack};
 use crate::core::tree::TreeSummary;
 use crate::manifest_file::{ManifestError, ManifestReader};
 use crate::remembered::{BASE_ROOT, Earlier, MANIFEST, ROOT, SEEN, VolumesPrint, write_sums};
+use crate::sealing::Seal;
 use crate::spool::{SpooledDir, keep_reserve};
 use crate::volume::Volumes;
 use pass::{Pass, PassKind};
@@ -44,6 +47,7 @@ pub(crate) struct Base {
 #[derive(Debug)]
 pub(crate) struct Packing {
     dir: SpooledDir,
+    seal: Seal,
     volumes: VolumesPrint,
     base: Option<Base>,
     /// Manifest and looks of the last pass, if the next one may build on it.
@@ -80,7 +84,7 @@ pub(crate) fn pack_file(dir: &Path, number: PackNumber) -> PathBuf {
 impl Packing {
     /// Begins a capture in an empty directory.
     pub(crate) fn begin(
-        keys: &Keys,
+        seal: Seal,
         dir: SpooledDir,
         volumes: &Volumes,
         base: Option<Base>,
@@ -96,9 +100,10 @@ impl Packing {
         let last = base.as_ref().and_then(|base| Some((base.manifest.clone(), base.seen.clone()?)));
         let files = PackFiles { dir: dir.path().to_owned(), made: BTreeMap::new() };
         Ok(Self {
-            writer: ContentWriter::new(keys, known, PackNumber(first), files),
+            writer: ContentWriter::new(&seal.keys, known, PackNumber(first), files),
             volumes: volumes.print().map_err(CaptureError::Write)?,
             dir,
+            seal,
             base,
             last,
             used: BTreeSet::new(),
@@ -161,14 +166,16 @@ impl Packing {
 
     /// Packs the manifest and makes the root. The app need not wait for this.
     pub(crate) fn finish(self) -> Result<Packed, CaptureError> {
-        let Self { dir, mut writer, base, mut used, .. } = self;
+        let Self { dir, seal, mut writer, base, mut used, .. } = self;
         let path = |name| dir.path().join(name);
         let within_base = base
             .as_ref()
             .is_some_and(|base| used.iter().all(|number| base.root.packs.contains_key(number)));
         let manifest = File::open(path(MANIFEST)).map_err(CaptureError::Write)?;
-        let manifest =
-            writer.write(BufReader::with_capacity(128 * 1024, manifest), Effort::Thorough);
+        let manifest: io::Result<Vec<ChunkRef>> =
+            Cutter::fine(BufReader::with_capacity(128 * 1024, manifest))
+                .map(|chunk| writer.write_chunk(&chunk?, Effort::Thorough))
+                .collect();
         let manifest = manifest.map_err(CaptureError::Write)?;
         used.extend(manifest.iter().map(|chunk| chunk.pack));
         let (files, _, _) = writer.finish().map_err(CaptureError::Write)?;
@@ -182,12 +189,13 @@ impl Packing {
         for number in files.made.keys().filter(|number| !root.packs.contains_key(number)) {
             fs::remove_file(pack_file(dir.path(), *number)).map_err(CaptureError::Write)?;
         }
-        let bytes = root.encode();
+        let encoded = |root: &Root| root.encode(&seal.keys, &seal.envelopes);
+        let bytes = encoded(&root);
         if bytes.len() as u64 > ROOT_MAX {
             return Err(CaptureError::Root);
         }
         if let Some(base) = base.filter(|_| within_base) {
-            fs::write(path(BASE_ROOT), base.root.encode()).map_err(CaptureError::Write)?;
+            fs::write(path(BASE_ROOT), encoded(&base.root)).map_err(CaptureError::Write)?;
         }
         for live in [LIVE_MANIFEST, LIVE_SEEN] {
             fs::remove_file(path(live)).map_err(CaptureError::Write)?;

@@ -15,12 +15,13 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use belay_packs::Keys;
 use belay_protocol::Cid;
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::core::manifest::Record;
 use crate::core::member::Member;
-use crate::core::root::{ROOT_MAX, Root};
+use crate::core::root::{ROOT_MAX, Root, StoredRoot};
 use crate::core::seen::Seen;
 use crate::core::tree::parts;
 use crate::manifest_file::{ManifestError, ManifestReader};
@@ -51,8 +52,8 @@ impl Remembered {
         &self.dir
     }
 
-    /// The root, if what is remembered is whole and of the tree that `blob` names.
-    pub(crate) fn root(&self, blob: Cid) -> Option<Root> {
+    /// The root, if what is remembered is whole and of the tree that `blob` names and `keys` open.
+    pub(crate) fn root(&self, blob: Cid, keys: &Keys) -> Option<Root> {
         let root = read_bounded(&self.dir.join(ROOT), ROOT_MAX).ok()?;
         if blake3::hash(&root) != *blob.digest() {
             return None;
@@ -62,7 +63,7 @@ impl Remembered {
             tracing::warn!(dir = %self.dir.display(), "what was remembered of a publish is damaged");
             return None;
         }
-        Root::decode(&root).ok()
+        StoredRoot::decode(&root).and_then(|root| root.open(keys)).ok()
     }
 
     /// Takes a finished capture, whose root the store holds, in the place of what was remembered.

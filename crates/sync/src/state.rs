@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use belay_protocol::control::{AppRequest, Stage};
-use belay_protocol::record::{ArchiveFormat, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, Encryption, SyncRecord};
 use belay_protocol::{Cid, VolumeName};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -78,6 +78,11 @@ impl StateDir {
             return durable::remove(&self.root.join(ORPHANS));
         }
         self.write(ORPHANS, orphans)
+    }
+
+    /// The directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.root
     }
 
     /// What the provider remembers of its last publish.
@@ -196,6 +201,7 @@ pub(crate) struct CaptureFacts {
     pub(crate) members: u64,
     pub(crate) content_bytes: u64,
     pub(crate) format: ArchiveFormat,
+    pub(crate) encryption: Encryption,
     pub(crate) blob: Cid,
     pub(crate) archive_size_bytes: u64,
     /// Of a `tree`.

@@ -61,7 +61,12 @@ pub(crate) fn render(findings: &[Finding]) -> String {
     out
 }
 
-fn finding(what: impl Into<String>, value: f64, unit: &'static str, limit: Option<f64>) -> Finding {
+pub(crate) fn finding(
+    what: impl Into<String>,
+    value: f64,
+    unit: &'static str,
+    limit: Option<f64>,
+) -> Finding {
     Finding { what: what.into(), value, unit, limit }
 }
 

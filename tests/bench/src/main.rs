@@ -6,6 +6,7 @@ mod engine_look;
 mod lifecycle;
 mod locks;
 mod report;
+mod sync;
 mod volumes;
 
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(judge(&runtime.block_on(lifecycle::run(minutes))?));
         }
         ["reattach"] => return Ok(judge(&runtime.block_on(lifecycle::reattach())?)),
+        ["sync"] => return Ok(judge(&runtime.block_on(sync::run())?)),
         ["locks", rest @ ..] => locks::run(number(rest, 15)?)?,
         rounds => runtime.block_on(volumes::run(number(rounds, 15)?))?,
     };
@@ -45,7 +47,7 @@ where
         [] => Ok(default),
         [number] => Ok(number.parse()?),
         _ => anyhow::bail!(
-            "expected nothing, lifecycle, reattach or locks, and at most one number: rounds, or \
+            "expected nothing, lifecycle, reattach, sync or locks, and at most one number: rounds, or \
              minutes of idleness"
         ),
     }

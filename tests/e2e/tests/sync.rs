@@ -12,13 +12,39 @@ use serde_json::{Value, json};
 const SOON: Duration = Duration::from_secs(90);
 
 async fn pair() -> (Node, Node, tempfile::TempDir) {
+    let (provider, consumer, store) = nodes().await;
+    provider.client().deploy(&sync_spec("provider"), provider.directory()).await.expect("deploys");
+    consumer.client().deploy(&sync_spec("consumer"), consumer.directory()).await.expect("deploys");
+    (provider, consumer, store)
+}
+
+async fn nodes() -> (Node, Node, tempfile::TempDir) {
     let store = tempfile::tempdir().expect("a directory");
     let options = || NodeOptions { store: Some(store.path().to_owned()), ..NodeOptions::default() };
     let provider = Node::start(options()).await;
     let consumer = Node::start(options()).await;
-    provider.client().deploy(&sync_spec("provider"), provider.directory()).await.expect("deploys");
-    consumer.client().deploy(&sync_spec("consumer"), consumer.directory()).await.expect("deploys");
     (provider, consumer, store)
+}
+
+/// A spec with more in its table of volume-sync.
+fn spec_with(role: &str, more: &str) -> String {
+    sync_spec(role).replace("poll_interval", &format!("{more}\npoll_interval"))
+}
+
+/// Makes an identity beside the node's specs, as an operator does, and returns its public key.
+fn identity(node: &Node) -> String {
+    let openssl = |arguments: &[&str]| {
+        let done = Command::new("/usr/bin/openssl")
+            .args(arguments)
+            .current_dir(node.directory())
+            .output()
+            .expect("openssl runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).expect("text")
+    };
+    openssl(&["genpkey", "-algorithm", "X25519", "-out", "me.pem"]);
+    let public = openssl(&["pkey", "-in", "me.pem", "-pubout"]);
+    public.lines().nth(1).expect("the middle line").to_owned()
 }
 
 /// Runs a script inside the node's one container.
@@ -165,6 +191,39 @@ async fn refused_request(node: &Node, control: &Path, place: impl FnOnce(&Path))
     assert_eq!(response["stage"], "validation", "{response}");
     assert_eq!(invalid["_error"]["stage"], "validation", "{invalid}");
     (response, invalid)
+}
+
+#[tokio::test]
+async fn an_archive_and_a_sealed_tree_reach_their_consumer_too() {
+    for sealed in [false, true] {
+        let (provider, consumer, store) = nodes().await;
+        let (from, to) = if sealed {
+            identity(&provider);
+            let members = format!("identity = \"me.pem\"\nmembers = [{:?}]", identity(&consumer));
+            (spec_with("provider", &members), spec_with("consumer", "identity = \"me.pem\""))
+        } else {
+            (spec_with("provider", "archive_format = \"tar.gz\""), sync_spec("consumer"))
+        };
+        provider.client().deploy(&from, provider.directory()).await.expect("deploys");
+        consumer.client().deploy(&to, consumer.directory()).await.expect("deploys");
+        inside(&provider, "echo confidential > /data/file");
+        let outcome = provider.client().publish("app", &["/data"]).await.expect("publishes");
+        let cid = outcome.publish.expect("says what it published").cid;
+        applied(&consumer, &cid.to_string()).await;
+        let data = consumer.volume("app", "data").await;
+        let text = std::fs::read_to_string(data.join("file")).expect("applied");
+        assert_eq!(text, "confidential\n");
+        let record = Command::new("/usr/bin/grep")
+            .args(["-r", "-h", "-o", "\"encryption\":\"[a-z]*\""])
+            .arg(store.path().join("records"))
+            .output()
+            .expect("grep runs");
+        let record = String::from_utf8(record.stdout).expect("text");
+        let expected = if sealed { "members" } else { "none" };
+        assert!(record.contains(expected), "{record}");
+        provider.end().await;
+        consumer.end().await;
+    }
 }
 
 #[tokio::test]

@@ -5,8 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use belay_protocol::record::ArchiveFormat;
-use belay_protocol::{SpecFault, SyncKey, SyncRole, VolumeName, WorkloadName};
+use belay_protocol::{SpecFault, VolumeName, WorkloadName};
 use belay_volumes::{
     Allocation, ByteSize, Execution, FileSystem, MountPointFault, Owner, SYSTEM_VOLUME, VolumeId,
     VolumeRole, VolumeSpec,
@@ -15,9 +14,11 @@ use belay_volumes::{
 mod confinement;
 mod dependencies;
 pub mod secrets;
+mod sync;
 
 pub use confinement::{Confinement, DROPPED};
 pub use dependencies::{AddressPart, Dependency, ProviderRestart, ValueSource};
+pub use sync::SyncDeclaration;
 
 use super::environment;
 use super::images::reference::ImageReference;
@@ -256,19 +257,6 @@ impl VolumeDeclaration {
     }
 }
 
-/// Volume-sync of a workload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SyncDeclaration {
-    /// Provider or consumer.
-    pub role: SyncRole,
-    /// Key under which the record stands.
-    pub key: SyncKey,
-    /// How often is looked when nothing announces itself.
-    pub poll_interval: Duration,
-    /// In which form a provider publishes; a consumer takes any.
-    pub format: ArchiveFormat,
-}
-
 /// Reads a spec. `file` names it in faults; relative paths in it are below `directory`.
 pub fn parse(text: &str, file: &str, directory: &Path) -> Result<WorkloadSpec, Vec<SpecFault>> {
     let faults = Faults::new(file, text);
@@ -346,7 +334,7 @@ fn read(mut keys: Keys<'_>, directory: &Path) -> Option<WorkloadSpec> {
     let ready = probes::read_ready(&mut keys, reach);
     let live = probes::read_live(&mut keys, reach, &ready.probe);
     let app_requests = read_app_requests(&mut keys);
-    let sync = read_sync(&mut keys);
+    let sync = sync::read(&mut keys, directory);
     let runner = runner::read(&mut keys, network, limits.memory);
     keys.finish();
     Some(WorkloadSpec {
@@ -719,22 +707,6 @@ fn read_app_requests(keys: &mut Keys<'_>) -> AppRequestsSpec {
         table.finish();
     }
     spec
-}
-
-fn read_sync(keys: &mut Keys<'_>) -> Option<SyncDeclaration> {
-    let mut table = keys.table("sync")?;
-    if !table.has("role") {
-        table.missing("role", "one of provider, consumer");
-    }
-    let role =
-        table.choice("role", &[("provider", SyncRole::Provider), ("consumer", SyncRole::Consumer)]);
-    let key = required(&mut table, "key", "a sync key");
-    let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
-    let poll_interval = table.duration("poll_interval", bounds).unwrap_or(Duration::from_secs(10));
-    let formats = [("tree", ArchiveFormat::Tree), ("tar.gz", ArchiveFormat::TarGz)];
-    let format = table.choice("archive_format", &formats).unwrap_or(ArchiveFormat::Tree);
-    table.finish();
-    Some(SyncDeclaration { role: role?, key: key?, poll_interval, format })
 }
 
 #[cfg(test)]

@@ -164,6 +164,7 @@ impl State {
         let mut spec = SyncSpec::new(declared.role, declared.key);
         spec.poll_interval = declared.poll_interval;
         spec.format = declared.format;
+        spec.sealing = declared.sealing;
         let (layout, layouts) = watch::channel(layout);
         let token = CancellationToken::new();
         let spawned = belay_sync::spawn(

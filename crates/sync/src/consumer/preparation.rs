@@ -22,6 +22,7 @@ use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
 use crate::fetching::lacking;
 use crate::layout::SyncLayout;
+use crate::sealing::SealingError;
 use crate::spool::{self, Spooled};
 use crate::stage::{STAGING_PREFIX, StageError, Staged, check_room, stage};
 use crate::state::StateDir;
@@ -49,6 +50,9 @@ where
         blocking(Stage::Validation, move || check_bounds(&room_layout, &room_accepted, &spool))
             .await?;
         match accepted.record.manifest.archive_format {
+            ArchiveFormat::TarGz if context.spec.sealing.is_some() => {
+                Err(Stopped::at(Stage::Validation, &SealingError::NotSealed))
+            }
             ArchiveFormat::TarGz => self.prepare_archive(layout, accepted).await,
             ArchiveFormat::Tree => self.prepare_tree(layout, accepted).await,
         }

@@ -2,7 +2,7 @@
 
 use std::{fs, io};
 
-use belay_packs::{ChunkRef, Keys};
+use belay_packs::ChunkRef;
 use belay_protocol::control::Stage;
 use belay_store::{BlobStore, RecordStore};
 
@@ -15,6 +15,7 @@ use crate::durable;
 use crate::failpoint::{Point, reached};
 use crate::fetching::Frames;
 use crate::layout::SyncLayout;
+use crate::sealing::keys_of;
 use crate::spool::{Spool, Spooled};
 use crate::stage::{StageError, Staged, stage};
 use crate::state::StateDir;
@@ -39,9 +40,18 @@ where
         accepted: &AcceptedRecord,
     ) -> Result<Staged, Stopped> {
         let context = &self.context;
-        let keys = Keys::plain();
         let facts = &accepted.record.manifest;
         let root = context.fetch_root(facts.blob, facts.blob_bytes(), Stage::Download).await?;
+        let sealing = context.spec.sealing.clone();
+        let (root, keys) = blocking(Stage::Validation, move || {
+            let keys = keys_of(sealing.as_ref(), &root);
+            let keys = keys.map_err(|error| Stopped::at(Stage::Validation, &error))?;
+            let root = root.open(&keys).map_err(|fault| {
+                Stopped::because(Stage::Download, format!("the root is refused: {fault}"))
+            })?;
+            Ok((root, keys))
+        })
+        .await?;
         let manifest = context.fetch_manifest(&root, &keys, Stage::Download).await?;
 
         let (examined, judged, known) = (manifest, accepted.clone(), root.clone());

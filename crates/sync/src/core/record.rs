@@ -111,15 +111,19 @@ fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
         Some(2) => "tree",
         _ => "tar.gz",
     };
-    for (name, expected) in [("archive_format", format), ("encryption", "none")] {
+    let encryptions: &[&str] = if format == "tree" { &["none", "members"] } else { &["none"] };
+    for (name, expected) in [("archive_format", &[format][..]), ("encryption", encryptions)] {
+        let shown =
+            expected.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" or ");
         match manifest.get(name) {
-            Some(Value::String(found)) if found == expected => {}
+            Some(Value::String(found)) if expected.contains(&found.as_str()) => {}
             Some(Value::String(found)) => {
                 let found: String = found.chars().take(80).collect();
-                reasons.push(format!("manifest.{name} is {found:?}, expected {expected:?}"));
+                reasons.push(format!("manifest.{name} is {found:?}, expected {shown}"));
             }
-            other => reasons
-                .push(format!("manifest.{name} is {}, expected {expected:?}", or_missing(other))),
+            other => {
+                reasons.push(format!("manifest.{name} is {}, expected {shown}", or_missing(other)));
+            }
         }
     }
     match manifest.get("archive_paths") {

@@ -1,7 +1,10 @@
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use belay_packs::Keys;
+
 use super::*;
+use crate::core::root::StoredRoot;
 use crate::layout::SyncLayout;
 use crate::layout::testing::one_volume;
 use crate::remembered::Remembered;
@@ -52,7 +55,7 @@ impl Scene {
 
     fn begin(&self, base: Option<Base>) -> Packing {
         let dir = self.spool.create_dir().expect("creates");
-        Packing::begin(&Keys::plain(), dir, &self.volumes(), base).expect("begins")
+        Packing::begin(Seal::none(), dir, &self.volumes(), base).expect("begins")
     }
 
     fn look(&self, packing: &mut Packing) -> u64 {
@@ -73,7 +76,7 @@ impl Scene {
 
     fn base(&self, blob: Cid) -> Base {
         let remembered = self.remembered();
-        let root = remembered.root(blob).expect("it is remembered");
+        let root = remembered.root(blob, &Keys::plain()).expect("it is remembered");
         let dir = remembered.dir();
         Base { root, manifest: dir.join(MANIFEST), seen: Some(dir.join(SEEN)) }
     }
@@ -166,7 +169,7 @@ fn what_was_captured_is_in_the_packs_that_the_root_names() {
     let bytes = fs::read(packed.dir.path().join(ROOT)).expect("reads");
     assert_eq!(packed.blob, Cid::from_digest(*blake3::hash(&bytes).as_bytes()));
     assert_eq!(packed.root_bytes, bytes.len() as u64);
-    let root = Root::decode(&bytes).expect("a root");
+    let root = StoredRoot::decode(&bytes).expect("a root");
     for (number, pack) in &root.packs {
         let bytes = fs::read(pack_file(packed.dir.path(), *number)).expect("reads");
         assert_eq!(*blake3::hash(&bytes).as_bytes(), *pack.id.digest());

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::ArchiveFormat;
+use belay_protocol::record::{ArchiveFormat, Encryption};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
@@ -83,7 +83,8 @@ where
         let (downtime_ms, kept) = tokio::join!(self.close_capture_window(window), kept);
         reached(Point::WindowClosed);
         let (name, Captured { tree, blob, size, skipped }) = kept?;
-        let facts = Facts { at, roots: &roots, tree, skipped, downtime_ms };
+        let encryption = Encryption::None;
+        let facts = Facts { at, roots: &roots, tree, skipped, encryption, downtime_ms };
         Ok((name, facts.of(ArchiveFormat::TarGz, blob, size, None)))
     }
 
@@ -181,6 +182,7 @@ pub(super) struct Facts<'f> {
     pub(super) roots: &'f [ContainerPath],
     pub(super) tree: TreeSummary,
     pub(super) skipped: Skipped,
+    pub(super) encryption: Encryption,
     pub(super) downtime_ms: Option<u64>,
 }
 
@@ -199,6 +201,7 @@ impl Facts<'_> {
             members: self.tree.members,
             content_bytes: self.tree.content,
             format,
+            encryption: self.encryption,
             blob,
             archive_size_bytes,
             root_bytes,

@@ -15,7 +15,7 @@ use super::storing::LOOK_BACK;
 use crate::context::{Stopped, with_causes};
 use crate::core::record::{Named, Order, named};
 use crate::core::retention::{Generation, Retirement, retirable};
-use crate::core::root::{ROOT_HEAD, ROOT_MAX, Root};
+use crate::core::root::{ROOT_HEAD, ROOT_MAX, StoredRoot};
 use crate::history::{self, Deletion};
 use crate::window::OfflineWindow;
 
@@ -165,7 +165,7 @@ where
     }
 
     /// The root of this id; none if the object is something else, or is not there.
-    async fn root_at(&self, blob: Cid) -> Result<Option<Root>, Stopped> {
+    async fn root_at(&self, blob: Cid) -> Result<Option<StoredRoot>, Stopped> {
         let head = ROOT_HEAD.len() as u64;
         let size = match self.size_of(blob).await? {
             Some(size) if (head..=ROOT_MAX).contains(&size) => size,

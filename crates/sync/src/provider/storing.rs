@@ -6,16 +6,14 @@ use std::path::Path;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::{
-    ArchiveFormat, Capture, Encryption, Manifest, RECORD_SCHEMA, SyncRecord,
-};
+use belay_protocol::record::{ArchiveFormat, Capture, Manifest, RECORD_SCHEMA, SyncRecord};
 use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
 use jiff::Timestamp;
 
 use super::Provider;
 use crate::context::{Failure, Stopped, blocking, version, with_causes};
 use crate::core::record::Order;
-use crate::core::root::Root;
+use crate::core::root::StoredRoot;
 use crate::failpoint::{Point, reached};
 use crate::packing::pack_file;
 use crate::remembered::{BASE_ROOT, ROOT};
@@ -88,7 +86,7 @@ where
             archive_paths: capture.roots.clone(),
             archive_format: capture.format,
             archive_size_bytes: capture.archive_size_bytes,
-            encryption: Encryption::None,
+            encryption: capture.encryption,
             blob: capture.blob,
             root_bytes: capture.root_bytes,
             content_bytes: capture.content_bytes,
@@ -112,7 +110,27 @@ where
         capture: &CaptureFacts,
     ) -> Result<bool, Stopped> {
         let mended = head.blob == capture.blob && self.put(spool, capture).await?;
-        Ok(mended || self.has(head).await?)
+        Ok(mended || (self.is_sealed_so(head, spool).await? && self.has(head).await?))
+    }
+
+    /// Whether the head is sealed for whom the tree in the spool is, under the same key.
+    async fn is_sealed_so(&self, head: &Manifest, spool: &str) -> Result<bool, Stopped> {
+        if head.archive_format != ArchiveFormat::Tree {
+            return Ok(true);
+        }
+        let (spools, name) = (self.context.spool.clone(), spool.to_owned());
+        let captured = blocking(Stage::Upload, move || {
+            let read = || fs::read(spools.kept_dir(&name).ok()?.path().join(ROOT)).ok();
+            Ok(read().and_then(|bytes| StoredRoot::decode(&bytes).ok()))
+        });
+        let Some(captured) = captured.await? else { return Ok(false) };
+        let (blob, size) = (head.blob, head.blob_bytes());
+        match self.context.fetch_root(blob, size, Stage::Upload).await {
+            Ok(root) => Ok(root.envelopes == captured.envelopes),
+            // It is not there, or damaged.
+            Err(Stopped::Failed(_)) => Ok(false),
+            Err(stopped) => Err(stopped),
+        }
     }
 
     /// Stores what was captured; false if it is not in the spool as it was captured.
@@ -149,7 +167,7 @@ where
                 let dir = spools.kept_dir(&name)?;
                 let bytes = fs::read(dir.path().join(ROOT))?;
                 let whole = blake3::hash(&bytes) == *blob.digest();
-                let root = Root::decode(&bytes).map_err(io::Error::other)?;
+                let root = StoredRoot::decode(&bytes).map_err(io::Error::other)?;
                 let file = File::open(dir.path().join(ROOT))?;
                 Ok::<_, io::Error>(whole.then_some((dir.path().to_owned(), root, file)))
             };
@@ -238,7 +256,7 @@ where
                     .fetch_root(manifest.blob, manifest.blob_bytes(), Stage::Upload)
                     .await;
                 match root {
-                    Ok(root) => self.has_packs(&root).await,
+                    Ok(root) => self.has_packs(&root.packs).await,
                     // Of the right size, and damaged.
                     Err(Stopped::Failed(_)) => Ok(false),
                     Err(stopped) => Err(stopped),

@@ -6,4 +6,5 @@ mod faulty;
 mod kill;
 mod publish;
 mod scene;
+mod sealed;
 mod tree;

@@ -1,4 +1,5 @@
 use belay_protocol::DependencyState;
+use belay_protocol::record::ArchiveFormat;
 
 use super::*;
 

@@ -125,6 +125,8 @@ fn a_tree_has_a_schema_of_its_own_and_a_root() {
         assert!(found[0].contains(part), "{found:?} lacks {part}");
     };
     one(|r| r["manifest"]["archive_format"] = json!("tar.gz"), "expected \"tree\"");
+    one(|r| r["manifest"]["encryption"] = json!("rot13"), "expected \"none\" or \"members\"");
+    assert_eq!(tree(|r| r["manifest"]["encryption"] = json!("members")), Vec::<String>::new());
     one(|r| r["manifest"]["root_bytes"] = json!(0), "root_bytes is 0");
     one(|r| r["manifest"]["root_bytes"] = json!(1001), "at most 1000");
     one(|r| r["manifest"]["root_bytes"] = json!(null), "root_bytes is missing");
@@ -135,6 +137,8 @@ fn a_tree_has_a_schema_of_its_own_and_a_root() {
         },
         "at most 16777216",
     );
+    let found = reasons(|r| r["manifest"]["encryption"] = json!("members"));
+    assert_eq!(found, ["manifest.encryption is \"members\", expected \"none\""]);
     let found = reasons(|r| r["manifest"]["root_bytes"] = json!(100));
     assert_eq!(found, ["manifest.root_bytes is there, and a tar.gz has no root"]);
 }

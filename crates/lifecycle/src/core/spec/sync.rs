@@ -1,0 +1,132 @@
+//! The part of a spec that declares volume-sync.
+
+use std::path::Path;
+use std::time::Duration;
+
+use belay_protocol::record::ArchiveFormat;
+use belay_protocol::{SyncKey, SyncRole};
+use belay_sync::{Member, Sealing};
+
+use super::super::keys::Keys;
+use super::required;
+
+/// Volume-sync of a workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncDeclaration {
+    /// Provider or consumer.
+    pub role: SyncRole,
+    /// Key under which the record stands.
+    pub key: SyncKey,
+    /// How often is looked when nothing announces itself.
+    pub poll_interval: Duration,
+    /// In which form a provider publishes; a consumer takes any.
+    pub format: ArchiveFormat,
+    /// How trees are sealed; none if anyone with the store may read them.
+    pub sealing: Option<Sealing>,
+}
+
+/// Members of one key, the provider not counted.
+const MEMBERS_MAX: usize = 1_000;
+
+const MEMBERS: &str = "X25519 keys, each the middle line of what `openssl pkey -pubout` writes";
+
+/// Reads `sync`; relative paths are below `directory`.
+pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclaration> {
+    let mut table = keys.table("sync")?;
+    if !table.has("role") {
+        table.missing("role", "one of provider, consumer");
+    }
+    let role =
+        table.choice("role", &[("provider", SyncRole::Provider), ("consumer", SyncRole::Consumer)]);
+    let key = required(&mut table, "key", "a sync key");
+    let bounds = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let poll_interval = table.duration("poll_interval", bounds).unwrap_or(Duration::from_secs(10));
+    let formats = [("tree", ArchiveFormat::Tree), ("tar.gz", ArchiveFormat::TarGz)];
+    let format = table.choice("archive_format", &formats).unwrap_or(ArchiveFormat::Tree);
+    let sealing = read_sealing(&mut table, role, format, directory);
+    table.finish();
+    Some(SyncDeclaration { role: role?, key: key?, poll_interval, format, sealing })
+}
+
+fn read_sealing(
+    table: &mut Keys<'_>,
+    role: Option<SyncRole>,
+    format: ArchiveFormat,
+    directory: &Path,
+) -> Option<Sealing> {
+    let identity = table.text("identity", "the path of a file with an X25519 key");
+    let mut members = Vec::new();
+    let declared = table.texts("members", MEMBERS).unwrap_or_default();
+    for text in &declared {
+        match text.parse::<Member>() {
+            Ok(member) => members.push(member),
+            Err(_) => table.fault("members", &format!("{text:?}"), MEMBERS),
+        }
+    }
+    if declared.len() > MEMBERS_MAX {
+        let expected = format!("at most {MEMBERS_MAX} keys");
+        table.fault("members", &declared.len().to_string(), &expected);
+    }
+    if !declared.is_empty() && role == Some(SyncRole::Consumer) {
+        table.fault("members", "a list", "none, since a consumer publishes nothing");
+    }
+    let Some(identity) = identity else {
+        if !declared.is_empty() {
+            table
+                .missing("identity", "the path of a file with an X25519 key, as there are members");
+        }
+        return None;
+    };
+    if format == ArchiveFormat::TarGz {
+        table.fault("archive_format", "\"tar.gz\"", "\"tree\", since no other form is sealed");
+    }
+    Some(Sealing { identity: directory.join(identity), members })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    const KEY: &str = "MCowBQYDK2VuAyEATpbMA2ufcuNho6kfYCLHG1wEmuTV/erbsY4rHReGeUw=";
+
+    fn read(sync: &str) -> Result<Option<SyncDeclaration>, Vec<String>> {
+        let text = format!("name = \"web\"\nimage = \"x\"\n[sync]\nkey = \"k\"\n{sync}\n");
+        match parse(&text, "web.toml", Path::new("/etc/belay")) {
+            Ok(spec) => Ok(spec.sync),
+            Err(faults) => Err(faults.iter().map(|fault| format!("{fault:?}")).collect()),
+        }
+    }
+
+    #[test]
+    fn a_tree_is_sealed_for_the_members_that_are_declared() {
+        let spec =
+            format!("role = \"provider\"\nidentity = \"keys/me.pem\"\nmembers = [\"{KEY}\"]");
+        let sync = read(&spec).expect("lawful").expect("declared");
+        let members = vec![KEY.parse().expect("a key")];
+        let identity = Path::new("/etc/belay/keys/me.pem").to_owned();
+        assert_eq!(sync.sealing, Some(Sealing { identity, members }));
+        assert_eq!(sync.format, ArchiveFormat::Tree);
+        let sync =
+            read("role = \"consumer\"\nidentity = \"/k\"").expect("lawful").expect("declared");
+        assert_eq!(sync.sealing.map(|sealing| sealing.members), Some(Vec::new()));
+        assert_eq!(read("role = \"consumer\"").expect("lawful").expect("declared").sealing, None);
+    }
+
+    #[test]
+    fn what_cannot_be_sealed_is_a_fault() {
+        for (spec, told) in [
+            ("role = \"provider\"\nidentity = \"k\"\nmembers = [\"me\"]".to_owned(), "X25519"),
+            (format!("role = \"provider\"\nmembers = [\"{KEY}\"]"), "identity"),
+            (format!("role = \"consumer\"\nidentity = \"k\"\nmembers = [\"{KEY}\"]"), "consumer"),
+            (
+                "role = \"provider\"\nidentity = \"k\"\narchive_format = \"tar.gz\"".to_owned(),
+                "no other form is sealed",
+            ),
+            ("role = \"provider\"\narchive_format = \"zip\"".to_owned(), "archive_format"),
+        ] {
+            let faults = read(&spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
+    }
+}
