@@ -5,6 +5,7 @@ mod events;
 mod exec;
 mod image;
 mod lock;
+mod logs;
 mod operate;
 mod runs;
 mod show;
@@ -36,9 +37,9 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         }
         Verb::Logs { workload, follow, tail, since, previous, timestamps } => {
             let since = since.map(|since| since.moment(jiff::Timestamp::now()));
-            let query = belay_protocol::LogQuery { follow, tail, since, previous };
-            let stamps = if timestamps { show::Stamps::Shown } else { show::Stamps::Hidden };
-            show::logs(&client()?, &workload, &query, stamps, output).await?;
+            let query = belay_protocol::LogQuery { follow, tail, since, previous, resume: None };
+            let stamps = if timestamps { logs::Stamps::Shown } else { logs::Stamps::Hidden };
+            logs::run(&client()?, &workload, &query, stamps, output).await?;
         }
         Verb::Exec { workload, options } => {
             return exec::run(&client()?, &workload, options).await;

@@ -13,7 +13,7 @@ use belay_protocol::runner::RunnerId;
 use belay_protocol::{LogLine, LogStream};
 use futures_util::StreamExt as _;
 
-use crate::core::last_lines::{LastLines, name_for, newest_first};
+use crate::core::last_lines::{LastLines, container_of, name_for, newest_first};
 
 /// Directory of the saved logs below a workload's state.
 const DIRECTORY: &str = "logs";
@@ -40,7 +40,7 @@ pub(crate) fn wire(line: &belay_engine::LogLine) -> LogLine {
         belay_engine::LogStream::Stdout => LogStream::Stdout,
         belay_engine::LogStream::Stderr => LogStream::Stderr,
     };
-    LogLine { stream, at: line.time, text: line.text().into_owned() }
+    LogLine { stream, at: line.time, text: line.text().into_owned(), container: None }
 }
 
 /// Saves the end of a container's log, and lets go of the oldest that was saved.
@@ -122,6 +122,14 @@ pub(crate) fn list(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
     let directory = state_dir.join(DIRECTORY);
     let names = newest_first(names(&directory)?);
     Ok(names.into_iter().map(|name| directory.join(name)).collect())
+}
+
+/// The saved log of the container whose id begins so, if it is kept.
+pub(crate) fn of(state_dir: &Path, container: &str) -> io::Result<Option<PathBuf>> {
+    let directory = state_dir.join(DIRECTORY);
+    let mut names = names(&directory)?.into_iter();
+    let found = names.find(|name| container_of(name) == Some(container));
+    Ok(found.map(|name| directory.join(name)))
 }
 
 /// The lines of a saved log; one that cannot be read is left out.

@@ -11,6 +11,7 @@ mod exec;
 mod ids;
 mod images;
 mod lock;
+mod log_position;
 mod operations;
 mod probe;
 mod problem;
@@ -31,6 +32,7 @@ pub use images::{
     ImageAct, ImageRequest, ImageStatus, ImagesStatus, LoadRequest, PruneRequest, PullStatus,
 };
 pub use lock::{BreakMode, BreakRequest, LockHolder, LockState, LockStatus};
+pub use log_position::{InvalidLogPosition, LogPosition};
 pub use operations::{
     CheckMode, CheckRequest, DependantsRule, DeployRequest, Finding, GrowRequest, HistoryEntry,
     LogLine, LogQuery, LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress,

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BreakMode, Cid, ImageAct, Problem, VolumeName, WorkloadName};
+use crate::{BreakMode, Cid, ImageAct, LogPosition, Problem, VolumeName, WorkloadName};
 
 /// What an operator asks for. Each acts on one workload or one of its volumes, but for
 /// [`Operation::PublishAll`].
@@ -274,6 +274,10 @@ pub struct LogLine {
     pub at: Option<Timestamp>,
     /// The line without its end, invalid UTF-8 replaced.
     pub text: String,
+    /// First 12 characters of the id of the container that it and the lines after it are of; said
+    /// where that changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// Where a workload wrote a line.
@@ -303,6 +307,9 @@ pub struct LogQuery {
     /// The log of the container before, which is gone.
     #[serde(default)]
     pub previous: bool,
+    /// Go on where a log that was followed was left; it takes the place of `tail` and `since`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<LogPosition>,
 }
 
 /// A sync history entry (`GET /v1/workloads/{name}/sync/history`), newest first.

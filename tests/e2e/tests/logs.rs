@@ -157,3 +157,82 @@ async fn nothing_is_lost_while_belayd_is_away() {
     assert_eq!(lines, expected);
     node.end().await;
 }
+
+/// `belay logs -f`, whose lines are read one by one.
+struct Follower {
+    child: tokio::process::Child,
+    lines: tokio::io::Lines<BufReader<tokio::process::ChildStdout>>,
+}
+
+impl Follower {
+    fn start(node: &Node) -> Self {
+        let mut child = belay(node, &["logs", "-f", "app"]).spawn().expect("runs");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { child, lines }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = tokio::time::timeout(SOON, self.lines.next_line()).await.expect("in time");
+        line.expect("read").expect("a line")
+    }
+
+    fn signal(&self, signal: nix::sys::signal::Signal) {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok()).expect("it runs");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("it takes signals");
+    }
+}
+
+#[tokio::test]
+async fn a_followed_log_goes_on_over_every_end_of_belayd_without_a_hole_or_a_repetition() {
+    let mut node = Node::start(NodeOptions::default()).await;
+    let script = "i=0; while [ $i -lt 1000 ]; do echo $i; i=$((i+1)); sleep 0.01; done; echo done; exec sleep 100000";
+    node.client().deploy(&spec(script), node.directory()).await.expect("deploys");
+    let mut follower = Follower::start(&node);
+    let mut read = vec![follower.line().await];
+    for _ in 0..3 {
+        node.kill();
+        node.launch().await;
+        // It is being followed again before the next end.
+        read.push(follower.line().await);
+    }
+    node.terminate().await;
+    node.launch().await;
+    while read.last().is_some_and(|line| line != "done") {
+        read.push(follower.line().await);
+    }
+    let wanted: Vec<_> =
+        (0..1000).map(|number| number.to_string()).chain(["done".into()]).collect();
+    assert_eq!(read, wanted);
+    node.client().remove("app", belay_protocol::VolumeFate::Delete).await.expect("is removed");
+    let ended = tokio::time::timeout(SOON, follower.child.wait()).await.expect("in time");
+    assert!(ended.expect("waited for").success(), "it ends with its workload");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn what_a_container_wrote_before_it_was_replaced_is_had_by_a_follower_that_was_away() {
+    use nix::sys::signal::Signal;
+    let mut node = Node::start(NodeOptions::default()).await;
+    let script =
+        "echo one; while [ ! -e /belay/late ]; do sleep 0.1; done; echo late; exec sleep 100000";
+    node.client().deploy(&spec(script), node.directory()).await.expect("deploys");
+    let mut follower = Follower::start(&node);
+    assert_eq!(follower.line().await, "one");
+    let system = node.volume("app", "system").await;
+    follower.signal(Signal::SIGSTOP);
+    node.kill();
+    std::fs::write(system.join("late"), "").expect("written");
+    node.launch().await;
+    until("its last line", SOON, || async {
+        let (_, lines, _) = logs(&node, &["app"]).await;
+        if lines == ["one", "late"] { Ok(()) } else { Err(format!("{lines:?}")) }
+    })
+    .await;
+    let next = spec("echo two; exec sleep 100000");
+    node.client().deploy(&next, node.directory()).await.expect("deploys");
+    follower.signal(Signal::SIGCONT);
+    assert_eq!(follower.line().await, "late");
+    assert_eq!(follower.line().await, "two");
+    follower.child.kill().await.expect("killed");
+    node.end().await;
+}

@@ -10,7 +10,8 @@ use belay_protocol::{
 
 /// `follow` and `previous` (alone, or `true` or `false`), `tail=N` and `since=TIME`.
 pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>> {
-    let mut query = LogQuery { follow: false, tail: None, since: None, previous: false };
+    let mut query =
+        LogQuery { follow: false, tail: None, since: None, previous: false, resume: None };
     for (key, value) in pairs {
         match (key.as_str(), value.as_str()) {
             ("follow", "" | "true") => query.follow = true,
@@ -28,10 +29,18 @@ pub(crate) fn logs(pairs: &[(String, String)]) -> Result<LogQuery, Box<Problem>>
                     time.map_err(|_| wrong(key, found, "a time, as in 2026-01-31T12:00:00Z"))?,
                 );
             }
+            ("resume", found) => {
+                let position = found.parse();
+                query.resume =
+                    Some(position.map_err(|_| wrong(key, found, "CONTAINER:SECOND:LINES"))?);
+            }
             (unknown, _) => {
-                return Err(unexpected(unknown, "follow, tail, since and previous").into());
+                return Err(unexpected(unknown, "follow, tail, since, previous and resume").into());
             }
         }
+    }
+    if query.resume.is_some() && !query.follow {
+        return Err(wrong("resume", "", "follow with it: nothing else is gone on with").into());
     }
     if query.follow && query.previous {
         return Err(wrong("previous", "true", "no follow: what is gone writes no more").into());
@@ -162,12 +171,19 @@ mod tests {
 
     #[test]
     fn a_log_query_may_be_empty_or_full() {
-        let none = LogQuery { follow: false, tail: None, since: None, previous: false };
+        let none =
+            LogQuery { follow: false, tail: None, since: None, previous: false, resume: None };
         assert_eq!(logs(&[]), Ok(none.clone()));
         let both = logs(&pairs(&[("follow", ""), ("tail", "20")]));
         assert_eq!(both, Ok(LogQuery { follow: true, tail: Some(20), ..none.clone() }));
         let neither = logs(&pairs(&[("follow", "true"), ("follow", "false")]));
         assert_eq!(neither, Ok(none.clone()));
+        let resumed = logs(&pairs(&[("follow", ""), ("resume", "0123456789ab:17:2")]));
+        let resume = "0123456789ab:17:2".parse().ok();
+        assert_eq!(resumed, Ok(LogQuery { follow: true, resume, ..none.clone() }));
+        for wrong in [&[("resume", "0123456789ab:17:2")][..], &[("follow", ""), ("resume", "x")]] {
+            logs(&pairs(wrong)).expect_err("is refused");
+        }
         let since = logs(&pairs(&[("since", "2026-01-31T12:00:00Z"), ("previous", "")]));
         let time = "2026-01-31T12:00:00Z".parse().ok();
         assert_eq!(since, Ok(LogQuery { since: time, previous: true, ..none }));

@@ -36,7 +36,7 @@ fn done() -> OperationEvent {
 }
 
 fn line(text: &str) -> LogLine {
-    LogLine { stream: LogStream::Stdout, at: None, text: text.to_owned() }
+    LogLine { stream: LogStream::Stdout, at: None, text: text.to_owned(), container: None }
 }
 
 async fn problem(response: reqwest::Response, code: ProblemCode) -> Problem {
@@ -372,7 +372,9 @@ async fn logs_come_in_order_and_end_with_the_log() {
         tokio::spawn(async move { client.get("/v1/workloads/web/logs?follow&tail=5").await });
     let Command::Logs { workload, query, reply } = node.command().await else { panic!("logs") };
     assert_eq!(workload.as_str(), "web");
-    assert_eq!(query, LogQuery { follow: true, tail: Some(5), since: None, previous: false });
+    let wanted =
+        LogQuery { follow: true, tail: Some(5), since: None, previous: false, resume: None };
+    assert_eq!(query, wanted);
     let (lines, receiver) = tokio::sync::mpsc::channel(4);
     reply.send(Ok(receiver)).expect("the API waits");
     for text in ["one", "two"] {

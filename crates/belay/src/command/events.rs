@@ -26,10 +26,10 @@ const PAGE: usize = 500;
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// Pause before belayd is looked for again, doubled up to the longest.
-const AWAY: Duration = Duration::from_millis(250);
+pub(super) const AWAY: Duration = Duration::from_millis(250);
 
 /// Longest pause before belayd is looked for again.
-const AWAY_MAX: Duration = Duration::from_secs(5);
+pub(super) const AWAY_MAX: Duration = Duration::from_secs(5);
 
 /// Temporarily unavailable, as belayd says it of itself while it is busy or ends (`EX_TEMPFAIL`).
 const TEMPORARY: u8 = 75;
@@ -149,7 +149,7 @@ async fn follow(
 }
 
 /// Why belayd is away, if it may come back; any other failure ends the command.
-fn passing(ending: Ending) -> Result<String, Ending> {
+pub(super) fn passing(ending: Ending) -> Result<String, Ending> {
     match ending {
         Ending::Failed(failure)
             if matches!(failure.exit_code, failure::UNAVAILABLE | TEMPORARY) =>

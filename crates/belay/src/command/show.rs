@@ -1,18 +1,15 @@
 //! Verbs that only look.
 
 use belay_protocol::{
-    HistoryEntry, LockStatus, LogLine, LogQuery, LogStream, NodeStatus, VolumeStatus, WorkloadName,
-    WorkloadStatus,
+    HistoryEntry, LockStatus, NodeStatus, VolumeStatus, WorkloadName, WorkloadStatus,
 };
 use jiff::Timestamp;
-use reqwest::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::cli::{Format, Listing};
-use crate::client::{Client, Document};
-use crate::core::human;
-use crate::core::table::{Style, Tone};
+use crate::client::Client;
+use crate::core::table::Style;
 use crate::core::view;
 use crate::failure::Ending;
 use crate::output::Output;
@@ -156,52 +153,5 @@ pub(crate) async fn history(
     match listing.output {
         Format::Json => output.json(&entries),
         Format::Table => output.text(&view::sync::history(&entries, output.style())),
-    }
-}
-
-pub(crate) async fn logs(
-    client: &Client,
-    name: &WorkloadName,
-    query: &LogQuery,
-    stamps: Stamps,
-    output: &Output,
-) -> Result<(), Ending> {
-    let tail = query.tail.map_or(String::new(), |lines| format!("&tail={lines}"));
-    let since = query.since.map_or(String::new(), |time| format!("&since={time}"));
-    let path = format!(
-        "/v1/workloads/{name}/logs?follow={}&previous={}{tail}{since}",
-        query.follow, query.previous
-    );
-    let mut lines = client.lines(Method::GET, &path, Document::none()).await?;
-    while let Some(line) = lines.next::<LogLine>().await? {
-        match line.stream {
-            LogStream::Stdout | LogStream::Stderr => {
-                output.text(&log_line(&line, stamps, output.style()))?;
-            }
-            LogStream::Notice => output.notice(&line.text),
-        }
-    }
-    Ok(())
-}
-
-/// Whether lines of a log are shown with their times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stamps {
-    Shown,
-    Hidden,
-}
-
-/// The line as the workload wrote it, escape sequences included, as its terminal would have got
-/// it. What it wrote to standard error is told apart by colour.
-fn log_line(line: &LogLine, stamps: Stamps, style: Style) -> String {
-    let tone = match line.stream {
-        LogStream::Stdout => Tone::Plain,
-        LogStream::Stderr | LogStream::Notice => Tone::Doubtful,
-    };
-    let text = tone.paint(style, &line.text);
-    match (stamps, line.at) {
-        (Stamps::Shown, Some(at)) => format!("{} {text}\n", human::clock(at)),
-        (Stamps::Shown, None) => format!("{:20} {text}\n", "-"),
-        (Stamps::Hidden, _) => format!("{text}\n"),
     }
 }

@@ -39,6 +39,11 @@ fn parts(name: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, container))
 }
 
+/// The container in the name of a saved log, as the beginning of its id.
+pub fn container_of(name: &str) -> Option<&str> {
+    parts(name).map(|(_, container)| container)
+}
+
 /// The name under which the log of a container is saved beside these: the one that it has, or one
 /// that is newer than all of them.
 pub fn name_for(container: &str, existing: &[String]) -> String {
@@ -65,6 +70,26 @@ pub struct Cursor {
 }
 
 impl Cursor {
+    /// Behind so many lines of a second.
+    pub fn at(second: i64, lines: u64) -> Self {
+        Self { second, lines }
+    }
+
+    /// The lines that come after it, of a log that is read whole. The first of its second were read.
+    pub fn rest<T>(&self, lines: Vec<T>, second_of: impl Fn(&T) -> Option<i64>) -> Vec<T> {
+        let mut seen = self.lines;
+        let is_new = |line: &T| match second_of(line) {
+            Some(second) if second == self.second && seen > 0 => {
+                seen -= 1;
+                false
+            }
+            Some(second) => second >= self.second,
+            None => seen == 0,
+        };
+        let mut is_new = is_new;
+        lines.into_iter().filter(|line| is_new(line)).collect()
+    }
+
     /// Notes a line of this second.
     pub fn saw(&mut self, second: i64) {
         if second > self.second {
@@ -112,6 +137,20 @@ mod tests {
         assert_eq!(name_for("new", &existing), "00000011-new.ndjson");
         let sorted = newest_first(existing);
         assert_eq!(sorted, names(&["00000010-def.ndjson", "00000009-abc.ndjson"]));
+    }
+
+    #[test]
+    fn the_rest_of_a_log_is_what_comes_after_its_cursor() {
+        let lines =
+            vec![(Some(4), "a"), (Some(5), "b"), (Some(5), "c"), (None, "d"), (Some(6), "e")];
+        let rest = |cursor: Cursor| {
+            let left = cursor.rest(lines.clone(), |line| line.0).into_iter();
+            left.map(|line| line.1).collect::<String>()
+        };
+        assert_eq!(rest(Cursor::at(5, 1)), "cde");
+        assert_eq!(rest(Cursor::at(5, 2)), "de");
+        assert_eq!(rest(Cursor::at(6, 1)), "");
+        assert_eq!(rest(Cursor::at(0, 0)), "abcde");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::context::Context;
-use crate::core::last_lines::Cursor;
+use crate::core::last_lines::{Cursor, container_of};
 use crate::{problems, saved_log};
 
 /// Lines that may wait for a slow reader.
@@ -86,7 +86,8 @@ impl Logs {
         if self.reply.send(Ok(receiver)).is_err() {
             return;
         }
-        let reader = Reader { context, workload: self.workload, query: self.query, status, sender };
+        let (workload, query) = (self.workload, self.query);
+        let reader = Reader { context, workload, query, status, sender, named: None };
         // It is over in any case.
         let _ = reader.read(run, file.map(PathBuf::as_path)).await;
     }
@@ -139,15 +140,30 @@ struct Reader {
     query: LogQuery,
     status: Status,
     sender: mpsc::Sender<LogLine>,
+    /// The container that the reader was told lines are of.
+    named: Option<String>,
 }
 
 impl Reader {
     async fn read(mut self, current: Option<Run>, file: Option<&Path>) -> Result<(), Over> {
-        if let Some(file) = file {
-            self.read_saved(file).await?;
-        }
         let mut cursor = Cursor::default();
         let mut first = true;
+        if let Some(position) = self.query.resume.take() {
+            first = false;
+            let left = Cursor::at(position.second, position.lines);
+            match &current {
+                Some(run) if run.container.starts_with(&position.container) => cursor = left,
+                Some(_) | None => {
+                    self.read_rest(&position.container, left).await?;
+                    if let Some(next) = &current {
+                        let last = Run { container: position.container, started_at: None };
+                        self.say_next(Some(&last), next).await?;
+                    }
+                }
+            }
+        } else if let Some(file) = file {
+            self.read_saved(file, Cursor::default()).await?;
+        }
         let mut run = current;
         loop {
             if let Some(run) = &run {
@@ -178,20 +194,33 @@ impl Reader {
         }
     }
 
-    async fn read_newest_saved(&self) -> Result<(), Over> {
+    /// Reads what a container that is gone wrote after the cursor, as far as it was kept.
+    async fn read_rest(&mut self, container: &str, cursor: Cursor) -> Result<(), Over> {
         let state_dir = self.context.state_dir(&self.workload);
-        let saved = tokio::task::spawn_blocking(move || saved_log::list(&state_dir)).await;
-        match saved.ok().and_then(Result::ok).and_then(|saved| saved.into_iter().next()) {
-            Some(file) => self.read_saved(&file).await,
+        let container = container.to_owned();
+        let found =
+            tokio::task::spawn_blocking(move || saved_log::of(&state_dir, &container)).await;
+        match found.ok().and_then(Result::ok).flatten() {
+            Some(file) => self.read_saved(&file, cursor).await,
             None => Ok(()),
         }
     }
 
-    async fn read_saved(&self, file: &Path) -> Result<(), Over> {
+    async fn read_newest_saved(&mut self) -> Result<(), Over> {
+        let state_dir = self.context.state_dir(&self.workload);
+        let saved = tokio::task::spawn_blocking(move || saved_log::list(&state_dir)).await;
+        match saved.ok().and_then(Result::ok).and_then(|saved| saved.into_iter().next()) {
+            Some(file) => self.read_saved(&file, Cursor::default()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn read_saved(&mut self, file: &Path, cursor: Cursor) -> Result<(), Over> {
         let path = file.to_owned();
         let read = tokio::task::spawn_blocking(move || saved_log::read(&path)).await;
+        let second = |line: &LogLine| line.at.map(Timestamp::as_second);
         let mut lines = match read {
-            Ok(Ok(lines)) => lines,
+            Ok(Ok(lines)) => cursor.rest(lines, second),
             Ok(Err(error)) => {
                 tracing::warn!(workload = %self.workload, "{}: {error}", file.display());
                 Vec::new()
@@ -202,15 +231,17 @@ impl Reader {
             lines.retain(|line| line.at.is_none_or(|at| at.as_second() >= since.as_second()));
         }
         let most = self.query.tail.map_or(lines.len(), |tail| tail as usize);
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let container = container_of(&name).unwrap_or_default();
         for line in lines.drain(lines.len().saturating_sub(most)..) {
-            self.send(line).await?;
+            self.send_of(container, line).await?;
         }
         Ok(())
     }
 
     /// Reads the log of a container from where the cursor is, until it ends.
     async fn read_container(
-        &self,
+        &mut self,
         run: &Run,
         cursor: &mut Cursor,
         first: bool,
@@ -249,7 +280,7 @@ impl Reader {
             if let Some(second) = second {
                 cursor.saw(second);
             }
-            self.send(saved_log::wire(&line)).await?;
+            self.send_of(&run.container, saved_log::wire(&line)).await?;
         }
     }
 
@@ -300,7 +331,18 @@ impl Reader {
             Some(_) => format!("{name} runs in another container now"),
             None => format!("{name} runs now"),
         };
-        self.send(LogLine { stream: LogStream::Notice, at: Some(Timestamp::now()), text }).await
+        let at = Some(Timestamp::now());
+        self.send(LogLine { stream: LogStream::Notice, at, text, container: None }).await
+    }
+
+    /// Sends a line of a container, which is named where it is another than before.
+    async fn send_of(&mut self, container: &str, line: LogLine) -> Result<(), Over> {
+        let short: String = container.chars().take(12).collect();
+        let container = (self.named.as_ref() != Some(&short)).then_some(short);
+        if container.is_some() {
+            self.named.clone_from(&container);
+        }
+        self.send(LogLine { container, ..line }).await
     }
 
     async fn send(&self, line: LogLine) -> Result<(), Over> {
