@@ -74,3 +74,39 @@ pub fn checked_image(directory: &Path, healthcheck: &[&str]) -> anyhow::Result<P
     tar.into_inner()?.sync_all()?;
     Ok(path)
 }
+
+/// Writes a root file system tar with the files of [`busybox_image`], this program and the libraries
+/// that it is linked to, and returns its path: the program's name and `.tar` in `directory`.
+///
+/// Needs `ldd`.
+pub fn program_image(directory: &Path, program: &Path) -> anyhow::Result<PathBuf> {
+    let name = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
+    let path = directory.join(format!("{name}.tar"));
+    let mut tar = tar::Builder::new(std::fs::File::create(&path)?);
+    let mut base = tar::Archive::new(std::fs::File::open(directory.join("busybox.tar"))?);
+    for entry in base.entries()? {
+        let entry = entry?;
+        let mut header = entry.header().clone();
+        let (inside, link) =
+            (entry.path()?.into_owned(), entry.link_name()?.map(std::borrow::Cow::into_owned));
+        match link {
+            Some(to) => tar.append_link(&mut header, inside, to)?,
+            None => tar.append_data(&mut header, inside, entry)?,
+        }
+    }
+    let listed = std::process::Command::new("/usr/bin/ldd").arg(program).output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    let words =
+        listed.lines().filter_map(|line| line.split_whitespace().find(|it| it.starts_with('/')));
+    let libraries =
+        words.map(|library| (library.trim_start_matches('/').to_owned(), PathBuf::from(library)));
+    for (inside, file) in libraries.chain([(name, program.to_owned())]) {
+        let bytes = std::fs::read(&file)?;
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o755);
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, inside, bytes.as_slice())?;
+    }
+    tar.into_inner()?.sync_all()?;
+    Ok(path)
+}

@@ -17,7 +17,7 @@ mod specs;
 
 pub use client::{Client, Refusal};
 pub use engine_gate::EngineGate;
-pub use image::{busybox_image, checked_image};
+pub use image::{busybox_image, checked_image, program_image};
 pub use leavings::Leavings;
 pub use ledger::{HeldLedger, Ledger};
 pub use node::{Node, NodeOptions, binary};

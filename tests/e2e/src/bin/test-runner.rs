@@ -1,0 +1,47 @@
+//! A runner for the tests: what a run asks for in its payload, it does.
+//!
+//! `hold_mib` is memory to be held, `exit` a code to end with, `hog` everything there is, `wait_ms` a
+//! wait. The result says what became of the memory and how many runs this process has had.
+
+use std::time::Duration;
+
+use belay_runner_client::{Failure, Run, RunnerConfig, serve};
+use serde_json::json;
+
+const MIB: usize = 1 << 20;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let config = RunnerConfig::from_env().expect("belayd says how to connect");
+    let mut held: Vec<u8> = Vec::new();
+    let mut runs = 0;
+    let served = serve(config, async |run: &mut Run| {
+        runs += 1;
+        let wish = run.payload().clone();
+        let number = |name: &str| wish[name].as_u64();
+        if let Some(mib) = number("hold_mib") {
+            let mib = usize::try_from(mib).expect("it fits");
+            held = pattern(mib * MIB).collect();
+        }
+        if let Some(code) = number("exit") {
+            std::process::exit(i32::try_from(code).expect("a code"));
+        }
+        if wish["hog"] == true {
+            loop {
+                held.extend(vec![1; MIB]);
+            }
+        }
+        if let Some(wait) = number("wait_ms") {
+            // The wait is what is tried out: belayd ends it, whether this process is there or not.
+            run.sleep(Duration::from_millis(wait)).await?;
+        }
+        let whole = held.iter().copied().eq(pattern(held.len()));
+        Ok::<_, Failure>(json!({ "runs": runs, "held": held.len(), "whole": whole }))
+    });
+    served.await.expect("it ends in order");
+}
+
+/// What is held: no page of it is like the next.
+fn pattern(length: usize) -> impl Iterator<Item = u8> {
+    (0..=250).cycle().take(length)
+}

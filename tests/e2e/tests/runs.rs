@@ -1,0 +1,221 @@
+//! Runs in containers, with a real belayd and a real runner: from their submission to their result,
+//! over the disk and over deaths.
+
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use belay_harness::{Node, NodeOptions, program_image, until};
+use belay_protocol::runner::{
+    RunDetail, RunId, RunState, SnapshotStatus, SubmitRequest, Submitted,
+};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// A node with a workload `work` of the tests' runner.
+struct Bench {
+    node: Node,
+    http: reqwest::Client,
+}
+
+impl Bench {
+    /// `runner` are lines of the table `runner`.
+    async fn new(options: NodeOptions, memory: &str, runner: &str) -> Self {
+        let node = Node::start(options).await;
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_test-runner"));
+        program_image(node.directory(), &program).expect("an image");
+        let spec = format!(
+            "name = \"work\"\nimage = \"file:test-runner.tar\"\ncommand = [\"/test-runner\"]\n\
+             stop_grace = \"0s\"\n[limits]\nmemory = \"{memory}\"\n[runner]\n{runner}"
+        );
+        node.client().deploy(&spec, node.directory()).await.expect("deploys");
+        let http = reqwest::Client::builder().unix_socket(node.socket()).build().expect("a client");
+        Self { node, http }
+    }
+
+    async fn submit(&self, payload: Value, max_attempts: u32) -> RunId {
+        let wish = json!({ "workload": "work", "payload": payload, "max_attempts": max_attempts });
+        let wish: SubmitRequest = serde_json::from_value(wish).expect("a submission");
+        // The runner server begins a moment after the node.
+        until("the run to be taken", SOON, || async {
+            let sent = self.http.post("http://belay/v1/runs").json(&wish).send().await;
+            let answer = sent.map_err(|error| format!("{error:?}"))?;
+            let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
+            let taken: Result<Submitted, _> = serde_json::from_str(&text);
+            taken.map(|taken| taken.run).map_err(|error| format!("{error}: {text}"))
+        })
+        .await
+    }
+
+    async fn run(&self, run: RunId) -> Result<RunDetail, String> {
+        let sent = self.http.get(format!("http://belay/v1/runs/{run}")).send().await;
+        let answer = sent.map_err(|error| format!("{error:?}"))?;
+        let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
+        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+    }
+
+    async fn is(&self, run: RunId, state: RunState) -> RunDetail {
+        until(&format!("{run} to be {}", state.as_str()), SOON, || async {
+            let found = self.run(run).await?;
+            if found.status.state == state { Ok(found) } else { Err(format!("{found:?}")) }
+        })
+        .await
+    }
+
+    async fn output(&self, run: RunId) -> Value {
+        self.is(run, RunState::Finished).await.output.expect("it has a result")
+    }
+
+    /// Ids of the runners' containers that are there.
+    fn containers(&self) -> Vec<String> {
+        let filter = format!("label=io.belay.node={}", self.node.name());
+        let listed = Command::new("/usr/bin/podman")
+            .args(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
+            .output()
+            .expect("podman lists");
+        String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect()
+    }
+
+    /// Events of this kind so far.
+    async fn told(&self, kind: &str) -> Vec<Value> {
+        let page = self.node.client().events(&format!("kind={kind}&limit=1000")).await;
+        let page = serde_json::to_value(page.expect("belayd answers")).expect("plain data");
+        page["events"].as_array().cloned().unwrap_or_default()
+    }
+
+    async fn end(self) {
+        self.node.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_wait_for_room_and_go_to_a_runner_that_is_there() {
+    let bench = Bench::new(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
+    let (first, second) =
+        (bench.submit(json!({ "wait_ms": 1500 }), 3).await, bench.submit(json!({}), 3).await);
+    bench.is(first, RunState::Waiting).await;
+    assert_eq!(bench.run(second).await.expect("is there").status.state, RunState::Queued);
+    assert_eq!(bench.output(first).await["runs"], 1);
+    bench.output(second).await;
+    let there = bench.containers().len();
+    let third = bench.submit(json!({}), 3).await;
+    assert!(bench.output(third).await["runs"].as_u64() > Some(1), "its runner was warm");
+    assert_eq!(bench.containers().len(), there);
+    assert_eq!(bench.told("runner-checkpointed").await, Vec::<Value>::new(), "a short wait");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_bounds_how_many_runners_there_are() {
+    let config = "[runner]\nmemory = \"100M\"\n".to_owned();
+    let options = NodeOptions { config, ..NodeOptions::default() };
+    let bench = Bench::new(options, "64M", "max_concurrent = 4\n").await;
+    let long = bench.submit(json!({ "wait_ms": 4000 }), 3).await;
+    let next = bench.submit(json!({}), 3).await;
+    bench.is(long, RunState::Waiting).await;
+    assert_eq!(bench.run(next).await.expect("is there").status.state, RunState::Queued);
+    assert_eq!(bench.containers().len(), 1);
+    bench.output(long).await;
+    bench.output(next).await;
+    assert_eq!(bench.containers().len(), 1);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runner_that_dies_fails_its_attempt_at_once_with_the_reason() {
+    let bench = Bench::new(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
+    let began = Instant::now();
+    let ended = bench.submit(json!({ "exit": 7 }), 1).await;
+    let failed = bench.is(ended, RunState::Failed).await;
+    assert_eq!(failed.status.failure.as_deref(), Some("the runner ended with code 7"));
+    assert!(began.elapsed() < Duration::from_secs(45), "long before it would count as lost");
+    let hog = bench.submit(json!({ "hog": true }), 1).await;
+    let failed = bench.is(hog, RunState::Failed).await;
+    let reason = "the runner ended with code 137, killed for want of memory";
+    assert_eq!(failed.status.failure.as_deref(), Some(reason));
+    assert_eq!(bench.output(bench.submit(json!({}), 1).await).await["runs"], 1);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_wait_goes_to_the_disk_and_frees_its_memory_and_the_run_goes_on() {
+    let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
+    let mut bench = Bench::new(NodeOptions::default(), "128M", runner).await;
+    let run = bench.submit(json!({ "hold_mib": 48, "wait_ms": 12_000 }), 1).await;
+    let suspended = bench.is(run, RunState::Suspended).await;
+    assert_eq!(suspended.status.snapshot, Some(SnapshotStatus::Checkpointed {}));
+    let told = bench.told("runner-checkpointed").await;
+    assert!(told[0]["details"]["bytes"].as_u64() > Some(48 << 20), "{told:?}");
+    let metrics = bench.node.client().metrics().await.expect("belayd answers");
+    assert!(metrics.contains("belay_runner_reserved_bytes 0"), "{metrics}");
+    // Over a death of belayd as well.
+    bench.node.kill();
+    bench.node.launch().await;
+    let output = bench.output(run).await;
+    assert_eq!((&output["held"], &output["whole"]), (&json!(48 << 20), &json!(true)));
+    assert_eq!(bench.run(run).await.expect("is there").status.attempt.get(), 1);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_of_belayd_around_a_checkpoint_loses_no_run() {
+    let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
+    let mut bench = Bench::new(NodeOptions::default(), "64M", runner).await;
+    for delay in [0, 150, 400] {
+        let run = bench.submit(json!({ "hold_mib": 8, "wait_ms": 9000 }), 1).await;
+        until("the wait to begin", SOON, || async {
+            let found = bench.run(run).await?;
+            match found.status.state {
+                RunState::Waiting | RunState::Suspended => Ok(()),
+                state => Err(format!("{state:?}")),
+            }
+        })
+        .await;
+        // The moment of the death is what is tried out.
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        bench.node.kill();
+        bench.node.launch().await;
+        let output = bench.output(run).await;
+        assert_eq!(output["whole"], true, "killed after {delay} ms");
+    }
+    bench.end().await;
+}
+
+/// An engine that ends with the test.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_criu_a_runner_is_frozen_and_that_is_said() {
+    let place = tempfile::tempdir().expect("a directory");
+    let socket = place.path().join("podman.sock");
+    // CRIU lies in /usr/local/sbin alone: this engine does not find it.
+    let service = Command::new("/usr/bin/podman")
+        .args(["system", "service", "--time=0", &format!("unix://{}", socket.display())])
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .spawn()
+        .expect("the engine starts");
+    let _service = Service(service);
+    until("the engine to listen", SOON, || async {
+        if socket.exists() { Ok(()) } else { Err("no socket".to_owned()) }
+    })
+    .await;
+    let config = format!("[engine]\nsocket = \"{}\"\n", socket.display());
+    let options = NodeOptions { config, ..NodeOptions::default() };
+    let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
+    let bench = Bench::new(options, "64M", runner).await;
+    let run = bench.submit(json!({ "wait_ms": 6000 }), 1).await;
+    let suspended = bench.is(run, RunState::Suspended).await;
+    assert_eq!(suspended.status.snapshot, Some(SnapshotStatus::Paused {}));
+    assert_eq!(bench.told("runner-paused").await.len(), 1);
+    assert_eq!(bench.told("runner-checkpointed").await, Vec::<Value>::new());
+    assert_eq!(bench.output(run).await["runs"], 1);
+    bench.end().await;
+}
