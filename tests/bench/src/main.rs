@@ -6,6 +6,7 @@ mod engine_look;
 mod lifecycle;
 mod locks;
 mod report;
+mod runners;
 mod sync;
 mod volumes;
 
@@ -16,8 +17,16 @@ fn main() -> anyhow::Result<ExitCode> {
     if arguments == ["thaw-watchdog"] {
         return Ok(belay_volumes::thaw_watchdog());
     }
-    let runtime = tokio::runtime::Runtime::new()?;
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [runners::PART, rest @ ..] => {
+            runners::part(rest)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        ["runners", rest @ ..] => return Ok(judge(&runners::run(number(rest, 10_000)?)?)),
+        _ => {}
+    }
+    let runtime = tokio::runtime::Runtime::new()?;
     let rows = match words.as_slice() {
         ["lifecycle", rest @ ..] => {
             let minutes = number(rest, 5)?;
@@ -38,7 +47,7 @@ fn judge(findings: &[lifecycle::Finding]) -> ExitCode {
     if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The rounds, or the minutes of idleness.
+/// The rounds, the minutes of idleness, or the connections.
 fn number<T: std::str::FromStr>(words: &[&str], default: T) -> anyhow::Result<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
@@ -47,8 +56,8 @@ where
         [] => Ok(default),
         [number] => Ok(number.parse()?),
         _ => anyhow::bail!(
-            "expected nothing, lifecycle, reattach, sync or locks, and at most one number: rounds, or \
-             minutes of idleness"
+            "expected nothing, lifecycle, reattach, sync, locks or runners, and at most one number: \
+             rounds, minutes of idleness, or connections"
         ),
     }
 }
