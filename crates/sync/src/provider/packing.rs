@@ -77,15 +77,20 @@ where
             let volumes = Volumes::open(&capture_layout).map_err(|error| fail(&error))?;
             let walked = packing.capture(&volumes, &capture_roots).map_err(|error| fail(&error))?;
             reached(Point::Captured);
-            Ok((packing, walked))
+            Ok((packing, walked, volumes))
         })
         .await;
         drop(fetched);
         // The rest is done while the container is coming up again.
         let finished = async {
-            let (packing, walked) = walked?;
+            let (packing, walked, volumes) = walked?;
             blocking(Stage::ArchiveBuild, move || {
                 let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
+                // A power cut can leave a file its new date and its old content. What is remembered
+                // by its date must be on the disk before that.
+                for volume in &volumes.all {
+                    volume.private.sync_file_system().map_err(|error| fail(&error))?;
+                }
                 let mut packed = packing.finish().map_err(|error| fail(&error))?;
                 let name = packed.dir.keep().map_err(|error| fail(&error))?;
                 Ok((name, packed, walked))
