@@ -13,6 +13,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
 
 use crate::lifecycle::{Finding, finding};
 
@@ -31,7 +32,7 @@ const WARM: u32 = 50;
 pub(crate) fn part(words: &[&str]) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     match words {
-        ["server"] => runtime.block_on(server::run()),
+        ["server", directory] => runtime.block_on(server::run(directory.as_ref())),
         ["echo"] => runtime.block_on(echo::run()),
         ["clients", address] => runtime.block_on(clients::run(address)),
         _ => bail!("there is no such part: {words:?}"),
@@ -72,7 +73,8 @@ fn echo_costs(connections: u32) -> Result<Costs> {
 }
 
 fn idle_runners(connections: u32, echo: &Costs) -> Result<Vec<Finding>> {
-    let mut server = Part::start(&["server"])?;
+    let scratch = scratch()?;
+    let mut server = server(&scratch)?;
     let address = server.line()?;
     server.say(&format!("foreign {connections}"))?;
     let tokens = server.lines_to_blank()?;
@@ -103,7 +105,8 @@ fn idle_runners(connections: u32, echo: &Costs) -> Result<Vec<Finding>> {
 
 /// Runners of containers, each with a run that waits and a snapshot that is armed.
 fn vanishing_runners(connections: u32) -> Result<Vec<Finding>> {
-    let mut server = Part::start(&["server"])?;
+    let scratch = scratch()?;
+    let mut server = server(&scratch)?;
     let address = server.line()?;
     server.say(&format!("hosted {connections}"))?;
     let tokens = server.lines_to_blank()?;
@@ -119,7 +122,8 @@ fn vanishing_runners(connections: u32) -> Result<Vec<Finding>> {
 }
 
 fn executed_runs() -> Result<Vec<Finding>> {
-    let mut server = Part::start(&["server"])?;
+    let scratch = scratch()?;
+    let mut server = server(&scratch)?;
     let address = server.line()?;
     server.say(&format!("foreign {WARM}"))?;
     let tokens = server.lines_to_blank()?;
@@ -142,6 +146,16 @@ fn executed_runs() -> Result<Vec<Finding>> {
         finding(format!("executed by {WARM} runners"), per_second(executed), "a second", None),
         finding("runs lost", f64::from(lost), "runs", Some(0.5)),
     ])
+}
+
+/// Where a server keeps its ledger. It outlives the server, which is killed and removes nothing.
+fn scratch() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("belay-bench-").tempdir_in("/var/tmp")?)
+}
+
+fn server(scratch: &TempDir) -> Result<Part> {
+    let directory = scratch.path().to_str().context("the directory has a plain name")?;
+    Part::start(&["server", directory])
 }
 
 fn measure(clients: &mut Part) -> Result<Latencies> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -29,9 +30,8 @@ const STARTS: usize = 65_536;
 /// Nothing here takes longer.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub(super) async fn run() -> Result<()> {
-    let scratch = tempfile::Builder::new().prefix("belay-bench-").tempdir_in("/var/tmp")?;
-    let (ledger, _) = Ledger::open(&scratch.path().join("belay.db"))?;
+pub(super) async fn run(directory: &Path) -> Result<()> {
+    let (ledger, _) = Ledger::open(&directory.join("belay.db"))?;
     let shutdown = CancellationToken::new();
     let (port, link) = link();
     let policy = |runners| WorkloadPolicy {
@@ -99,7 +99,7 @@ pub(super) async fn run() -> Result<()> {
                 say("gone")?;
             }
             "execute" => {
-                let commit = commit_alone(scratch.path())?;
+                let commit = commit_alone(directory)?;
                 let (submitted, executed, finished) = execute(&handle, number).await?;
                 let ms = |time: Duration| time.as_secs_f64() * 1000.0;
                 let (submitted, executed) = (ms(submitted), ms(executed));
@@ -230,7 +230,7 @@ async fn execute(handle: &RunnerHandle, number: usize) -> Result<(Duration, Dura
 }
 
 /// The median time of a write that is on the disk when it returns.
-fn commit_alone(scratch: &std::path::Path) -> Result<Duration> {
+fn commit_alone(scratch: &Path) -> Result<Duration> {
     let mut file = std::fs::File::create(scratch.join("floor"))?;
     let mut took = Vec::new();
     for _ in 0..101 {
