@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use belay_hosting::{Host, HostConfig};
+use belay_hosting::{Host, HostConfig, Keeping};
 use belay_ledger::Ledger;
-use belay_lifecycle::Context;
+use belay_lifecycle::{Context, StatusBoard};
 use belay_protocol::runner::RunnerTally;
 use belay_runner::{HubStart, RunnerHandle, RunnerServer, RunningHub};
 use tokio::net::TcpListener;
@@ -50,7 +50,9 @@ pub(crate) async fn serve(
             Ok(serving) => {
                 shown.handle.send_replace(Some(serving.handle.clone()));
                 let counting = pass_on(serving.handle.tally(), &shown.count);
-                let (served, ()) = tokio::join!(serving.run(&context.shutdown), counting);
+                let keeping = show_keeping(serving.keeping.clone(), &context.board);
+                let (served, (), ()) =
+                    tokio::join!(serving.run(&context.shutdown), counting, keeping);
                 shown.handle.send_replace(None);
                 served
             }
@@ -72,6 +74,7 @@ pub(crate) async fn serve(
 /// Runs are served.
 struct Serving {
     handle: RunnerHandle,
+    keeping: watch::Receiver<Keeping>,
     hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
     host: JoinHandle<()>,
     server: RunnerServer,
@@ -122,7 +125,7 @@ impl Serving {
         });
         let RunningHub { handle, door, task } =
             hub.await.context("the runs cannot be read from the ledger")?;
-        let (_, host) = host.spawn(link, handle.clone(), policies).await;
+        let (hosting, host) = host.spawn(link, handle.clone(), policies).await;
         let server = RunnerServer::new(door, config.limits(), ending.clone());
         let mut listening = JoinSet::new();
         for listener in listeners {
@@ -130,7 +133,8 @@ impl Serving {
             let server = server.clone();
             listening.spawn(async move { server.serve_tcp(listener).await });
         }
-        Ok(Self { handle, hub: task, host, server, listening, ending })
+        let keeping = hosting.keeping;
+        Ok(Self { handle, keeping, hub: task, host, server, listening, ending })
     }
 
     /// Goes on until the shutdown, or until the hub fails; either way everything has ended then.
@@ -151,6 +155,21 @@ impl Serving {
         ended.context("the hub of runs failed")?.context("the ledger does not take runs")?;
         anyhow::ensure!(!failed, "the hub of runs ended by itself");
         Ok(())
+    }
+}
+
+/// Shows how snapshotted runners are kept, until their host ends.
+async fn show_keeping(mut keeping: watch::Receiver<Keeping>, board: &StatusBoard) {
+    loop {
+        let kind = match *keeping.borrow_and_update() {
+            Keeping::Checkpoint => "checkpoint",
+            Keeping::Pause { .. } => "pause",
+        };
+        board.show_snapshots(kind);
+        if keeping.changed().await.is_err() {
+            board.show_snapshots("none");
+            return;
+        }
     }
 }
 

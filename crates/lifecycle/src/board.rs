@@ -114,10 +114,16 @@ impl StatusBoard {
         };
         let reachable = engine.reachable;
         self.change(|status| {
-            status.engine = engine;
+            let snapshot = std::mem::take(&mut status.engine.snapshot);
+            status.engine = EngineStatus { snapshot, ..engine };
             settle(status);
         });
         reachable
+    }
+
+    /// Shows what a snapshot of a run is on this node.
+    pub fn show_snapshots(&self, kind: &str) {
+        self.change(|status| kind.clone_into(&mut status.engine.snapshot));
     }
 
     pub(crate) fn show_images(&self, images: ImagesStatus) {

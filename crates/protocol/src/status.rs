@@ -63,7 +63,8 @@ pub struct EngineStatus {
     pub socket: String,
     /// Whether the last ping was answered.
     pub reachable: bool,
-    /// What a snapshot of a run is on this node: `none` while there are no runs.
+    /// What a snapshot of a run is on this node: `checkpoint`, `pause`, or `none` while no runs are
+    /// served.
     pub snapshot: String,
 }
 

@@ -145,6 +145,8 @@ async fn a_long_wait_goes_to_the_disk_and_frees_its_memory_and_the_run_goes_on()
     let run = bench.submit(json!({ "hold_mib": 48, "wait_ms": 12_000 }), 1).await;
     let suspended = bench.is(run, RunState::Suspended).await;
     assert_eq!(suspended.status.snapshot, Some(SnapshotStatus::Checkpointed {}));
+    let status = bench.node.client().status().await.expect("belayd answers");
+    assert_eq!(status.engine.snapshot, "checkpoint");
     let told = bench.told("runner-checkpointed").await;
     assert!(told[0]["details"]["bytes"].as_u64() > Some(48 << 20), "{told:?}");
     let metrics = bench.node.client().metrics().await.expect("belayd answers");
@@ -215,6 +217,8 @@ async fn without_criu_a_runner_is_frozen_and_that_is_said() {
     let suspended = bench.is(run, RunState::Suspended).await;
     assert_eq!(suspended.status.snapshot, Some(SnapshotStatus::Paused {}));
     assert_eq!(bench.told("runner-paused").await.len(), 1);
+    let status = bench.node.client().status().await.expect("belayd answers");
+    assert_eq!(status.engine.snapshot, "pause");
     assert_eq!(bench.told("runner-checkpointed").await, Vec::<Value>::new());
     assert_eq!(bench.output(run).await["runs"], 1);
     bench.end().await;
