@@ -183,6 +183,9 @@ pub(crate) enum Verb {
         /// Only remove what a demo that was killed left behind
         #[arg(long, conflicts_with = "once")]
         clean: bool,
+        /// Be the runner in the demo's container
+        #[arg(long, hide = true, conflicts_with_all = ["once", "clean", "belayd"])]
+        as_runner: bool,
     },
 }
 

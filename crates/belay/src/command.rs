@@ -87,8 +87,9 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Doctor { listing, belayd } => {
             return doctor::run(belayd.as_deref(), listing, output).await;
         }
+        Verb::Demo { as_runner: true, .. } => return demo::runner().await,
         Verb::Demo { clean: true, .. } => return demo::clean(output).await,
-        Verb::Demo { belayd, once, clean: false } => {
+        Verb::Demo { belayd, once, clean: false, as_runner: false } => {
             let stay = if once { demo::Stay::Once } else { demo::Stay::UntilInterrupted };
             return demo::run(belayd.as_deref(), stay, output).await;
         }

@@ -1,5 +1,5 @@
-//! `belay demo`: two belayd on this machine, a container each on a volume of its own, and a
-//! replication between them that is asked for from inside a container.
+//! `belay demo`: two belayd on this machine, a container each on a volume of its own, a replication
+//! between them that is asked for from inside a container, and two runs that wait.
 //!
 //! Everything lies in one directory. What a demo that was killed left there is removed before the
 //! next one begins, and what this one made is removed when it ends, by itself or by a signal.
@@ -10,6 +10,8 @@ mod leftovers;
 mod narrator;
 mod node;
 mod place;
+mod runner;
+mod runs;
 mod story;
 mod tool;
 mod web;
@@ -90,6 +92,11 @@ pub(crate) async fn clean(output: &Output) -> Result<ExitCode, Ending> {
     sweep_earlier(&Place::claim()?, &narrator).await?;
     narrator.say("clean", "nothing of a demo is left")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Works as the demo's runner, in a container.
+pub(crate) async fn runner() -> Result<ExitCode, Ending> {
+    runner::work().await
 }
 
 fn require_root() -> Result<(), Ending> {

@@ -141,6 +141,11 @@ fn the_demo_proves_its_replica_and_leaves_nothing_however_it_ends() {
         "<h1>Edition 2</h1>",
         "deletions are replicated",
         "64 MiB promised",
+        "the snapshot was cancelled, none was taken",
+        "waits, its runner holds",
+        "checkpointed to the disk in",
+        "its runner holds 0 B of memory now",
+        "the same process, its 48 MiB whole, in its first attempt",
         "no container, mount, loop device or process of the demo is left",
     ] {
         assert!(said.contains(words), "{words:?} is not in:\n{said}");

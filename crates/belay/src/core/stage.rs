@@ -15,6 +15,18 @@ pub(crate) const PAYLOAD_BYTES: u64 = 3 * 1024 * 1024;
 /// Port of the web server in a container.
 const PORT: u16 = 8080;
 
+/// Name of the workload that takes runs.
+pub(crate) const RUNS: &str = "chores";
+
+/// How long a run of it waits before its runner is snapshotted.
+pub(crate) const SNAPSHOT_DELAY: &str = "2s";
+
+/// Memory that the run with the long wait holds.
+pub(crate) const HELD_MIB: u64 = 48;
+
+/// Path of the runner in its image.
+pub(crate) const RUNNER: &str = "belay";
+
 /// The two nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -114,6 +126,25 @@ pub(crate) fn spec(role: Role, image: &Path, port: u16) -> String {
         name = role.workload(),
         image = image.display(),
         word = role.word(),
+    )
+}
+
+/// Spec of the workload that takes runs.
+pub(crate) fn runner_spec(image: &Path) -> String {
+    format!(
+        "# Made by `belay demo`.\n\
+         name = \"{RUNS}\"\n\
+         image = \"file:{image}\"\n\
+         command = [\"/{RUNNER}\", \"demo\", \"--as-runner\"]\n\
+         stop_grace = \"0s\"\n\
+         \n\
+         [limits]\n\
+         memory = \"256M\"\n\
+         \n\
+         [runner]\n\
+         max_concurrent = 1\n\
+         snapshot_delay = \"{SNAPSHOT_DELAY}\"\n",
+        image = image.display(),
     )
 }
 

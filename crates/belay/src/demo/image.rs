@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 
+use super::tool;
 use crate::core::stage;
 use crate::failure::{self, Ending, Failure};
 
@@ -26,6 +27,41 @@ pub(crate) fn write(path: &Path) -> Result<u64, Ending> {
     written.map_err(|error| {
         Failure::local(format!("cannot write {}", path.display()), &error, "").into()
     })
+}
+
+/// Writes an archive with a program and the libraries that it is linked to.
+pub(crate) async fn write_runner(path: &Path, program: &Path) -> Result<(), Ending> {
+    let ldd = tool::find("ldd").ok_or_else(|| {
+        let what = "the demo looks with ldd for the libraries of its runner; it is not there";
+        Failure::new(failure::UNAVAILABLE, what, "apt-get install libc-bin")
+    })?;
+    let listed = tool::run(&ldd, &[program]).await?;
+    let libraries = listed.lines().filter_map(|line| {
+        line.split_whitespace().find(|word| word.starts_with('/')).map(str::to_owned)
+    });
+    let mut files: Vec<(String, PathBuf)> = libraries
+        .map(|library| (library.trim_start_matches('/').to_owned(), PathBuf::from(library)))
+        .collect();
+    files.push((stage::RUNNER.to_owned(), program.to_owned()));
+    let target = path.to_owned();
+    let written = tokio::task::spawn_blocking(move || build_runner(&target, &files)).await;
+    let failed = |error: io::Error| {
+        Ending::from(Failure::local(format!("cannot write {}", path.display()), &error, ""))
+    };
+    written.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
+}
+
+fn build_runner(path: &Path, files: &[(String, PathBuf)]) -> io::Result<()> {
+    let mut tar = Builder::new(BufWriter::new(File::create_new(path)?));
+    for directory in ["dev/", "etc/", "proc/", "sys/", "tmp/"] {
+        tar.append_data(&mut header(EntryType::Directory, 0o755, 0), directory, io::empty())?;
+    }
+    for (inside, file) in files {
+        let mut file = File::open(file)?;
+        let mut program = header(EntryType::Regular, 0o755, file.metadata()?.len());
+        tar.append_data(&mut program, inside, &mut file)?;
+    }
+    tar.into_inner()?.flush()
 }
 
 /// Times and owners are fixed, so that one busybox makes one image.

@@ -183,6 +183,22 @@ impl Node {
         Ok(deployed)
     }
 
+    /// Deploys the workload that takes runs.
+    pub(crate) async fn deploy_runner(&self, spec: &str) -> Result<OperationOutcome, Ending> {
+        let home = self.log.parent().expect("the log lies in the node's home");
+        let file = home.join(format!("{}.toml", stage::RUNS));
+        fs::write(&file, spec).map_err(|error| {
+            Failure::local(format!("cannot write {}", file.display()), &error, "")
+        })?;
+        let body = Document::of(&crate::command::deploy_request(&file)?);
+        self.client.operate(Method::POST, "/v1/workloads", body, |_| {}).await
+    }
+
+    /// Talks to it.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Publishes by the operator's hand.
     pub(crate) async fn publish(
         &self,

@@ -112,6 +112,11 @@ impl Place {
         self.directory.join("image.tar")
     }
 
+    /// The root file system of the runners.
+    pub(crate) fn runner_image(&self) -> PathBuf {
+        self.directory.join("runner.tar")
+    }
+
     /// Makes the directories. The place itself must not be there.
     pub(crate) fn create(&self) -> Result<(), Ending> {
         let make = |directory: &Path| {

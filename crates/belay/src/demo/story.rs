@@ -76,6 +76,7 @@ pub(crate) async fn tell(
     stage.first_edition(narrator).await?;
     stage.second_edition(narrator).await?;
     stage.show_volumes(narrator).await?;
+    stage.runs(narrator).await?;
     stage.told = true;
     stage.show_addresses(stay, narrator)?;
     match stay {
@@ -350,7 +351,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Repeats a look until it shows something.
-    async fn patiently<T>(
+    pub(super) async fn patiently<T>(
         &self,
         what: &str,
         mut look: impl AsyncFnMut() -> Option<T>,
@@ -399,7 +400,11 @@ impl<'a> Stage<'a> {
         self.web.get(&self.page(role, file)).await
     }
 
-    fn node(&self, role: Role) -> &Node {
+    pub(super) fn place(&self) -> &Place {
+        self.place
+    }
+
+    pub(super) fn node(&self, role: Role) -> &Node {
         let mut nodes = self.nodes.iter();
         nodes.find(|node| node.role == role).expect("both nodes were started")
     }
@@ -441,12 +446,12 @@ fn volume_line(volume: &VolumeStatus) -> String {
     )
 }
 
-fn milliseconds(time: Duration) -> u64 {
+pub(super) fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The demo saw something that should not be.
-fn broken(what: String) -> Ending {
+pub(super) fn broken(what: String) -> Ending {
     Failure::new(failure::SOFTWARE, what, "report this as a bug, with the lines above").into()
 }
 

@@ -30,7 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "volumes",
         ],
     ),
-    ("belay", &["protocol"]),
+    ("belay", &["protocol", "runner-client"]),
     ("api", &["protocol"]),
     ("hosting", &["engine", "events", "lifecycle", "protocol", "runner"]),
     ("lifecycle", &["engine", "events", "ledger", "locks", "protocol", "sync", "volumes"]),
