@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::runner::RunnerTally;
+use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_protocol::{
     EventPage, EventQuery, EventTally, ExecInput, ExecOutput, ExecRequest, HistoryEntry,
     LockStatus, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode,
@@ -37,6 +37,8 @@ pub struct EventFeed {
 pub struct RunFeed {
     /// Counts, changed when they change.
     pub tally: watch::Receiver<RunnerTally>,
+    /// Counts of the runners' containers.
+    pub host_tally: watch::Receiver<HostTally>,
     /// Takes questions. Each is answered through the channel that it carries.
     pub asks: mpsc::Sender<RunnerCommand>,
 }
@@ -148,8 +150,9 @@ impl ApiState {
         let followers = Arc::new(Semaphore::new(FOLLOWERS));
         let operations = TaskTracker::new();
         let (_, tally) = watch::channel(RunnerTally::default());
+        let (_, host_tally) = watch::channel(HostTally::default());
         let (asks, _) = mpsc::channel(1);
-        let runs = RunFeed { tally, asks };
+        let runs = RunFeed { tally, host_tally, asks };
         Self { status, commands, events, runs, followers, shutdown, operations }
     }
 
@@ -182,6 +185,10 @@ impl ApiState {
 
     pub(crate) fn runs(&self) -> RunnerTally {
         *self.runs.tally.borrow()
+    }
+
+    pub(crate) fn hosted(&self) -> HostTally {
+        *self.runs.host_tally.borrow()
     }
 
     pub(crate) fn tally(&self) -> watch::Receiver<EventTally> {

@@ -15,7 +15,7 @@ use belay_lifecycle::{
 };
 use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
-use belay_protocol::runner::RunnerTally;
+use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_store::LocalStore;
 use belay_volumes::{Volumes, VolumesConfig, Watchdog};
 use nix::unistd::Group;
@@ -72,9 +72,10 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let (reads, asked) = mpsc::channel(QUEUE);
     let feed = EventFeed { tally: log.tally(), reads };
     let (count, run_tally) = watch::channel(RunnerTally::default());
+    let (host_count, host_tally) = watch::channel(HostTally::default());
     let (asks, of_runs) = mpsc::channel(QUEUE);
     let (runners, runner_handle) = watch::channel(None);
-    let runs = RunFeed { tally: run_tally, asks };
+    let runs = RunFeed { tally: run_tally, host_tally, asks };
     let api = ApiState::new(watched.clone(), sender, feed, shutdown.clone()).with_runs(runs);
 
     let mut tasks = JoinSet::new();
@@ -87,7 +88,7 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     if let Err(error) = locks.prepare() {
         tracing::error!("{:#}; nothing is changed until that is mended", anyhow::Error::new(error));
     }
-    let shown = Shown { handle: runners, count };
+    let shown = Shown { handle: runners, count, host_count };
     let parts =
         Parts { locks: &locks, ledger: &ledger, events: &events, board: &board, runs: &shown };
     let supervised = supervise(&config, &shutdown, parts, &turned, &node);

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use belay_hosting::{Host, HostConfig, Keeping};
 use belay_ledger::Ledger;
 use belay_lifecycle::{Context, StatusBoard};
-use belay_protocol::runner::RunnerTally;
+use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_runner::{HubStart, RunnerHandle, RunnerServer, RunningHub};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -34,6 +34,8 @@ pub(crate) struct Shown {
     pub handle: watch::Sender<Option<RunnerHandle>>,
     /// Its counts.
     pub count: watch::Sender<RunnerTally>,
+    /// Those of the host of its runners.
+    pub host_count: watch::Sender<HostTally>,
 }
 
 /// Serves runs until belayd ends.
@@ -51,8 +53,9 @@ pub(crate) async fn serve(
                 shown.handle.send_replace(Some(serving.handle.clone()));
                 let counting = pass_on(serving.handle.tally(), &shown.count);
                 let keeping = show_keeping(serving.keeping.clone(), &context.board);
-                let (served, (), ()) =
-                    tokio::join!(serving.run(&context.shutdown), counting, keeping);
+                let host_counting = pass_on(serving.host_tally.clone(), &shown.host_count);
+                let (served, (), (), ()) =
+                    tokio::join!(serving.run(&context.shutdown), counting, host_counting, keeping);
                 shown.handle.send_replace(None);
                 served
             }
@@ -75,6 +78,7 @@ pub(crate) async fn serve(
 struct Serving {
     handle: RunnerHandle,
     keeping: watch::Receiver<Keeping>,
+    host_tally: watch::Receiver<HostTally>,
     hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
     host: JoinHandle<()>,
     server: RunnerServer,
@@ -133,8 +137,8 @@ impl Serving {
             let server = server.clone();
             listening.spawn(async move { server.serve_tcp(listener).await });
         }
-        let keeping = hosting.keeping;
-        Ok(Self { handle, keeping, hub: task, host, server, listening, ending })
+        let (keeping, host_tally) = (hosting.keeping, hosting.tally);
+        Ok(Self { handle, keeping, host_tally, hub: task, host, server, listening, ending })
     }
 
     /// Goes on until the shutdown, or until the hub fails; either way everything has ended then.
@@ -173,8 +177,8 @@ async fn show_keeping(mut keeping: watch::Receiver<Keeping>, board: &StatusBoard
     }
 }
 
-/// Shows the counts of a hub until it ends.
-async fn pass_on(mut tally: watch::Receiver<RunnerTally>, count: &watch::Sender<RunnerTally>) {
+/// Shows counts until whoever counts ends.
+async fn pass_on<T: Copy>(mut tally: watch::Receiver<T>, count: &watch::Sender<T>) {
     loop {
         count.send_replace(*tally.borrow_and_update());
         if tally.changed().await.is_err() {

@@ -22,5 +22,4 @@ pub use act::Keeping;
 pub use grants::{Door, Grants};
 pub use policies::{policies, policy};
 pub use store::{CheckpointStore, StoreError};
-pub use tally::{HostTally, Spans};
 pub use task::{Host, HostConfig, HostError, HostHandle};

@@ -10,7 +10,7 @@ use belay_engine::{Container, ContainerState, Engine, EngineError, Liveness, Rem
 use belay_events::EventSink;
 use belay_lifecycle::core::template::{RunnersSeen, Standing};
 use belay_lifecycle::{Template, Templates};
-use belay_protocol::runner::{RunnerActivity, RunnerId};
+use belay_protocol::runner::{HostTally, RunnerActivity, RunnerId};
 use belay_protocol::{NodeId, WorkloadName};
 use belay_runner::{
     HostEvent, HostFound, HostLink, HostOrder, Hosted, SnapshotOutcome, Snapshotting,
@@ -29,8 +29,7 @@ use crate::core::queue::{Aborted, Pushed, Queues};
 use crate::core::sight::Sight;
 use crate::grants::{Door, Grants};
 use crate::store::{CheckpointStore, StoreError};
-use crate::tally::HostTally;
-use crate::{measure, policies, telling, watch as engine_watch};
+use crate::{measure, policies, tally, telling, watch as engine_watch};
 
 /// How often the engine is asked for all runners, should an event have been lost.
 const RELIST: Duration = Duration::from_secs(30);
@@ -396,9 +395,9 @@ impl<G: Grants> HostTask<G> {
             }
         }
         if !done.measured.is_empty() {
-            self.counted.send_modify(|tally| {
+            self.counted.send_modify(|counted| {
                 for measured in &done.measured {
-                    tally.count(measured);
+                    tally::count(counted, measured);
                 }
             });
         }

@@ -6,6 +6,7 @@
 
 mod error;
 mod frame;
+mod host_tally;
 mod ids;
 mod message;
 mod status;
@@ -23,6 +24,7 @@ pub use message::{
     StopRequest, SuspendRequest, Suspended, WaitRequest, WaitResult, WaitpointCreated, Welcome,
 };
 
+pub use host_tally::{HostTally, Spans};
 pub use status::{
     Acceptance, CancelledSnapshots, CompleteWaitpoint, DEFAULT_MAX_ATTEMPTS, IdempotencyKey,
     InvalidIdempotencyKey, IssuedToken, MAX_IDEMPOTENCY_KEY, OmittedSnapshots, PAGE_LIMIT,

@@ -4,14 +4,19 @@ mod runners;
 
 use std::fmt::{Display, Write};
 
-use belay_protocol::runner::RunnerTally;
+use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_protocol::{
     DesiredState, EventTally, NodeReadiness, NodeStatus, ProbeCounts, SyncOutcome, SyncRole,
     VolumeStatus, VolumeUsage, WorkloadStatus,
 };
 
 /// Every metric of a node, each with its help and type, in one page.
-pub(crate) fn page(status: &NodeStatus, tally: &EventTally, runs: &RunnerTally) -> String {
+pub(crate) fn page(
+    status: &NodeStatus,
+    tally: &EventTally,
+    runs: &RunnerTally,
+    hosted: &HostTally,
+) -> String {
     let mut page = Page::default();
     node(&mut page, status);
     workloads(&mut page, &status.workloads);
@@ -19,6 +24,7 @@ pub(crate) fn page(status: &NodeStatus, tally: &EventTally, runs: &RunnerTally) 
     sync(&mut page, &status.workloads);
     events(&mut page, tally);
     runners::write(&mut page, runs);
+    runners::write_hosted(&mut page, hosted);
     page.0
 }
 
@@ -295,7 +301,7 @@ mod tests {
 
     #[test]
     fn every_documented_number_is_on_the_page() {
-        let page = page(&status(), &tally(), &RunnerTally::default());
+        let page = page(&status(), &tally(), &RunnerTally::default(), &HostTally::default());
         for line in [
             r#"belay_info{node="north",version="0.1.0"} 1"#,
             "belay_start_time_seconds 1767225600",
@@ -338,7 +344,7 @@ mod tests {
 
     #[test]
     fn every_metric_has_its_head_once_and_its_samples_below() {
-        let page = page(&status(), &tally(), &RunnerTally::default());
+        let page = page(&status(), &tally(), &RunnerTally::default(), &HostTally::default());
         let mut seen = BTreeSet::new();
         let mut current = "";
         for line in page.lines() {

@@ -63,7 +63,7 @@ pub(crate) async fn images(State(state): State<ApiState>) -> Response {
 
 pub(crate) async fn metrics(State(state): State<ApiState>) -> Response {
     let tally = state.tally().borrow().clone();
-    answer::metrics(metrics::page(&state.status(), &tally, &state.runs()))
+    answer::metrics(metrics::page(&state.status(), &tally, &state.runs(), &state.hosted()))
 }
 
 pub(crate) async fn sync(State(state): State<ApiState>) -> Response {

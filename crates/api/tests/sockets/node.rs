@@ -9,7 +9,7 @@ use belay_api::{
     ApiState, Command, EventFeed, Limits, ReadEvents, RunFeed, RunnerCommand, ServeReport,
     bind_tcp, bind_unix, observer_router, operator_router, serve_tcp, serve_unix,
 };
-use belay_protocol::runner::RunnerTally;
+use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_protocol::{EventTally, NodeReadiness, NodeStatus};
 use reqwest::{Method, Response};
 use tempfile::TempDir;
@@ -95,8 +95,12 @@ impl TestNode {
         let feed = EventFeed { tally: tallied, reads: asking };
         let (asks, runners) = mpsc::channel(4);
         let (_, counted) = watch::channel(RunnerTally::default());
-        let state = ApiState::new(watched, sender, feed, shutdown.clone())
-            .with_runs(RunFeed { tally: counted, asks });
+        let (_, host_tally) = watch::channel(HostTally::default());
+        let state = ApiState::new(watched, sender, feed, shutdown.clone()).with_runs(RunFeed {
+            tally: counted,
+            host_tally,
+            asks,
+        });
         let limits = quick_limits();
         let unix = serve_unix(bound, operator_router(state.clone()), limits, shutdown.clone());
         let tcp = serve_tcp(listener, observer_router(state.clone()), limits, shutdown.clone());

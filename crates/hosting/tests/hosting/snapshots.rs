@@ -47,7 +47,7 @@ async fn a_runner_goes_to_the_disk_and_comes_back_where_it_stood() {
     assert_eq!(record.image, world.image.id);
     assert!(record.versions.criu.is_some() && !record.versions.kernel.is_empty(), "{record:?}");
     let tally = *running.handle.tally.borrow();
-    assert!(tally.frozen.longest <= tally.checkpointed.longest, "{tally:?}");
+    assert!(tally.frozen.longest_ms <= tally.checkpointed.longest_ms, "{tally:?}");
     assert_eq!((tally.checkpointed.count, tally.checkpoint_bytes), (1, record.bytes));
     assert_eq!(*running.handle.keeping.borrow(), Keeping::Checkpoint);
 

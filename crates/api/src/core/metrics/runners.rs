@@ -1,6 +1,6 @@
 //! The numbers of the runner server.
 
-use belay_protocol::runner::RunnerTally;
+use belay_protocol::runner::{HostTally, RunnerTally, Spans};
 
 use super::Page;
 
@@ -82,8 +82,63 @@ pub(super) fn write(page: &mut Page, tally: &RunnerTally) {
         .value(&[], snapshots.longest_lag_ms);
 }
 
+/// Writes what was done about the containers of runners since belayd started.
+pub(super) fn write_hosted(page: &mut Page, tally: &HostTally) {
+    for (name, help, count) in [
+        ("belay_runners_started_total", "Runners that were started in containers.", tally.started),
+        ("belay_runners_ended_total", "Runners in containers that ended.", tally.ended),
+        (
+            "belay_runners_out_of_memory_total",
+            "Those of them that the kernel ended for want of memory.",
+            tally.out_of_memory,
+        ),
+        (
+            "belay_checkpoint_bytes_total",
+            "Bytes of the checkpoints that were written.",
+            tally.checkpoint_bytes,
+        ),
+        (
+            "belay_snapshot_failures_total",
+            "Runners that could not be snapshotted.",
+            tally.snapshot_failures,
+        ),
+        (
+            "belay_restore_failures_total",
+            "Runners that could not be brought back.",
+            tally.restore_failures,
+        ),
+    ] {
+        page.counter(name, help).value(&[], count);
+    }
+    let acts: [(&str, Spans); 5] = [
+        ("checkpoint", tally.checkpointed),
+        ("freeze", tally.frozen),
+        ("pause", tally.paused),
+        ("restore", tally.restored),
+        ("thaw", tally.thawed),
+    ];
+    let help =
+        "How often runners were checkpointed, stood still for it, were paused, restored, thawed.";
+    let mut metric = page.counter("belay_runner_acts_total", help);
+    for (act, spans) in acts {
+        metric.value(&[("act", act)], spans.count);
+    }
+    let mut metric = page
+        .counter("belay_runner_acts_milliseconds_total", "How long that took, of all together.");
+    for (act, spans) in acts {
+        metric.value(&[("act", act)], spans.total_ms);
+    }
+    let mut metric =
+        page.gauge("belay_runner_acts_longest_milliseconds", "The longest of those times.");
+    for (act, spans) in acts {
+        metric.value(&[("act", act)], spans.longest_ms);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use belay_protocol::runner::SnapshotTally;
 
     use super::*;
@@ -117,6 +172,26 @@ mod tests {
             "belay_snapshots_pending 19",
             "belay_snapshots_dispatching 20",
             "belay_runner_reserved_bytes 21",
+        ] {
+            assert!(page.0.lines().any(|found| found == line), "{line} is not in\n{}", page.0);
+        }
+    }
+
+    #[test]
+    fn what_was_done_about_containers_is_on_the_page() {
+        let mut tally = HostTally { started: 7, checkpoint_bytes: 8, ..HostTally::default() };
+        tally.frozen.add(Duration::from_millis(9));
+        tally.frozen.add(Duration::from_millis(2));
+        tally.restored.add(Duration::from_millis(5));
+        let mut page = Page::default();
+        write_hosted(&mut page, &tally);
+        for line in [
+            "belay_runners_started_total 7",
+            "belay_checkpoint_bytes_total 8",
+            r#"belay_runner_acts_total{act="freeze"} 2"#,
+            r#"belay_runner_acts_milliseconds_total{act="freeze"} 11"#,
+            r#"belay_runner_acts_longest_milliseconds{act="freeze"} 9"#,
+            r#"belay_runner_acts_total{act="restore"} 1"#,
         ] {
             assert!(page.0.lines().any(|found| found == line), "{line} is not in\n{}", page.0);
         }
