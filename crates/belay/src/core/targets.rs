@@ -21,9 +21,9 @@ pub(crate) fn read(
         }
         let paths = behind.iter().take_while(|word| word.starts_with('/')).count();
         let (paths, behind) = behind.split_at(paths);
-        for name in names {
-            let workload: WorkloadName =
-                name.parse().map_err(|error| format!("{name:?}: {error}"))?;
+        let named = |name: &String| name.parse().map_err(|error| format!("{name:?}: {error}"));
+        let workloads: Vec<WorkloadName> = names.iter().map(named).collect::<Result<_, _>>()?;
+        for workload in workloads {
             if paths.is_empty() {
                 return Err(format!("{workload} has no path behind it; a path begins with /"));
             }
