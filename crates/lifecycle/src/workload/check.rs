@@ -240,15 +240,16 @@ impl State {
     /// Has an unhealthy process stopped and started again, on the ladder of crashes.
     async fn restart_unhealthy(&mut self, problem: Problem) {
         tracing::warn!(workload = %self.name, code = problem.code.as_str(), "restarted: {}", problem.detail);
-        let Some(step) = self.climb() else {
+        let climbed = self.climb();
+        if self.gives_way(climbed.as_ref()) {
+            self.give_way(problem).await;
+            return;
+        }
+        let Some(step) = climbed else {
             let problem = self.spent(problem);
             self.fail_for_good(problem, None).await;
             return;
         };
-        if self.gives_way(step.failures) {
-            self.give_way(problem).await;
-            return;
-        }
         self.set_fault(&problem);
         // Durable before the stop: a belayd that dies between the two does not forget the failure.
         self.keep(|record| {

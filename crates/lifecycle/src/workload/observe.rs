@@ -150,15 +150,16 @@ impl State {
             self.roll_back(problem).await;
             return;
         }
-        let Some(step) = self.climb() else {
+        let climbed = self.climb();
+        if self.gives_way(climbed.as_ref()) {
+            self.give_way(problem).await;
+            return;
+        }
+        let Some(step) = climbed else {
             let problem = self.spent(problem);
             self.fail_for_good(problem, judged).await;
             return;
         };
-        if self.gives_way(step.failures) {
-            self.give_way(problem).await;
-            return;
-        }
         self.back_off(&step, &problem);
         self.keep(|record| {
             record.failures = step.failures;
@@ -211,8 +212,10 @@ impl State {
         }
     }
 
-    /// Whether so many failures in a row give the version in force up for the one before.
-    pub(crate) fn gives_way(&self, failures: u32) -> bool {
+    /// Whether the version in force is given up for the one before: it has failed often enough in a
+    /// row, or its restarts are spent, which is a step that is not there.
+    pub(crate) fn gives_way(&self, climbed: Option<&Climb>) -> bool {
+        let failures = climbed.map_or(watch::FAILURES, |step| step.failures);
         let watched = self.known.as_ref().and_then(|known| known.record.watched.as_ref());
         failures >= watch::FAILURES && watched.is_some_and(|w| w.goes_on(Timestamp::now()))
     }
@@ -238,10 +241,6 @@ impl State {
 
     /// Starts it no more before an operator acts. Its container and volumes stay to be looked at.
     pub(crate) async fn fail_for_good(&mut self, problem: Problem, judged: Option<String>) {
-        if self.gives_way(watch::FAILURES) {
-            self.give_way(problem).await;
-            return;
-        }
         tracing::error!(workload = %self.name, code = problem.code.as_str(), "given up: {}", problem.detail);
         let cause = problem.detail.as_str().into();
         self.tell(problem.detail.clone(), EventDetails::GivenUp { cause });
