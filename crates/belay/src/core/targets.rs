@@ -21,8 +21,8 @@ pub(crate) fn read(
         }
         let paths = behind.iter().take_while(|word| word.starts_with('/')).count();
         let (paths, behind) = behind.split_at(paths);
-        let named = |name: &String| name.parse().map_err(|error| format!("{name:?}: {error}"));
-        let workloads: Vec<WorkloadName> = names.iter().map(named).collect::<Result<_, _>>()?;
+        let parse = |name: &String| name.parse().map_err(|error| format!("{name:?}: {error}"));
+        let workloads: Vec<WorkloadName> = names.iter().map(parse).collect::<Result<_, _>>()?;
         for workload in workloads {
             if paths.is_empty() {
                 return Err(format!("{workload} has no path behind it; a path begins with /"));

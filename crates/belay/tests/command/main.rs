@@ -220,16 +220,24 @@ fn an_answer_of_another_version_is_named_as_such() {
 fn logs_are_shown_as_they_were_written() {
     let lines = "{\"stream\":\"stdout\",\"at\":\"2026-01-01T00:00:00Z\",\"text\":\"one\"}\n\
                  {\"stream\":\"stderr\",\"at\":null,\"text\":\"two\"}\n";
-    let belayd = Belayd::answering(vec![Answer::ok(lines), Answer::ok(lines)]);
+    let gone = Problem::new(ProblemCode::NoSuchWorkload, "there is no workload web", "belay ps");
+    let belayd = Belayd::answering(vec![
+        Answer::ok(lines),
+        Answer::ok(lines),
+        Answer { status: 404, body: json(&gone) },
+    ]);
     let (code, stdout, _) = parts(&belayd.belay(&["logs", "web", "--tail", "5"]));
     assert_eq!((code, stdout.as_str()), (Some(0), "one\ntwo\n"));
     assert_eq!(
         belayd.asked().line,
         "GET /v1/workloads/web/logs?follow=false&previous=false&tail=5"
     );
-    let (_, stdout, _) = parts(&belayd.belay(&["logs", "-f", "-t", "web"]));
+    // One that is followed ends with its workload.
+    let (code, stdout, _) = parts(&belayd.belay(&["logs", "-f", "-t", "web"]));
     assert_eq!(stdout, "2026-01-01 00:00:00Z one\n-                    two\n");
+    assert_eq!(code, Some(0));
     assert_eq!(belayd.asked().line, "GET /v1/workloads/web/logs?follow=true&previous=false");
+    assert!(belayd.asked().line.starts_with("GET /v1/workloads/web/logs?follow=true"));
 }
 
 #[test]
