@@ -47,9 +47,19 @@ impl SweepTask {
 
     async fn look(&mut self) {
         let filter = format!("{}={}", labels::INSTANCE, self.context.instance);
-        let (Ok(found), Some(owned)) =
-            (self.context.engine.list(&[filter]).await, self.owned().await)
-        else {
+        let Ok(found) = self.context.engine.list(&[filter]).await else {
+            self.sweep.forget();
+            return;
+        };
+        // Each read of the ledger dirties its index on the disk, so it is asked about those only
+        // of which the status knows nothing.
+        let shown = self.shown();
+        let owned = if found.iter().all(|container| is_owned(container, &shown)) {
+            Some(shown)
+        } else {
+            self.owned().await
+        };
+        let Some(owned) = owned else {
             self.sweep.forget();
             return;
         };
@@ -69,6 +79,13 @@ impl SweepTask {
                 ),
             }
         }
+    }
+
+    /// Names of the workloads that the status shows.
+    fn shown(&self) -> BTreeSet<String> {
+        let page = self.context.board.subscribe();
+        let shown = page.borrow();
+        shown.workloads.iter().map(|workload| workload.name.to_string()).collect()
     }
 
     /// Names of the workloads that have a record; `None` when that cannot be told.
