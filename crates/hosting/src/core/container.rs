@@ -1,9 +1,9 @@
 //! From a template to the container of a runner, and back by its labels.
 
-use belay_engine::{Container, ContainerSpec, Limits, Network, RootAccess, labels};
+use belay_engine::{Container, ContainerSpec, labels};
 use belay_lifecycle::Template;
-use belay_lifecycle::core::container::{DECLARATION, DECLARED_AT, DECLARED_IN, container_tmpfs};
-use belay_lifecycle::core::spec::{NetworkMode, RootMode, WorkloadSpec};
+use belay_lifecycle::core::container::{DECLARATION, DECLARED_AT, DECLARED_IN, apply_spec};
+use belay_lifecycle::core::spec::WorkloadSpec;
 use belay_protocol::runner::RunnerId;
 use belay_protocol::{NodeId, WorkloadName};
 
@@ -67,32 +67,7 @@ pub fn spec(
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    container.user.clone_from(&spec.user);
-    container.working_dir.clone_from(&spec.working_dir);
-    container.hostname = match spec.network {
-        NetworkMode::Host => None,
-        NetworkMode::Bridge | NetworkMode::None => {
-            Some(spec.hostname.clone().unwrap_or_else(|| spec.name.to_string()))
-        }
-    };
-    container.limits = Limits {
-        memory: spec.limits.memory,
-        nano_cpus: spec.limits.nano_cpus,
-        pids: Some(spec.limits.pids),
-    };
-    container.network = match spec.network {
-        NetworkMode::Bridge => Network::Bridge,
-        NetworkMode::Host => Network::Host,
-        NetworkMode::None => Network::None,
-    };
-    container.root = match spec.root {
-        RootMode::Writable => RootAccess::ReadWrite,
-        RootMode::ReadOnly => RootAccess::ReadOnly,
-    };
-    container.stop_signal.clone_from(&spec.stop_signal);
-    container.cap_drop = spec.confinement.dropped();
-    container.cap_add = spec.confinement.cap_add.iter().cloned().collect();
-    container.tmpfs = container_tmpfs(&spec.confinement);
+    apply_spec(&mut container, spec);
     container
 }
 

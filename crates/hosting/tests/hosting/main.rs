@@ -52,7 +52,7 @@ async fn a_runner_is_started_with_its_token_and_stopped_with_its_log_kept() {
     assert_eq!(exited(&running.event().await), Exit::default(), "there was none");
     assert_eq!(*running.served.revoked.lock().expect("whole"), [runner("r1")]);
 
-    let logs = world.dir.path().join("workloads/work/logs");
+    let logs = world.dir.path().join("workloads").join("work").join("logs");
     let names: Vec<_> = std::fs::read_dir(&logs).expect("is there").flatten().collect();
     assert_eq!(names.len(), 1);
     let text = std::fs::read_to_string(names[0].path()).expect("reads");

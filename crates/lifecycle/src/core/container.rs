@@ -109,6 +109,19 @@ pub fn container_spec(
             },
         })
         .collect();
+    apply_spec(&mut container, spec);
+    container
+}
+
+/// The file systems in memory of a container, as the engine is asked for them.
+fn container_tmpfs(confinement: &Confinement) -> BTreeMap<String, String> {
+    let options = |size: u64| format!("rw,nosuid,nodev,noexec,mode=1777,size={size}");
+    confinement.tmpfs.iter().map(|(path, size)| (path.clone(), options(size.as_u64()))).collect()
+}
+
+/// Gives a container what its spec says of its process: who it is, its limits, its network, and what
+/// it is kept from. Every container that is made of a spec goes through here.
+pub fn apply_spec(container: &mut ContainerSpec, spec: &WorkloadSpec) {
     container.user.clone_from(&spec.user);
     container.working_dir.clone_from(&spec.working_dir);
     container.hostname = match spec.network {
@@ -135,13 +148,6 @@ pub fn container_spec(
     container.cap_drop = spec.confinement.dropped();
     container.cap_add = spec.confinement.cap_add.iter().cloned().collect();
     container.tmpfs = container_tmpfs(&spec.confinement);
-    container
-}
-
-/// The file systems in memory of a container, as the engine is asked for them.
-pub fn container_tmpfs(confinement: &Confinement) -> BTreeMap<String, String> {
-    let options = |size: u64| format!("rw,nosuid,nodev,noexec,mode=1777,size={size}");
-    confinement.tmpfs.iter().map(|(path, size)| (path.clone(), options(size.as_u64()))).collect()
 }
 
 fn container_labels(
