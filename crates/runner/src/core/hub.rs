@@ -68,6 +68,9 @@ pub struct HubPolicy {
     pub linger: Duration,
     /// How long a container may ask in vain.
     pub idle_timeout: Duration,
+    /// How long a run waits for a container that has just let go of another one, before a new
+    /// container is made for it.
+    pub handover: Duration,
     /// How long an ended run is remembered.
     pub retention: Duration,
 }
@@ -96,6 +99,7 @@ impl Default for HubPolicy {
             restore_timeout: Duration::from_secs(120),
             linger: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(300),
+            handover: Duration::from_secs(1),
             retention: Duration::from_secs(24 * 3600),
         }
     }
@@ -127,6 +131,8 @@ enum TimerKey {
     Run(RunId, RunTimer),
     /// A container without a run.
     Runner(RunnerId),
+    /// A container without a run that is about to ask for one.
+    Expected(RunnerId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -437,8 +443,34 @@ impl Hub {
         self.timers.insert(key, now.deadline(patience), ());
     }
 
+    /// A container without a run is about to ask for one: as many runs as are expected for wait so
+    /// long for theirs.
+    fn expect(&mut self, runner: &RunnerId, patience: Duration, now: &Now) {
+        let Some(resident) = self.admission.resident(runner) else { return };
+        let is_free = self.bindings.run_of(runner).is_none() && self.flight_of(runner).is_none();
+        if resident.fate == Fate::Stays
+            && is_free
+            && let Some(lane) = self.lanes.get_mut(&resident.workload)
+        {
+            lane.expected.insert(runner.clone());
+            let until = now.deadline(patience);
+            self.timers.insert(TimerKey::Expected(runner.clone()), until, ());
+        }
+    }
+
+    /// A container has asked, or is not expected to any more.
+    fn unexpect(&mut self, runner: &RunnerId) {
+        self.timers.cancel(&TimerKey::Expected(runner.clone()));
+        if let Some(resident) = self.admission.resident(runner)
+            && let Some(lane) = self.lanes.get_mut(&resident.workload)
+        {
+            lane.expected.remove(runner);
+        }
+    }
+
     fn stop_runner(&mut self, runner: &RunnerId, fx: &mut Vec<Effect>) {
         if self.admission.begin_stop(runner) {
+            self.unexpect(runner);
             self.timers.cancel(&TimerKey::Runner(runner.clone()));
             if let Some(session) = self.bindings.session_of(runner) {
                 self.unidle(session);
@@ -447,12 +479,11 @@ impl Hub {
         }
     }
 
-    fn unidle(&mut self, session: crate::core::bindings::SessionId) {
-        if let Some(open) = self.bindings.session(session)
-            && let Some(lane) = self.lanes.get_mut(&open.workload)
-        {
-            lane.idle.remove(&session);
-        }
+    /// A session gets no run any more; says whether it had asked for one.
+    fn unidle(&mut self, session: crate::core::bindings::SessionId) -> bool {
+        let Some(open) = self.bindings.session(session) else { return false };
+        let lane = self.lanes.get_mut(&open.workload);
+        lane.is_some_and(|lane| lane.idle.remove(&session))
     }
 
     /// Ends the assignment or the attempt of a bound run without a result.
@@ -494,6 +525,7 @@ impl Hub {
     /// done, because a container that is stored is seen by nobody.
     fn drop_stored(&mut self, ticket: Ticket) -> Effect {
         self.admission.begin_stop(&ticket.runner);
+        self.unexpect(&ticket.runner);
         self.timers.cancel(&TimerKey::Runner(ticket.runner.clone()));
         let order = Effect::Host(HostOrder::Drop(ticket.clone()));
         let stage = Stage::Dropping;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use belay_protocol::runner::RunId;
+use belay_protocol::runner::{RunId, RunnerId};
 
 use crate::core::bindings::SessionId;
 
@@ -45,6 +45,8 @@ pub(crate) struct Lane {
     pub(crate) restores: BTreeSet<RunId>,
     /// Sessions of runners that asked for a run. The last one is the warmest.
     pub(crate) idle: BTreeSet<SessionId>,
+    /// Containers without a run that are about to ask for one.
+    pub(crate) expected: BTreeSet<RunnerId>,
     /// What a restore takes, as measured.
     pub(crate) restore_cost: Duration,
 }
@@ -57,6 +59,7 @@ impl Lane {
             ready: BTreeSet::new(),
             restores: BTreeSet::new(),
             idle: BTreeSet::new(),
+            expected: BTreeSet::new(),
             restore_cost: Duration::from_secs(1),
         }
     }
@@ -79,6 +82,11 @@ impl Lane {
 
     pub(crate) fn first(&self) -> Option<RunId> {
         self.ready.first().map(|&(_, run)| run)
+    }
+
+    /// Whether more runs wait than runners are about to ask for one.
+    pub(crate) fn outnumbers_expected(&self) -> bool {
+        self.ready.len() > self.expected.len()
     }
 
     /// Takes a measured restore into account.

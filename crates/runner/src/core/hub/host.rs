@@ -49,6 +49,7 @@ impl Hub {
             self.bindings.close(session);
             fx.push(Effect::Close { session, reason: CloseReason::RunnerGone });
         }
+        self.unexpect(runner);
         self.admission.remove(runner);
         if let Some(run) = self.bindings.run_of(runner) {
             let ended = EndedAttempt { run, failure, again: Again::Retry, fate: Fate::Stays };

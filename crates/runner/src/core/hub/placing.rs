@@ -59,8 +59,11 @@ impl Hub {
             return Some(Placement::Warm(run, session));
         }
         match lane.policy?.runners {
-            // Memory goes to those that wait to be restored before it goes to new containers.
-            RunnerSource::Hosted { memory } if lane.restores.is_empty() => {
+            // Memory goes to those that wait to be restored before it goes to new containers, and a
+            // runner that is between two runs is there sooner than a container is made.
+            RunnerSource::Hosted { memory }
+                if lane.restores.is_empty() && lane.outnumbers_expected() =>
+            {
                 let runner = self.cold_name(run)?;
                 let has_room = self.admission.reserve(&runner, workload, memory);
                 has_room.then_some(Placement::Cold(run, runner))

@@ -120,6 +120,7 @@ impl Hub {
             let message = format!("{} is being stopped", open.runner);
             return Err(RunnerError::new(RunnerErrorCode::RunnerStopping, message));
         }
+        self.unexpect(&open.runner);
         self.lane(&open.workload).idle.insert(session);
         self.watch_runner(&open.runner, now);
         Ok(Reply::Ready(Empty {}))
@@ -308,6 +309,7 @@ impl Hub {
         }
         self.end_snapshot(id, Unwanted::Completed, fx);
         self.unbind(id, now);
+        self.expect(&runner, self.policy.handover, now);
         let next = self.change(id, |run| {
             let next = match outcome {
                 AttemptOutcome::Succeeded { output } => run.finish(output, now)?,
@@ -331,8 +333,9 @@ impl Hub {
         now: &Now,
         fx: &mut Vec<Effect>,
     ) -> Result<Reply, RunnerError> {
-        self.authorise(session, asked.run, asked.epoch)?;
+        let runner = self.authorise(session, asked.run, asked.epoch)?;
         self.let_go(asked.run, now, fx);
+        self.expect(&runner, self.policy.handover, now);
         Ok(Reply::Stop(Empty {}))
     }
 

@@ -66,6 +66,7 @@ impl Hub {
         let residents: Vec<_> = hub.admission.residents().map(|(name, _)| name.clone()).collect();
         for runner in residents {
             hub.watch_runner(&runner, now);
+            hub.expect(&runner, policy.reconnect_grace, now);
         }
         let runs: Vec<RunId> = hub.runs.keys().copied().collect();
         for run in runs {

@@ -115,9 +115,12 @@ impl Hub {
     }
 
     pub(super) fn disconnected(&mut self, session: SessionId, now: &Now) {
-        self.unidle(session);
+        let was_idle = self.unidle(session);
         let Some(closed) = self.bindings.close(session) else { return };
         self.away(&closed.runner, now);
+        if was_idle {
+            self.expect(&closed.runner, self.policy.handover, now);
+        }
     }
 
     /// A runner has no session any more.

@@ -3,3 +3,4 @@ mod promises;
 mod rig;
 mod scenarios;
 mod shown;
+mod warm;

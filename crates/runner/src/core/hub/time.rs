@@ -19,6 +19,7 @@ impl Hub {
             match expired.key {
                 TimerKey::Run(id, timer) => self.run_timer(id, timer, now, fx),
                 TimerKey::Runner(runner) => self.runner_timer(&runner, fx),
+                TimerKey::Expected(runner) => self.unexpect(&runner),
             }
         }
         for dropped in self.snapshots.expire(now.moment) {

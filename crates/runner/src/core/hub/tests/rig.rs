@@ -263,6 +263,10 @@ impl Rig {
     /// Submits a run of `mail`, and starts it on a container.
     pub(super) fn executing(&mut self) -> Held {
         let run = self.submit(submission("mail"));
+        if self.hub.holder(run).is_none() {
+            // A container that has just finished another run is waited for, and does not ask.
+            self.pass(self.policy.handover);
+        }
         let runner = self.started_runner();
         let session = self.connect(&runner, "mail");
         let state = self.state(session).expect("its run is told");

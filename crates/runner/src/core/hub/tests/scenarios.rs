@@ -592,6 +592,7 @@ fn of_two_runs_for_the_last_place_one_is_let_in() {
     let second = rig.submit(submission("mail"));
     assert_eq!((rig.state_of(second), rig.hub.reserved_memory()), ("queued", 100));
     rig.finish(&held).expect("it is bound");
+    rig.ready(held.session).expect("is welcome");
     assert_eq!(rig.state_of(second), "assigned");
 
     let policy = HubPolicy { memory: 199, ..HubPolicy::default() };

@@ -168,7 +168,7 @@ fn a_withdrawn_workload_keeps_what_is_at_work_and_stops_the_rest() {
     let policy = hosted(10);
     assert_eq!(policy.runners, RunnerSource::Hosted { memory: 100 });
     rig.event(Event::Declared { workload: workload("mail"), policy });
-    rig.submit(submission("mail"));
+    let run = rig.submit(submission("mail"));
     rig.ready(busy.session).expect("is welcome");
-    assert_eq!(rig.state(busy.session), None, "the run has a container of its own by then");
+    assert_eq!(rig.state(busy.session).map(|state| state.run), Some(run));
 }
