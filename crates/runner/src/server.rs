@@ -299,3 +299,40 @@ impl Refused {
         response
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(door: HubDoor) -> RunnerServer {
+        RunnerServer::new(door, SocketLimits::default(), CancellationToken::new())
+    }
+
+    async fn refused(server: &RunnerServer) -> (u16, Option<HeaderValue>, Problem) {
+        let response = match server.knock(TokenHash([1; 32])).await {
+            Ok(pass) => panic!("{pass:?} is let in"),
+            Err(refused) => refused.into_response(),
+        };
+        let (status, headers) = (response.status().as_u16(), response.headers());
+        let retry = headers.get(RETRY_AFTER).cloned();
+        let body = axum::body::to_bytes(response.into_body(), 4096).await.expect("it is short");
+        (status, retry, serde_json::from_slice(&body).expect("a problem"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hub_that_does_not_answer_in_time_and_one_that_has_ended_are_not_waited_for() {
+        let (inbound, brought) = mpsc::channel(1);
+        let server = server(HubDoor { inbound });
+        let asked = tokio::time::Instant::now();
+        let (status, retry, problem) = refused(&server).await;
+        assert_eq!(asked.elapsed(), KNOCK_TIME);
+        assert_eq!((status, problem.code), (503, ProblemCode::NodeNotReady));
+        assert!(problem.detail.contains("could not look at the token in time"), "{problem:?}");
+        assert_eq!(retry.expect("when to come back"), "1");
+
+        drop(brought);
+        let (status, retry, problem) = refused(&server).await;
+        assert_eq!((status, problem.code), (503, ProblemCode::ShuttingDown));
+        assert_eq!(retry.expect("when to come back"), "1");
+    }
+}

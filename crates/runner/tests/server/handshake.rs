@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use belay_protocol::runner::RunnerToken;
 use belay_runner::{AskError, IssueToken, Refusal, SocketLimits, TokenLife};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error;
 
-use super::rig::{Rig, Setup, name};
+use super::rig::{Rig, Setup, name, soon};
 
 fn head(path: &str, lines: &[String]) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: here\r\n{}\r\n\r\n", lines.join("\r\n"))
@@ -86,6 +88,33 @@ async fn more_runners_than_the_node_takes_are_asked_to_come_later() {
         assert!(tokio::time::Instant::now() < deadline, "the place is never free");
         tokio::task::yield_now().await;
     }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_runner_that_comes_while_belayd_ends_is_asked_to_come_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rig = Rig::start(dir.path()).await;
+    let token = rig.token("mailer-1").await.expose();
+    let mut lines = upgrade();
+    lines.push(format!("Authorization: Bearer {token}"));
+    let asked = head("/v1/runners/connect", &lines);
+    let (begun, rest) = asked.split_at(asked.len() - 1);
+    let mut late = TcpStream::connect(rig.address).await.expect("connects");
+    late.write_all(begun.as_bytes()).await.expect("writes");
+    // They are accepted in their order, so that one that is answered came after it.
+    rig.refusal(&head("/", &[])).await;
+    rig.shutdown.cancel();
+    late.write_all(rest.as_bytes()).await.expect("writes");
+    let mut answer = String::new();
+    soon("the refusal", late.read_to_string(&mut answer)).await.expect("reads");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+    assert!(head.contains("retry-after: 1") && head.contains("connection: close"), "{head}");
+    let problem: serde_json::Value = serde_json::from_str(body).expect("a problem");
+    assert_eq!(problem["code"], "shutting-down");
+    assert_eq!(problem["detail"], "belayd is ending and lets no runner in");
+    assert_eq!(problem["next"], "connect again in a second");
     rig.stop().await;
 }
 
