@@ -263,6 +263,7 @@ async fn supervise(
         .with_context(|| format!("cannot read {}", config.workloads_dir.display()))?;
     let volumes = context.volumes.clone();
     let shared = Arc::clone(&context);
+    board.hold_runs(runners::NOT_YET);
     let (handle, task) = NodeTask::spawn(context, records, declared);
     node.send_replace(Some(handle.commands));
     let serving = runners::serve(&config.runners, &config.state_dir, &shared, runs);

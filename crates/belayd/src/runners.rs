@@ -27,6 +27,9 @@ const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// How long a server must have run for a failure to count as the first.
 const WELL: Duration = Duration::from_secs(300);
 
+/// Why the node is not ready at first.
+pub(crate) const NOT_YET: &str = "runners are not listened for yet";
+
 /// What is shown of the runner server to those who do not have to know it.
 #[derive(Debug)]
 pub(crate) struct Shown {
@@ -50,6 +53,7 @@ pub(crate) async fn serve(
         let began = tokio::time::Instant::now();
         let served = match Serving::begin(config, state_dir, context).await {
             Ok(serving) => {
+                context.board.serve_runs();
                 shown.handle.send_replace(Some(serving.handle.clone()));
                 let counting = pass_on(serving.handle.tally(), &shown.count);
                 let keeping = show_keeping(serving.keeping.clone(), &context.board);
@@ -65,6 +69,7 @@ pub(crate) async fn serve(
         if began.elapsed() >= WELL {
             pause = AGAIN;
         }
+        context.board.hold_runs(&format!("runs are not served: {error:#}"));
         tracing::error!("runs are not served for now: {error:#}; belayd keeps trying");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

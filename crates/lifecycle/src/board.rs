@@ -1,6 +1,6 @@
 //! What a node says of itself, put together on one page.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use belay_protocol::{
@@ -19,7 +19,14 @@ use crate::context::Context;
 /// Every workload writes its own entry, before it answers whoever waits for it: what an operator
 /// looks at after an answer agrees with it.
 #[derive(Debug, Clone)]
-pub struct StatusBoard(Arc<watch::Sender<Arc<NodeStatus>>>);
+pub struct StatusBoard(Arc<Board>);
+
+#[derive(Debug)]
+struct Board {
+    page: watch::Sender<Arc<NodeStatus>>,
+    /// Why runs are not served, while they are not.
+    no_runs: Mutex<Option<String>>,
+}
 
 impl StatusBoard {
     /// A page of a node that has not looked at anything yet.
@@ -44,7 +51,8 @@ impl StatusBoard {
             refused_specs: Vec::new(),
         };
         let (sender, receiver) = watch::channel(Arc::new(status));
-        (Self(Arc::new(sender)), receiver)
+        let board = Board { page: sender, no_runs: Mutex::new(None) };
+        (Self(Arc::new(board)), receiver)
     }
 
     /// Says why the node is not ready, while nothing of it is under way.
@@ -52,14 +60,42 @@ impl StatusBoard {
         self.change(|status| status.ready = not_ready(reason));
     }
 
+    /// Says why runs are not served: the node is not ready until [`serve_runs`](Self::serve_runs).
+    pub fn hold_runs(&self, reason: &str) {
+        let before = self.no_runs().replace(reason.to_owned());
+        self.change(|status| {
+            // A node that is not ready for another reason says that one.
+            let is_of_runs = before.is_some_and(|before| status.ready == not_ready(&before));
+            if is_of_runs || status.ready == NodeReadiness::Ready {
+                status.ready = not_ready(reason);
+            }
+        });
+    }
+
+    /// Says that runners are listened for.
+    pub fn serve_runs(&self) {
+        let held = self.no_runs().take();
+        if let Some(held) = held {
+            self.change(|status| {
+                if status.ready == not_ready(&held) {
+                    self.settle(status);
+                }
+            });
+        }
+    }
+
+    fn no_runs(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.0.no_runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Follows the page.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<NodeStatus>> {
-        self.0.subscribe()
+        self.0.page.subscribe()
     }
 
     /// The page as it is now.
     pub(crate) fn page(&self) -> Arc<NodeStatus> {
-        Arc::clone(&self.0.borrow())
+        Arc::clone(&self.0.page.borrow())
     }
 
     /// Shows a workload, or that it is gone.
@@ -74,7 +110,7 @@ impl StatusBoard {
                 }
                 (Err(_), None) => {}
             }
-            settle(status);
+            self.settle(status);
         });
     }
 
@@ -84,7 +120,7 @@ impl StatusBoard {
 
     /// Asks the engine whether it is there, shows it, and says so.
     pub(crate) async fn ask_engine(&self, context: &Context) -> bool {
-        let before = self.0.borrow().engine.clone();
+        let before = self.0.page.borrow().engine.clone();
         // The first answer was told by whoever connected.
         let seen_before = !before.kind.is_empty();
         let engine = match context.engine.is_there().await {
@@ -116,7 +152,7 @@ impl StatusBoard {
         self.change(|status| {
             let snapshot = std::mem::take(&mut status.engine.snapshot);
             status.engine = EngineStatus { snapshot, ..engine };
-            settle(status);
+            self.settle(status);
         });
         reachable
     }
@@ -137,7 +173,7 @@ impl StatusBoard {
     pub(crate) fn show_volumes(&self, volumes: Vec<VolumeStatus>) {
         self.change(|status| {
             status.volumes = volumes;
-            settle(status);
+            self.settle(status);
         });
     }
 
@@ -145,8 +181,12 @@ impl StatusBoard {
         self.change(|status| status.space = Some(space));
     }
 
+    fn settle(&self, status: &mut NodeStatus) {
+        settle(status, self.no_runs().as_deref());
+    }
+
     fn change(&self, change: impl FnOnce(&mut NodeStatus)) {
-        self.0.send_if_modified(|shown| {
+        self.0.page.send_if_modified(|shown| {
             let mut next = NodeStatus::clone(shown);
             change(&mut next);
             let changed = next != **shown;
@@ -162,8 +202,8 @@ fn not_ready(reason: &str) -> NodeReadiness {
     NodeReadiness::NotReady { reason: reason.to_owned() }
 }
 
-/// Derives what follows from the rest of the page.
-fn settle(status: &mut NodeStatus) {
+/// Derives what follows from the rest of the page, and from why runs are not served.
+fn settle(status: &mut NodeStatus, no_runs: Option<&str>) {
     let used_by = |volume: &VolumeStatus| {
         let workload = status.workloads.iter().find(|other| other.name == volume.workload)?;
         let used = workload.volumes.contains(&volume.name);
@@ -179,6 +219,8 @@ fn settle(status: &mut NodeStatus) {
         not_ready(&format!("the engine at {} does not answer", status.engine.socket))
     } else if let Some(pending) = pending {
         not_ready(&format!("{} has not been looked at yet", pending.name))
+    } else if let Some(reason) = no_runs {
+        not_ready(reason)
     } else {
         NodeReadiness::Ready
     };
@@ -246,4 +288,44 @@ fn check_status(found: &belay_volumes::LastCheck) -> Option<VolumeCheck> {
         belay_volumes::CheckOutcome::Damaged => CheckOutcome::Damaged,
     };
     Some(VolumeCheck { at, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_when_runs_are_served_and_all_else_is_well() {
+        let (board, page) = StatusBoard::new("here".parse().expect("a name"));
+        let ready = || page.borrow().ready.clone();
+        board.hold_runs("not yet");
+        assert_eq!(ready(), not_ready("belayd has just started"), "the first reason stays");
+        board.change(|status| {
+            status.engine.reachable = true;
+            board.settle(status);
+        });
+        assert_eq!(ready(), not_ready("not yet"));
+        board.hold_runs("the port is not free");
+        assert_eq!(ready(), not_ready("the port is not free"));
+        board.serve_runs();
+        assert_eq!(ready(), NodeReadiness::Ready);
+        board.hold_runs("the port is taken");
+        assert_eq!(ready(), not_ready("the port is taken"));
+        board.change(|status| {
+            status.engine.reachable = false;
+            board.settle(status);
+        });
+        let away = ready();
+        assert_ne!(away, not_ready("the port is taken"));
+        board.serve_runs();
+        assert_eq!(ready(), away, "it is not runs that the node waits for");
+    }
+
+    #[test]
+    fn a_node_that_was_not_looked_at_does_not_become_ready_by_its_runs() {
+        let (board, page) = StatusBoard::new("here".parse().expect("a name"));
+        board.hold_runs("not yet");
+        board.serve_runs();
+        assert_eq!(page.borrow().ready, not_ready("belayd has just started"));
+    }
 }

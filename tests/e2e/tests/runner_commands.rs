@@ -26,15 +26,6 @@ async fn runners(node: &Node) -> Vec<RunnerStatus> {
     serde_json::from_str(&listed).expect("the shape of the page")
 }
 
-/// Waits until the runner server runs, which is after the node is ready.
-async fn serving(node: &Node) {
-    until("the runner server to run", SOON, || async {
-        let (code, _, error) = belay(node, &["runner", "ls"]).await;
-        if code == Some(0) { Ok(()) } else { Err(error) }
-    })
-    .await;
-}
-
 /// Waits until the one runner of a node is connected or not there.
 async fn reaches(node: &Node, what: &str, wanted: impl Fn(&[RunnerStatus]) -> bool) {
     until(what, SOON, || async {
@@ -52,7 +43,6 @@ async fn a_runner_from_elsewhere_connects_with_its_token_and_comes_back_after_a_
     let address = port.expect("a free port");
     let config = format!("[runner]\nlisten = [\"{address}\"]\n");
     let mut node = Node::start(NodeOptions { config, ..NodeOptions::default() }).await;
-    serving(&node).await;
 
     let arguments = ["runner", "token", "laptop", "--workload", "mailer", "--ttl", "1h"];
     let (code, token, error) = belay(&node, &arguments).await;
@@ -78,11 +68,9 @@ async fn a_runner_from_elsewhere_connects_with_its_token_and_comes_back_after_a_
     // The token is in the ledger, and the runner comes back by itself.
     node.kill();
     node.launch().await;
-    serving(&node).await;
     reaches(&node, "the runner to be back", is_idle).await;
     assert!(node.terminate().await.success(), "{}", node.log_text());
     node.launch().await;
-    serving(&node).await;
     reaches(&node, "the runner to be back after an end in order", is_idle).await;
 
     let (code, told, error) = belay(&node, &["runner", "revoke", "laptop"]).await;
@@ -93,7 +81,6 @@ async fn a_runner_from_elsewhere_connects_with_its_token_and_comes_back_after_a_
     );
     node.kill();
     node.launch().await;
-    serving(&node).await;
     let ended = tokio::time::timeout(SOON, runner.wait()).await.expect("it is refused for good");
     assert_eq!(ended.expect("it is a child").code(), Some(1));
     reaches(&node, "nobody to be there", <[RunnerStatus]>::is_empty).await;
@@ -103,7 +90,6 @@ async fn a_runner_from_elsewhere_connects_with_its_token_and_comes_back_after_a_
 #[tokio::test]
 async fn what_cannot_be_is_refused_with_what_can_be_done() {
     let node = Node::start(NodeOptions::default()).await;
-    serving(&node).await;
     let run = "run_06cp9m2k2g000f0e1d2c3b4a50";
     let waitpoint = "wait_06cp9m34hg000vqtrs6e5c4b20";
     for (arguments, code, words) in [
