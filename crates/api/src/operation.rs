@@ -58,6 +58,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::Remove { .. } => "remove",
         Operation::ClearOverrides { .. } => "clear-overrides",
         Operation::Publish { .. } | Operation::PublishAll(_) => "publish",
+        Operation::Sync { act, .. } => act.verb(),
         Operation::BreakLock { .. } => "lock break",
         Operation::Volume { act, .. } => act.verb(),
         Operation::Image { act } => act.verb(),
@@ -75,6 +76,7 @@ fn about(operation: &Operation) -> &str {
         | Operation::Remove { workload, .. }
         | Operation::ClearOverrides { workload }
         | Operation::Publish { workload, .. }
+        | Operation::Sync { workload, .. }
         | Operation::BreakLock { workload, .. }
         | Operation::Volume { workload, .. } => workload.as_str(),
         Operation::Image { act } => act.about(),

@@ -5,6 +5,7 @@ mod events;
 mod extract;
 mod operate;
 mod runs;
+mod sync;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
@@ -103,6 +104,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(unpin_image, post(operate::unpin_image))
         .route(remove_image, post(operate::remove_image))
         .merge(runs::operator_routes(RUN_LIMIT))
+        .merge(sync::operator_routes())
         .fallback(no_such_resource)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
@@ -116,6 +118,7 @@ pub fn observer_router(state: ApiState) -> Router {
     ACTS.into_iter()
         .chain(["/v1/locks", BREAK])
         .chain(runs::OPERATOR_PAGES)
+        .chain(sync::OPERATOR_PAGES)
         .fold(questions(), |router, path| router.route(path, any(read_only)))
         .fallback(refuse_or_not_found)
         .method_not_allowed_fallback(read_only)

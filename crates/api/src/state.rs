@@ -8,7 +8,7 @@ use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_protocol::{
     EventPage, EventQuery, EventTally, ExecInput, ExecOutput, ExecRequest, HistoryEntry,
     LockStatus, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode,
-    WorkloadName,
+    SyncPiece, SyncQuestion, WorkloadName,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -93,6 +93,16 @@ pub enum Command {
     Locks {
         /// All of them, or why that cannot be told.
         reply: oneshot::Sender<Result<Vec<LockStatus>, Problem>>,
+    },
+    /// Answer a question about what is published under a workload's key.
+    AskSync {
+        /// Whose.
+        workload: WorkloadName,
+        /// What is asked.
+        question: SyncQuestion,
+        /// The pieces of the answer in order, or why there is none. A slow client is felt here as a
+        /// full channel, one that went away as a closed one.
+        reply: oneshot::Sender<Result<mpsc::Receiver<SyncPiece>, Problem>>,
     },
     /// Read a workload's sync history, newest first.
     History {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use belay_protocol::{EventKind, EventSeq, VolumeName, WorkloadName};
+use belay_protocol::{CidPrefix, EventKind, EventSeq, VolumeName, WorkloadName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
@@ -416,6 +416,23 @@ pub(crate) enum SyncVerb {
         /// Passed on to consumers; the value is JSON, or else text
         #[arg(long, value_name = "KEY=VALUE", value_parser = metadata)]
         metadata: Vec<(String, Value)>,
+    },
+    /// Publish and apply nothing until it is resumed; what comes meanwhile waits
+    #[command(after_help = "Example: belay sync pause web")]
+    Pause { workload: WorkloadName },
+    /// Go on after a pause
+    #[command(after_help = "Example: belay sync resume web")]
+    Resume { workload: WorkloadName },
+    /// Show one published generation: its record, its size, and where it is
+    #[command(after_help = "Example: belay sync show web bafkr4iaha4d")]
+    Show {
+        /// The workload, or the content id of a generation of any
+        #[arg(value_name = "WORKLOAD|CID")]
+        about: String,
+        /// Which generation of the workload; the newest when absent
+        cid: Option<CidPrefix>,
+        #[command(flatten)]
+        listing: Listing,
     },
     /// Show what was published and applied, newest first
     #[command(after_help = "Example: belay sync history web")]

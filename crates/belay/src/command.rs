@@ -9,6 +9,7 @@ mod logs;
 mod operate;
 mod runs;
 mod show;
+mod sync;
 mod volume;
 
 use std::process::ExitCode;
@@ -77,6 +78,15 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         }
         Verb::Sync(SyncVerb::Publish { targets, metadata }) => {
             operate::publish(&client()?, &targets, metadata, output).await?;
+        }
+        Verb::Sync(SyncVerb::Pause { workload }) => {
+            sync::act(&client()?, &workload, "pause", output).await?;
+        }
+        Verb::Sync(SyncVerb::Resume { workload }) => {
+            sync::act(&client()?, &workload, "resume", output).await?;
+        }
+        Verb::Sync(SyncVerb::Show { about, cid, listing }) => {
+            sync::show(&client()?, &about, cid, listing, output).await?;
         }
         Verb::Sync(SyncVerb::History { workload, listing }) => {
             show::history(&client()?, &workload, listing, output).await?;

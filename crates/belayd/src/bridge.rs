@@ -68,6 +68,9 @@ fn translate(command: Command) -> NodeCommand {
         Command::Exec { workload, request, input, output, reply } => {
             NodeCommand::Exec { workload, request, input, output, reply }
         }
+        Command::AskSync { workload, question, reply } => {
+            NodeCommand::AskSync { workload, question, reply }
+        }
         Command::History { workload, reply } => NodeCommand::History { workload, reply },
     }
 }
@@ -87,6 +90,9 @@ fn refuse(command: Command) {
             let _ = reply.send(Err(problem));
         }
         Command::Exec { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+        Command::AskSync { reply, .. } => {
             let _ = reply.send(Err(problem));
         }
         Command::History { reply, .. } => {

@@ -19,7 +19,8 @@ use belay_ledger::Loaded;
 use belay_locks::LockName;
 use belay_protocol::{
     DependantsRule, DeployRequest, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LockStatus,
-    LogLine, LogQuery, Operation, OperationEvent, Problem, ProblemCode, WorkloadName,
+    LogLine, LogQuery, Operation, OperationEvent, Problem, ProblemCode, SyncPiece, SyncQuestion,
+    WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -81,6 +82,15 @@ pub enum NodeCommand {
         output: mpsc::Sender<ExecOutput>,
         /// Whether it is run.
         reply: oneshot::Sender<Result<(), Problem>>,
+    },
+    /// A question about what is published under a workload's key.
+    AskSync {
+        /// Whose.
+        workload: WorkloadName,
+        /// What is asked.
+        question: SyncQuestion,
+        /// Where the pieces of the answer will come from.
+        reply: oneshot::Sender<Result<mpsc::Receiver<SyncPiece>, Problem>>,
     },
     /// A workload's sync history.
     History {
@@ -326,6 +336,14 @@ impl NodeTask {
             NodeCommand::Exec { workload, request, input, output, reply } => {
                 self.exec(exec::Exec { workload, request, input, output, reply });
             }
+            NodeCommand::AskSync { workload, question, reply } => match self.find(&workload) {
+                Ok(handle) => {
+                    deliver(handle, WorkloadCommand::AskSync { question, reply });
+                }
+                Err(problem) => {
+                    let _ = reply.send(Err(problem));
+                }
+            },
             NodeCommand::History { workload, reply } => match self.find(&workload) {
                 Ok(handle) => {
                     deliver(handle, WorkloadCommand::History { reply });
@@ -416,6 +434,9 @@ impl NodeTask {
             }
             Operation::Publish { workload, request } => {
                 (workload, WorkloadCommand::Publish { request, reporter })
+            }
+            Operation::Sync { workload, act } => {
+                (workload, WorkloadCommand::Sync { act, reporter })
             }
             Operation::BreakLock { workload, mode } => {
                 self.break_lock(workload, mode, reporter);
@@ -551,6 +572,9 @@ fn refuse(command: NodeCommand) {
             let _ = reply.send(Err(problem));
         }
         NodeCommand::Exec { reply, .. } => {
+            let _ = reply.send(Err(problem));
+        }
+        NodeCommand::AskSync { reply, .. } => {
             let _ = reply.send(Err(problem));
         }
         NodeCommand::History { reply, .. } => {

@@ -22,6 +22,7 @@ mod status;
 mod steps;
 mod stop;
 mod sync;
+mod sync_acts;
 mod telling;
 mod template;
 mod volume;

@@ -18,6 +18,7 @@ mod problem;
 pub mod record;
 pub mod runner;
 mod status;
+mod sync_commands;
 
 pub use event::{
     Event, EventDetails, EventGap, EventKind, EventPage, EventQuery, EventSeq, EventStart,
@@ -47,4 +48,8 @@ pub use status::{
     RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncOutcome,
     SyncRole, SyncStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage,
     WorkloadPhase, WorkloadStatus,
+};
+pub use sync_commands::{
+    CidPrefix, GenerationStanding, GenerationStored, InvalidCidPrefix, SyncAct, SyncGeneration,
+    SyncPiece, SyncQuestion,
 };

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BreakMode, Cid, ImageAct, LogPosition, Problem, VolumeName, WorkloadName};
+use crate::{BreakMode, Cid, ImageAct, LogPosition, Problem, SyncAct, VolumeName, WorkloadName};
 
 /// What an operator asks for. Each acts on one workload or one of its volumes, but for
 /// [`Operation::PublishAll`].
@@ -55,6 +55,13 @@ pub enum Operation {
         workload: WorkloadName,
         /// What to publish.
         request: PublishRequest,
+    },
+    /// Act on its volume-sync (`POST /v1/workloads/{name}/sync/...`).
+    Sync {
+        /// Which workload.
+        workload: WorkloadName,
+        /// What to do.
+        act: SyncAct,
     },
     /// Free its locks (`POST /v1/workloads/{name}/lock/break`).
     BreakLock {

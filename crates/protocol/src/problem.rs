@@ -180,6 +180,14 @@ codes! {
     RunnerWorkload = "runner-workload", 409, 69, "the workload takes runs";
     /// The workload is held until an operator acts.
     Halted = "halted", 409, 69, "the workload is halted";
+    /// The workload's volume-sync is paused.
+    SyncPaused = "sync-paused", 409, 75, "volume-sync is paused";
+    /// The key's log has no generation of that id, or several.
+    NoSuchGeneration = "no-such-generation", 404, 66, "no such generation";
+    /// A generation is not what its record says.
+    GenerationDamaged = "generation-damaged", 502, 65, "the generation is damaged";
+    /// The store does not answer.
+    StoreUnavailable = "store-unavailable", 503, 69, "the store does not answer";
     /// The publish failed; the stage is in the detail.
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
     /// The program of a command is not in the container.

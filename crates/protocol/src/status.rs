@@ -461,6 +461,12 @@ pub struct SyncStatus {
     pub quarantine: BTreeMap<String, Timestamp>,
     /// Set when a volume's state is uncertain and the workload is held.
     pub halted: Option<String>,
+    /// Since when it publishes and applies nothing, as an operator asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Timestamp>,
+    /// What waits for the end of the pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 /// A confirmed publish or a committed apply.

@@ -2,6 +2,7 @@
 
 use belay_protocol::control::Stage;
 use belay_protocol::{Cid, HistoryEntry, PublishOutcome, SyncStatus};
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -28,6 +29,9 @@ pub enum PublishError {
     /// The workload is a consumer.
     #[error("the workload is a consumer of this key and publishes nothing")]
     NotProvider,
+    /// An operator paused it.
+    #[error("volume-sync of the workload is paused")]
+    Paused,
     /// Too many commands wait already.
     #[error("other publishes are waiting")]
     Busy,
@@ -53,7 +57,7 @@ impl PublishError {
                 | Stage::Commit => false,
             },
             Self::Busy | Self::NoVolumes | Self::ShuttingDown => true,
-            Self::NotProvider => false,
+            Self::NotProvider | Self::Paused => false,
         }
     }
 }
@@ -66,11 +70,29 @@ pub enum HistoryError {
     Read(#[source] std::io::Error),
 }
 
+/// Why sync could not be paused or resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum PauseError {
+    /// The state directory could not be written.
+    #[error("the pause could not be written down")]
+    State(#[source] std::io::Error),
+    /// Too many commands wait already.
+    #[error("other commands are waiting")]
+    Busy,
+    /// The task ended, or the daemon is shutting down.
+    #[error("sync of the workload is shutting down")]
+    ShuttingDown,
+}
+
 pub(crate) enum Command {
     Publish {
         command: PublishCommand,
         reply: oneshot::Sender<Result<PublishOutcome, PublishError>>,
     },
+    /// Publish and apply nothing from now on.
+    Pause { reply: oneshot::Sender<std::io::Result<Timestamp>> },
+    /// End a pause.
+    Resume { reply: oneshot::Sender<std::io::Result<()>> },
     /// Asks for a look at the record now.
     Check,
 }
@@ -87,6 +109,8 @@ impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Publish { .. } => "Publish",
+            Self::Pause { .. } => "Pause",
+            Self::Resume { .. } => "Resume",
             Self::Check => "Check",
         })
     }
@@ -103,6 +127,29 @@ impl SyncHandle {
             },
         )?;
         answer.await.unwrap_or(Err(PublishError::ShuttingDown))
+    }
+
+    /// Has nothing published or applied until [`SyncHandle::resume`], by no process. What is under
+    /// way comes to its end first. Returns since when it is paused.
+    pub async fn pause(&self) -> Result<Timestamp, PauseError> {
+        self.pausing(|reply| Command::Pause { reply }).await
+    }
+
+    /// Ends a pause and has a look at what waited.
+    pub async fn resume(&self) -> Result<(), PauseError> {
+        self.pausing(|reply| Command::Resume { reply }).await
+    }
+
+    async fn pausing<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<std::io::Result<T>>) -> Command,
+    ) -> Result<T, PauseError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(command(reply)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => PauseError::Busy,
+            mpsc::error::TrySendError::Closed(_) => PauseError::ShuttingDown,
+        })?;
+        answer.await.map_err(|_| PauseError::ShuttingDown)?.map_err(PauseError::State)
     }
 
     /// Asks for a look at the head record now instead of at the next notice.

@@ -107,7 +107,7 @@ where
     pub(crate) async fn tick(&mut self, layout: &SyncLayout) -> Option<Duration> {
         let started = Instant::now();
         let result = self.take_over(layout, started).await;
-        self.context.show("idle");
+        self.context.show_rest();
         match result {
             Ok(next) => return next,
             Err(ApplyFailure { stopped: Stopped::Shutdown, .. }) => {}
@@ -123,6 +123,23 @@ where
             }
         }
         None
+    }
+
+    /// Looks at the head without taking it, and says what waits.
+    pub(crate) async fn waiting(&mut self, layout: &SyncLayout) -> Option<String> {
+        let context = Arc::clone(&self.context);
+        let key = &context.spec.key;
+        let head = context
+            .exchange(Stage::Download, RecordError::is_retryable, || context.store.head(key))
+            .await;
+        // What the store does not tell now it tells at the next look.
+        let stored = head.ok()?.ok()??;
+        let accepted = judge(&stored.bytes, key, &mount_table(layout).ok()?).ok()?;
+        self.show_head(&accepted.record);
+        let (layout, check) = (layout.clone(), accepted.clone());
+        let applied = blocking(Stage::Validation, move || is_applied(&layout, &check)).await;
+        let record = &accepted.record;
+        (!applied.ok()?).then(|| format!("record {} of epoch {}", record.seq, record.epoch))
     }
 
     async fn take_over(

@@ -106,6 +106,27 @@ impl<S, W> Context<S, W> {
         self.status.send_modify(|status| stage.clone_into(&mut status.stage));
     }
 
+    /// Shows that it does nothing now, and why.
+    pub(crate) fn show_rest(&self) {
+        self.status.send_modify(|status| {
+            let stage = if status.paused.is_some() { "paused" } else { "idle" };
+            stage.clone_into(&mut status.stage);
+        });
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.status.borrow().paused.is_some()
+    }
+
+    /// Shows what waits for the end of a pause; nothing where there is none.
+    pub(crate) fn show_waiting(&self, waits: Option<String>) {
+        self.status.send_if_modified(|status| {
+            let changed = status.waits != waits;
+            status.waits = waits;
+            changed
+        });
+    }
+
     pub(crate) fn show_failure(&self, failure: &Failure) {
         tracing::warn!(workload = %self.workload, stage = %failure.stage, error = %failure.reason,
             "sync failed");

@@ -97,6 +97,11 @@ impl ControlDir {
         format!("/proc/self/fd/{}/.", self.dir.descriptor().as_raw_fd()).into()
     }
 
+    /// Whether something lies where a request would. It is neither read nor touched.
+    pub(crate) fn has_request(&self) -> io::Result<bool> {
+        Ok(self.dir.stat(Name::new(REQUEST_FILE.as_bytes())?)?.is_some())
+    }
+
     /// Looks at the request without touching it, unless it is no file.
     pub fn pending(&self) -> io::Result<Pending> {
         let name = Name::new(REQUEST_FILE.as_bytes())?;

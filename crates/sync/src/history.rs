@@ -144,6 +144,24 @@ impl History {
             .collect()
     }
 
+    /// When an act of publishing was confirmed here, and when its state was applied here last.
+    pub(crate) fn told_of(&self, publish_id: &str) -> (Option<Timestamp>, Option<Timestamp>) {
+        let all = self.all_sent();
+        let sent = all.iter().find(|(_, entry)| entry.publish_id == publish_id);
+        let received = self.all_received();
+        let received = received.iter().find(|entry| entry.publish_id == publish_id);
+        (
+            sent.map(|(_, entry)| entry.published_timestamp),
+            received.map(|entry| entry.applied_timestamp),
+        )
+    }
+
+    /// Entries of committed applies. What cannot be read is passed over.
+    pub(crate) fn all_received(&self) -> Vec<ReceivedEntry> {
+        let files = files(&self.root.join("received")).unwrap_or_default();
+        files.iter().filter_map(|path| durable::read_json(path).ok()?).collect()
+    }
+
     /// Entries of both directions, newest first.
     pub fn list(&self, limit: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         let mut entries = Vec::new();

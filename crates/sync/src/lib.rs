@@ -26,7 +26,9 @@ mod history;
 mod layout;
 mod manifest_file;
 mod packing;
+mod pausing;
 mod provider;
+mod reader;
 mod recovery;
 mod remembered;
 mod sealing;
@@ -42,11 +44,14 @@ pub use belay_packs::{Member, NoMember};
 pub use belay_store::{DirectoryWatch, LocalStore};
 pub use beneath::empty_directory;
 pub use command::{
-    ClearHaltError, HistoryError, PublishCommand, PublishError, RecoverError, Recovery, SyncHandle,
+    ClearHaltError, HistoryError, PauseError, PublishCommand, PublishError, RecoverError, Recovery,
+    SyncHandle,
 };
 pub use control::{ControlDir, Fingerprint, Pending};
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
+pub use pausing::{pause, resume};
+pub use reader::{AskError, SyncReader};
 pub use recovery::{clear_halt, is_recovery_needed, recover};
 pub use sealing::Sealing;
 pub use task::{SpawnError, spawn};

@@ -132,6 +132,28 @@ where
         }
     }
 
+    /// Looks whether there is a request without taking it, and says what waits. What was begun
+    /// before is brought to its end.
+    pub(crate) async fn waiting(&mut self, layout: &SyncLayout) -> Option<String> {
+        if !self.is_settled(layout).await {
+            return Some("a publish whose outcome is not known yet".to_owned());
+        }
+        let control = layout.control.clone();
+        let look = tokio::task::spawn_blocking(move || {
+            let control = ControlDir::open(&control)?;
+            control.map_or(Ok(false), |control| control.has_request())
+        });
+        match look.await {
+            Ok(Ok(true)) => Some("a request of the app".to_owned()),
+            Ok(Ok(false)) | Err(_) => None,
+            Ok(Err(error)) => {
+                tracing::warn!(workload = %self.context.workload, %error,
+                    "the control directory could not be read");
+                None
+            }
+        }
+    }
+
     /// Publishes what an operator or a schedule asks for.
     pub(crate) async fn command(
         &mut self,
@@ -168,7 +190,7 @@ where
         mut journal: PublishJournal,
     ) -> Result<PublishOutcome, Stopped> {
         let result = self.advance(layout, &mut journal).await;
-        self.context.show("idle");
+        self.context.show_rest();
         match &result {
             Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
                 self.context.show_failure(failure);

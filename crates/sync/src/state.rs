@@ -28,6 +28,7 @@ const CONSUMER: &str = "consumer.json";
 const HALT: &str = "halt.json";
 const ORPHANS: &str = "orphans.json";
 const MANIFESTS: &str = "manifests";
+const PAUSED: &str = "paused.json";
 
 impl StateDir {
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
@@ -112,6 +113,19 @@ impl StateDir {
 
     pub(crate) fn clear_halt(&self) -> io::Result<()> {
         durable::remove(&self.root.join(HALT))
+    }
+
+    /// Whether sync is paused. A pause that cannot be read is still a pause.
+    pub(crate) fn pause(&self) -> Option<Pause> {
+        self.read(PAUSED).unwrap_or(Some(Pause { since: None }))
+    }
+
+    pub(crate) fn set_pause(&self, pause: &Pause) -> io::Result<()> {
+        self.write(PAUSED, pause)
+    }
+
+    pub(crate) fn clear_pause(&self) -> io::Result<()> {
+        durable::remove(&self.root.join(PAUSED))
     }
 
     /// Held while a tree is staged and committed, so that recovery leaves it alone.
@@ -265,6 +279,13 @@ pub(crate) struct ExchangeStep {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Halt {
     pub(crate) reason: String,
+    pub(crate) since: Option<Timestamp>,
+}
+
+/// That nothing is published or applied until an operator says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pause {
     pub(crate) since: Option<Timestamp>,
 }
 

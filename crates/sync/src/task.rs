@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use belay_protocol::{NodeId, SyncRole, SyncStatus, WorkloadName};
 use belay_store::{BlobStore, DirectoryWatch, RecordStore, RecordWatch};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use crate::context::Context;
 use crate::control::ControlDir;
 use crate::history::History;
 use crate::layout::{SyncLayout, SyncSpec};
+use crate::pausing::pause_in;
 use crate::provider::Provider;
 use crate::spool::Spool;
 use crate::state::StateDir;
@@ -58,23 +60,7 @@ where
     let spool = Spool::open(state_dir).map_err(SpawnError)?;
     let history = History::new(state_dir);
     let (commands, inbox) = mpsc::channel(COMMANDS);
-    let (status, shown) = watch::channel(SyncStatus {
-        role: spec.role,
-        key: spec.key.clone(),
-        stage: "waiting-for-volumes".to_owned(),
-        last_publish: None,
-        last_apply: None,
-        head: None,
-        last_failure: None,
-        quarantine: state
-            .consumer()
-            .unwrap_or_default()
-            .quarantine
-            .into_iter()
-            .map(|(key, entry)| (key, entry.next_retry_after))
-            .collect(),
-        halted: state.halt().map(|halt| halt.reason),
-    });
+    let (status, shown) = watch::channel(first_status(&spec, &state));
     let handle = SyncHandle { commands, status: shown, history: history.clone() };
     let context = Arc::new(Context {
         workload,
@@ -94,6 +80,24 @@ where
     };
     let task = SyncTask { context, side, layout, inbox, resumed: false };
     Ok((handle, tokio::spawn(task.run())))
+}
+
+/// What is known before anything was done.
+pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
+    let quarantine = state.consumer().unwrap_or_default().quarantine.into_iter();
+    SyncStatus {
+        role: spec.role,
+        key: spec.key.clone(),
+        stage: "waiting-for-volumes".to_owned(),
+        last_publish: None,
+        last_apply: None,
+        head: None,
+        last_failure: None,
+        quarantine: quarantine.map(|(key, entry)| (key, entry.next_retry_after)).collect(),
+        halted: state.halt().map(|halt| halt.reason),
+        paused: state.pause().map(|pause| pause.since.unwrap_or_else(Timestamp::now)),
+        waits: None,
+    }
 }
 
 struct SyncTask<S, W> {
@@ -189,8 +193,21 @@ where
             Command::Check => {
                 self.tick().await;
             }
+            // Whoever asked may have gone; it holds all the same.
+            Command::Pause { reply } => {
+                let _ = reply.send(self.pause().await);
+            }
+            Command::Resume { reply } => {
+                let resumed = self.resume().await;
+                let ended = resumed.is_ok();
+                let _ = reply.send(resumed);
+                if ended {
+                    self.tick().await;
+                }
+            }
             Command::Publish { command, reply } => {
                 let result = match (self.mounted().await, &mut self.side) {
+                    (Some(_), _) if self.context.is_paused() => Err(PublishError::Paused),
                     (None, _) => Err(PublishError::NoVolumes),
                     (Some(_), Side::Consumer(_)) => Err(PublishError::NotProvider),
                     (Some(layout), Side::Provider(provider)) => {
@@ -203,8 +220,34 @@ where
         }
     }
 
+    /// Written down before it holds, and answered after.
+    async fn pause(&mut self) -> std::io::Result<Timestamp> {
+        let since = self.context.stored(pause_in).await?;
+        self.context.status.send_modify(|status| status.paused = Some(since));
+        self.tick().await;
+        Ok(since)
+    }
+
+    async fn resume(&mut self) -> std::io::Result<()> {
+        self.context.stored(StateDir::clear_pause).await?;
+        self.context.status.send_modify(|status| {
+            status.paused = None;
+            status.waits = None;
+        });
+        Ok(())
+    }
+
     async fn tick(&mut self) -> Option<Duration> {
         let layout = self.mounted().await?;
+        if self.context.is_paused() {
+            let waits = match &mut self.side {
+                Side::Provider(provider) => provider.waiting(&layout).await,
+                Side::Consumer(consumer) => consumer.waiting(&layout).await,
+            };
+            self.context.show_waiting(waits);
+            self.context.show_rest();
+            return None;
+        }
         match &mut self.side {
             Side::Provider(provider) => provider.tick(&layout).await,
             Side::Consumer(consumer) => consumer.tick(&layout).await,
@@ -224,7 +267,7 @@ where
                 Side::Provider(provider) => provider.resume(&layout).await,
                 Side::Consumer(consumer) => consumer.resume(&layout).await,
             }
-            self.context.show("idle");
+            self.context.show_rest();
         }
         Some(layout)
     }

@@ -1,6 +1,7 @@
 //! Query strings, read strictly: a key that is not known is an error that names the known ones.
 
 pub(crate) mod runs;
+pub(crate) mod sync;
 
 use std::time::Duration;
 

@@ -13,8 +13,8 @@ use belay_protocol::{
     BreakMode, CheckMode, CheckRequest, DependantsRule, DeployRequest, GrowRequest, HistoryEntry,
     LockState, LockStatus, LogLine, LogQuery, LogStream, NodeReadiness, NodeStatus, Operation,
     OperationEvent, OperationOutcome, OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode,
-    PublishAllRequest, PublishRequest, PublishTarget, RollbackRequest, SyncStatus, VolumeAct,
-    VolumeFate, VolumeStatus, WorkloadStatus,
+    PublishAllRequest, PublishRequest, PublishTarget, RollbackRequest, SyncAct, SyncStatus,
+    VolumeAct, VolumeFate, VolumeStatus, WorkloadStatus,
 };
 use futures_util::StreamExt;
 use node::{TestNode, quick_limits, status};
@@ -161,6 +161,18 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
             "/v1/workloads/web/lock/break",
             br#"{"mode": "force"}"#.to_vec(),
             Operation::BreakLock { workload: web(), mode: BreakMode::Force },
+        ),
+        (
+            Method::POST,
+            "/v1/workloads/web/sync/pause",
+            vec![],
+            Operation::Sync { workload: web(), act: SyncAct::Pause },
+        ),
+        (
+            Method::POST,
+            "/v1/workloads/web/sync/resume",
+            vec![],
+            Operation::Sync { workload: web(), act: SyncAct::Resume },
         ),
         (Method::POST, "/v1/sync/publish", publish_all_body, Operation::PublishAll(publish_all)),
     ];

@@ -3,6 +3,7 @@
 pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod generation;
 pub(crate) mod images;
 pub(crate) mod locks;
 pub(crate) mod node;

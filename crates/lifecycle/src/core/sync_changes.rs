@@ -79,6 +79,8 @@ mod tests {
             last_failure: None,
             quarantine: BTreeMap::new(),
             halted: None,
+            paused: None,
+            waits: None,
         }
     }
 

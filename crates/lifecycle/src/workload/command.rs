@@ -1,8 +1,11 @@
 //! What can be asked of a workload.
 
-use belay_protocol::{HistoryEntry, Problem, PublishRequest, VolumeAct, VolumeFate, VolumeName};
+use belay_protocol::{
+    HistoryEntry, Problem, PublishRequest, SyncAct, SyncPiece, SyncQuestion, VolumeAct, VolumeFate,
+    VolumeName,
+};
 use belay_sync::{Window, WindowPurpose, WindowRefused};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::core::record::Declaration;
 use crate::core::spec::WorkloadSpec;
@@ -91,6 +94,20 @@ pub enum WorkloadCommand {
         /// Whom to tell.
         reporter: Reporter,
     },
+    /// Act on its volume-sync.
+    Sync {
+        /// What to do.
+        act: SyncAct,
+        /// Whom to tell.
+        reporter: Reporter,
+    },
+    /// Answer a question about what is published under its key.
+    AskSync {
+        /// What is asked.
+        question: SyncQuestion,
+        /// Where the pieces of the answer will come from.
+        reply: oneshot::Sender<Result<mpsc::Receiver<SyncPiece>, Problem>>,
+    },
     /// Read its sync history.
     History {
         /// The entries, newest first.
@@ -123,8 +140,10 @@ impl WorkloadCommand {
             | Self::ClearOverrides { reporter }
             | Self::Remove { reporter, .. }
             | Self::Publish { reporter, .. }
+            | Self::Sync { reporter, .. }
             | Self::Volume { reporter, .. } => Some(reporter),
             Self::History { .. }
+            | Self::AskSync { .. }
             | Self::CheckPublish { .. }
             | Self::OpenWindow { .. }
             | Self::Cancel { .. }
@@ -147,6 +166,8 @@ impl WorkloadCommand {
             | Self::Publish { .. }
             | Self::Volume { .. }
             | Self::ClearOverrides { .. }
+            | Self::Sync { .. }
+            | Self::AskSync { .. }
             | Self::History { .. }
             | Self::Cancel { .. }
             | Self::CheckPublish { .. }
@@ -166,7 +187,11 @@ impl WorkloadCommand {
             | Self::ClearOverrides { reporter }
             | Self::Remove { reporter, .. }
             | Self::Publish { reporter, .. }
+            | Self::Sync { reporter, .. }
             | Self::Volume { reporter, .. } => reporter.finish(Err(problem)),
+            Self::AskSync { reply, .. } => {
+                let _ = reply.send(Err(problem));
+            }
             Self::History { reply } => {
                 let _ = reply.send(Err(problem));
             }

@@ -143,6 +143,8 @@ impl Need {
             | WorkloadCommand::Declare { .. }
             | WorkloadCommand::Undeclare
             | WorkloadCommand::History { .. }
+            | WorkloadCommand::Sync { .. }
+            | WorkloadCommand::AskSync { .. }
             | WorkloadCommand::Cancel { .. }
             | WorkloadCommand::CheckPublish { .. }
             | WorkloadCommand::Nudge => None,
@@ -500,6 +502,8 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::Remove { .. }
         | WorkloadCommand::Publish { .. }
         | WorkloadCommand::Volume { .. }
+        | WorkloadCommand::Sync { .. }
+        | WorkloadCommand::AskSync { .. }
         | WorkloadCommand::History { .. }
         | WorkloadCommand::Cancel { .. }
         | WorkloadCommand::CheckPublish { .. }

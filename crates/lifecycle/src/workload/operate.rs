@@ -42,6 +42,8 @@ impl State {
             WorkloadCommand::Volume { volume, act, look, reporter } => {
                 self.act_on_volume(volume, act, &look, reporter).await;
             }
+            WorkloadCommand::Sync { act, reporter } => self.act_on_sync(act, reporter).await,
+            WorkloadCommand::AskSync { question, reply } => self.ask_sync(question, reply),
             WorkloadCommand::History { reply } => self.history(reply),
             WorkloadCommand::OpenWindow { purpose, reply } => self.ask_window(purpose, reply).await,
             WorkloadCommand::Cancel { reply } => {

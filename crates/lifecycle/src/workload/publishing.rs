@@ -33,6 +33,9 @@ impl State {
         if let Some(problem) = self.not_running() {
             return Err(problem);
         }
+        if self.sync.as_ref().is_some_and(|sync| sync.status.borrow().paused.is_some()) {
+            return Err(super::sync_acts::is_paused(&self.name));
+        }
         self.sync.as_ref().map(|sync| sync.handle.clone()).ok_or_else(|| {
             Problem::new(
                 ProblemCode::Busy,

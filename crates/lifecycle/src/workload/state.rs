@@ -104,6 +104,8 @@ pub(crate) struct State {
     pub(crate) sync_due: Option<Instant>,
     /// Answers that go on beside the task: logs, publishes.
     pub(crate) answers: JoinSet<()>,
+    /// Room for questions about volume-sync.
+    pub(crate) questions: Arc<tokio::sync::Semaphore>,
     pub(crate) forgotten: bool,
 
     pub(crate) phase: WorkloadPhase,
@@ -294,6 +296,7 @@ impl State {
             retry_at: None,
             sync_due: None,
             answers: JoinSet::new(),
+            questions: super::sync_acts::questions(),
             forgotten: false,
             phase: WorkloadPhase::Pending,
             phase_since: Timestamp::now(),

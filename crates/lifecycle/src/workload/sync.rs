@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::WorkloadCommand;
 use super::state::{Closing, OpenWindow, RunningSync, State, WindowRequest, WindowReturn};
 use crate::core::machine::VolumesFact;
+use crate::core::spec::WorkloadSpec;
 use crate::problems;
 
 /// Pause before a sync task that ended by itself is started again.
@@ -155,16 +156,12 @@ impl State {
     /// Starts the sync task if the spec wants one, and shows it the volumes.
     pub(crate) fn run_sync(&mut self) {
         let Some(known) = &self.known else { return };
-        let Some(declared) = known.spec.sync.clone() else { return };
+        let Some(spec) = sync_spec(&known.spec) else { return };
         let layout = self.layout();
         if let Some(sync) = &self.sync {
             sync.layout.send_replace(layout);
             return;
         }
-        let mut spec = SyncSpec::new(declared.role, declared.key);
-        spec.poll_interval = declared.poll_interval;
-        spec.format = declared.format;
-        spec.sealing = declared.sealing;
         let (layout, layouts) = watch::channel(layout);
         let token = CancellationToken::new();
         let spawned = belay_sync::spawn(
@@ -387,6 +384,16 @@ impl State {
     }
 }
 
+/// The settings of volume-sync as a spec declares them; none where it declares no sync.
+pub(crate) fn sync_spec(spec: &WorkloadSpec) -> Option<SyncSpec> {
+    let declared = spec.sync.clone()?;
+    let mut settings = SyncSpec::new(declared.role, declared.key);
+    settings.poll_interval = declared.poll_interval;
+    settings.format = declared.format;
+    settings.sealing = declared.sealing;
+    Some(settings)
+}
+
 /// The problem of a publish that was asked for by an operator.
 pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Problem {
     let detail = format!("{name}: {}", problems::with_causes(error));
@@ -396,6 +403,7 @@ pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Prob
             detail,
             "publish on the node whose workload is the provider",
         ),
+        PublishError::Paused => super::sync_acts::is_paused(name),
         PublishError::Busy => {
             Problem::new(ProblemCode::Busy, detail, "wait for the publish under way")
         }

@@ -108,7 +108,8 @@ impl fmt::Display for ContainerPath {
 #[derive(Debug, Clone)]
 pub(crate) struct Mounts {
     volumes: Vec<ContainerPath>,
-    control: ContainerPath,
+    /// None where nothing is exchanged with an app.
+    control: Option<ContainerPath>,
 }
 
 /// A path as part of a volume.
@@ -131,12 +132,20 @@ pub(crate) enum Unresolved {
 
 impl Mounts {
     pub(crate) fn new(volumes: Vec<ContainerPath>, control: ContainerPath) -> Self {
-        Self { volumes, control }
+        Self { volumes, control: Some(control) }
+    }
+
+    /// A table in which one volume holds every path, for trees that are read and not applied.
+    pub(crate) fn of_everything() -> Self {
+        Self { volumes: vec![ContainerPath("/".to_owned())], control: None }
     }
 
     /// The volume that holds `path`: the one with the longest mount point, as in the container.
     pub(crate) fn resolve(&self, path: &ContainerPath) -> Result<Place, Unresolved> {
-        if path.below(&self.control).is_some() || self.control.below(path).is_some() {
+        let meets = |control: &ContainerPath| {
+            path.below(control).is_some() || control.below(path).is_some()
+        };
+        if self.control.as_ref().is_some_and(meets) {
             return Err(Unresolved::Control { path: path.to_string() });
         }
         self.volumes

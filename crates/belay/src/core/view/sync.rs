@@ -94,6 +94,10 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
     if let Some(halted) = &sync.halted {
         troubles.push(format!("halted: {halted}"));
     }
+    if let Some(since) = sync.paused {
+        let waits = sync.waits.as_ref().map(|waits| format!("; {waits} waits")).unwrap_or_default();
+        troubles.push(format!("paused {} ago by an operator{waits}", human::age(now, since)));
+    }
     if let Some(failure) = &sync.last_failure {
         let when = human::age(now, failure.at);
         troubles.push(format!("{} failed {when} ago: {}", failure.stage, failure.error));

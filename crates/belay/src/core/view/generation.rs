@@ -1,0 +1,151 @@
+//! `belay sync show`.
+
+use belay_protocol::record::{ArchiveFormat, Capture, Encryption};
+use belay_protocol::{GenerationStanding, GenerationStored, SyncGeneration};
+
+use super::Facts;
+use crate::core::human;
+
+/// One generation in full.
+pub(crate) fn page(generation: &SyncGeneration) -> String {
+    let record = &generation.record;
+    let manifest = &record.manifest;
+    let mut facts = Facts::default();
+    facts.add("cid", record.cid.to_string());
+    let place = format!("record {} of epoch {} of {}", record.seq, record.epoch, record.key);
+    facts.add(
+        "place",
+        match generation.standing {
+            GenerationStanding::Head => format!("{place}, the newest"),
+            GenerationStanding::Superseded => format!("{place}, superseded"),
+        },
+    );
+    if let Some(parent) = &record.parent_cid {
+        facts.add("follows", parent.to_string());
+    }
+    facts.add("published by", record.node_id.as_str());
+    facts.add(
+        "captured",
+        format!("{}, {}", human::clock(record.timestamp), capture(record.capture)),
+    );
+    facts.add("version", record.version.to_string());
+    facts.add("paths", manifest.archive_paths.join(" "));
+    let entries = match manifest.members {
+        1 => "1 entry".to_owned(),
+        members => format!("{members} entries"),
+    };
+    facts.add("content", format!("{} in {entries}", human::size(manifest.content_bytes)));
+    facts.add("format", format(generation));
+    let stored = human::size(manifest.archive_size_bytes);
+    facts.add(
+        "stored",
+        match generation.stored {
+            GenerationStored::Whole => stored,
+            GenerationStored::Incomplete => format!("{stored}, of which objects are missing"),
+            GenerationStored::Gone => "no more".to_owned(),
+        },
+    );
+    if manifest.skipped_special > 0 {
+        facts.add("left out", format!("{} sockets, FIFOs and devices", manifest.skipped_special));
+    }
+    if let Some(at) = generation.published_at {
+        facts.add("published here", human::clock(at));
+    }
+    if let Some(at) = generation.applied_at {
+        facts.add("applied here", human::clock(at));
+    }
+    let volumes: Vec<&str> = generation.volumes.iter().map(|volume| volume.as_str()).collect();
+    if !volumes.is_empty() {
+        facts.add("held by", format!("volume {}", volumes.join(", ")));
+    }
+    for (key, value) in &record.metadata {
+        facts.add("metadata", format!("{key}={value}"));
+    }
+    facts.render()
+}
+
+fn capture(capture: Capture) -> &'static str {
+    match capture {
+        Capture::Stopped => "with the container stopped",
+        Capture::Atomic => "at one instant of the running app",
+        Capture::Live => "while the app was writing",
+    }
+}
+
+fn format(generation: &SyncGeneration) -> String {
+    let manifest = &generation.record.manifest;
+    let form = match manifest.archive_format {
+        ArchiveFormat::TarGz => "tar.gz",
+        ArchiveFormat::Tree => "tree",
+    };
+    let packs = generation.packs.map_or_else(String::new, |packs| {
+        let packs = usize::try_from(packs).unwrap_or(usize::MAX);
+        format!(" in {}", human::count(packs, "pack"))
+    });
+    let sealed = match (manifest.encryption, generation.members) {
+        (Encryption::None, _) => String::new(),
+        (Encryption::Members, None) => ", sealed".to_owned(),
+        (Encryption::Members, Some(members)) => {
+            let members = usize::try_from(members).unwrap_or(usize::MAX);
+            format!(", sealed for {}", human::count(members, "member"))
+        }
+    };
+    format!("{form}{packs}{sealed}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn generation(standing: &str, stored: &str) -> SyncGeneration {
+        let cid = belay_protocol::Cid::from_digest([7; 32]);
+        serde_json::from_value(json!({
+            "record": {
+                "schema": 1, "key": "models", "epoch": 2, "seq": 9, "cid": cid,
+                "parent_cid": null, "node_id": "north", "publish_id": "p9", "version": 1_772_366_400,
+                "timestamp": "2026-03-01T12:00:00Z", "capture": "stopped",
+                "metadata": {"release": 7}, "runtime": {},
+                "manifest": {
+                    "schema_version": 2, "archive_paths": ["/data", "/srv"],
+                    "archive_format": "tree", "archive_size_bytes": 2048,
+                    "encryption": "members", "blob": cid, "root_bytes": 512,
+                    "content_bytes": 4096, "members": 3, "skipped_special": 2,
+                },
+            },
+            "standing": standing, "stored": stored, "packs": 1, "members": 2,
+            "published_at": null, "applied_at": "2026-03-01T12:00:05Z", "volumes": ["data"],
+        }))
+        .expect("a generation")
+    }
+
+    #[test]
+    fn a_generation_is_shown_in_full() {
+        let shown = page(&generation("head", "whole"));
+        for line in [
+            "place: record 9 of epoch 2 of models, the newest\n",
+            "published by: north\n",
+            "captured: 2026-03-01 12:00:00Z, with the container stopped\n",
+            "paths: /data /srv\n",
+            "content: 4 KiB in 3 entries\n",
+            "format: tree in 1 pack, sealed for 2 members\n",
+            "stored: 2 KiB\n",
+            "left out: 2 sockets, FIFOs and devices\n",
+            "applied here: 2026-03-01 12:00:05Z\n",
+            "held by: volume data\n",
+            "metadata: release=7\n",
+        ] {
+            assert!(shown.contains(line), "{line}{shown}");
+        }
+        assert!(!shown.contains("follows") && !shown.contains("published here"), "{shown}");
+    }
+
+    #[test]
+    fn what_the_store_lacks_is_said() {
+        let shown = page(&generation("superseded", "incomplete"));
+        assert!(shown.contains(", superseded\n"), "{shown}");
+        assert!(shown.contains("stored: 2 KiB, of which objects are missing\n"), "{shown}");
+        assert!(page(&generation("superseded", "gone")).contains("stored: no more\n"));
+    }
+}

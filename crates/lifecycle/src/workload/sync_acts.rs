@@ -1,0 +1,270 @@
+//! What an operator asks of volume-sync beside a publish.
+
+use std::sync::Arc;
+
+use belay_protocol::{
+    OperationOutcome, Problem, ProblemCode, SyncAct, SyncPiece, SyncQuestion, SyncRole,
+    WorkloadName,
+};
+use belay_sync::{AskError, LocalStore, PauseError, SyncReader};
+use tokio::sync::{mpsc, oneshot};
+
+use super::state::State;
+use super::sync::sync_spec;
+use crate::problems;
+use crate::reporter::Reporter;
+
+/// Pieces of an answer that its reader has not taken yet.
+const PIECES: usize = 8;
+/// Questions of one workload that are answered at one time; each reads from the store.
+const QUESTIONS: usize = 4;
+
+impl State {
+    /// Hands an act to the sync task, or does it in its place where none runs.
+    pub(crate) async fn act_on_sync(&mut self, act: SyncAct, reporter: Reporter) {
+        let role = match self.sync_role() {
+            Ok(role) => role,
+            Err(problem) => return reporter.finish(Err(problem)),
+        };
+        let name = self.name.clone();
+        let handle = self.sync.as_ref().map(|sync| sync.handle.clone());
+        let Some(handle) = handle else {
+            let state_dir = self.context.state_dir(&self.name);
+            let done = match act {
+                SyncAct::Pause => belay_sync::pause(&state_dir).await.map(drop),
+                SyncAct::Resume => belay_sync::resume(&state_dir).await,
+            };
+            let done = done.map_err(PauseError::State);
+            return reporter.finish(pausing_ended(&name, role, &act, done));
+        };
+        self.answers.spawn(async move {
+            reporter.progress(act.verb(), "what is under way comes to its end first");
+            let done = match act {
+                SyncAct::Pause => handle.pause().await.map(drop),
+                SyncAct::Resume => handle.resume().await,
+            };
+            reporter.finish(pausing_ended(&name, role, &act, done));
+        });
+    }
+
+    /// Answers a question piece by piece, beside whatever else the workload does.
+    pub(crate) fn ask_sync(
+        &mut self,
+        question: SyncQuestion,
+        reply: oneshot::Sender<Result<mpsc::Receiver<SyncPiece>, Problem>>,
+    ) {
+        let reader = match self.sync_reader() {
+            Ok(reader) => reader,
+            Err(problem) => {
+                let _ = reply.send(Err(problem));
+                return;
+            }
+        };
+        let name = self.name.clone();
+        let layout = self.layout();
+        let place = Arc::clone(&self.questions).try_acquire_owned();
+        self.answers.spawn(async move {
+            let Ok(_place) = place else {
+                let _ = reply.send(Err(Problem::new(
+                    ProblemCode::Busy,
+                    format!("{QUESTIONS} questions about volume-sync of {name} are being answered"),
+                    "end one of them, then try again",
+                )));
+                return;
+            };
+            let (pieces, answer) = mpsc::channel(PIECES);
+            match question {
+                SyncQuestion::Show { cid } => {
+                    let shown = reader.show(cid.as_ref(), layout).await;
+                    let shown = shown.map_err(|error| ask_problem(&name, &error));
+                    let answered = match shown {
+                        Ok(generation) => {
+                            let piece = SyncPiece::Generation(Box::new(generation));
+                            // There is room for the one piece.
+                            pieces.try_send(piece).ok();
+                            Ok(answer)
+                        }
+                        Err(problem) => Err(problem),
+                    };
+                    let _ = reply.send(answered);
+                }
+            }
+        });
+    }
+
+    fn sync_reader(&self) -> Result<SyncReader<LocalStore>, Problem> {
+        self.sync_role()?;
+        let spec = self.known.as_ref().and_then(|known| sync_spec(&known.spec));
+        let spec = spec.ok_or_else(|| self.unknown())?;
+        let reader = SyncReader::open(
+            self.name.clone(),
+            self.context.node.clone(),
+            spec,
+            &self.context.state_dir(&self.name),
+            Arc::clone(&self.context.store),
+            self.context.shutdown.child_token(),
+        );
+        reader.map_err(|error| {
+            Problem::new(
+                ProblemCode::Internal,
+                format!("the state of volume-sync of {} cannot be used: {error}", self.name),
+                "see that the state directory can be read and written",
+            )
+        })
+    }
+
+    fn sync_role(&self) -> Result<SyncRole, Problem> {
+        let Some(known) = &self.known else { return Err(self.unknown()) };
+        known.spec.sync.as_ref().map(|sync| sync.role).ok_or_else(|| {
+            Problem::new(
+                ProblemCode::NoSync,
+                format!("{} has no volume-sync", self.name),
+                "add a [sync] table to its spec and deploy it",
+            )
+        })
+    }
+}
+
+/// Places for those who ask.
+pub(crate) fn questions() -> Arc<tokio::sync::Semaphore> {
+    Arc::new(tokio::sync::Semaphore::new(QUESTIONS))
+}
+
+fn pausing_ended(
+    name: &WorkloadName,
+    role: SyncRole,
+    act: &SyncAct,
+    done: Result<(), PauseError>,
+) -> Result<OperationOutcome, Problem> {
+    let waits = match role {
+        SyncRole::Provider => "requests of the app wait",
+        SyncRole::Consumer => "new records wait",
+    };
+    let summary = match act {
+        SyncAct::Pause => {
+            format!("volume-sync of {name} is paused; {waits} for belay sync resume {name}")
+        }
+        SyncAct::Resume => format!("volume-sync of {name} goes on"),
+    };
+    done.map(|()| OperationOutcome { summary, publish: None }).map_err(|error| {
+        let detail = format!("{} of {name}: {}", act.verb(), problems::with_causes(&error));
+        match error {
+            PauseError::State(_) => Problem::new(
+                ProblemCode::Internal,
+                detail,
+                "see that the state directory can be written",
+            ),
+            PauseError::Busy => Problem::new(ProblemCode::Busy, detail, "try again"),
+            PauseError::ShuttingDown => {
+                Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs")
+            }
+        }
+    })
+}
+
+/// The problem of a publish while volume-sync is paused.
+pub(crate) fn is_paused(name: &WorkloadName) -> Problem {
+    Problem::new(
+        ProblemCode::SyncPaused,
+        format!("volume-sync of {name} is paused, and publishes nothing"),
+        format!("belay sync resume {name}"),
+    )
+}
+
+fn ask_problem(name: &WorkloadName, error: &AskError) -> Problem {
+    let detail = format!("{name}: {error}");
+    let shown = format!("belay sync history {name} shows what was published and applied here");
+    match error {
+        AskError::Nothing { .. } | AskError::Unknown { .. } => {
+            Problem::new(ProblemCode::NoSuchGeneration, detail, shown)
+        }
+        AskError::Ambiguous { .. } => Problem::new(
+            ProblemCode::NoSuchGeneration,
+            detail,
+            "name one of them with more characters",
+        ),
+        AskError::Damaged { .. } => Problem::new(
+            ProblemCode::GenerationDamaged,
+            detail,
+            "publish again on the provider's node; what the volumes hold is not touched",
+        ),
+        AskError::Unavailable { .. } => Problem::new(
+            ProblemCode::StoreUnavailable,
+            detail,
+            "see that the store can be reached and read, then try again",
+        ),
+        AskError::ShuttingDown => {
+            Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_says_what_to_do() {
+        let name: WorkloadName = "web".parse().expect("a name");
+        let key = || "models".parse().expect("a key");
+        let cid = || "bafkr4iaha4d".parse().expect("a beginning");
+        for (error, code, words) in [
+            (
+                AskError::Nothing { key: key() },
+                ProblemCode::NoSuchGeneration,
+                "nothing is published under models",
+            ),
+            (
+                AskError::Unknown { key: key(), cid: cid() },
+                ProblemCode::NoSuchGeneration,
+                "the log of models has no record of bafkr4iaha4d",
+            ),
+            (
+                AskError::Ambiguous {
+                    cid: cid(),
+                    found: [7, 8].map(|n| belay_protocol::Cid::from_digest([n; 32])).to_vec(),
+                },
+                ProblemCode::NoSuchGeneration,
+                "is the beginning of several contents: bafkr4iaha4d",
+            ),
+            (
+                AskError::Damaged { reason: "the stored object is not x".into() },
+                ProblemCode::GenerationDamaged,
+                "the stored object is not x",
+            ),
+            (
+                AskError::Unavailable { reason: "the store did not answer in time".into() },
+                ProblemCode::StoreUnavailable,
+                "did not answer",
+            ),
+            (AskError::ShuttingDown, ProblemCode::ShuttingDown, "shutting down"),
+        ] {
+            let problem = ask_problem(&name, &error);
+            assert_eq!(problem.code, code);
+            assert!(problem.detail.starts_with("web: ") && problem.detail.contains(words));
+            assert!(!problem.next.is_empty());
+        }
+        let paused = is_paused(&name);
+        assert_eq!(
+            (paused.code, &*paused.next),
+            (ProblemCode::SyncPaused, "belay sync resume web")
+        );
+    }
+
+    #[test]
+    fn a_pause_says_what_waits() {
+        let name: WorkloadName = "web".parse().expect("a name");
+        let ended = |role, act| {
+            pausing_ended(&name, role, &act, Ok(())).expect("it was written down").summary
+        };
+        assert_eq!(
+            ended(SyncRole::Provider, SyncAct::Pause),
+            "volume-sync of web is paused; requests of the app wait for belay sync resume web"
+        );
+        assert!(ended(SyncRole::Consumer, SyncAct::Pause).contains("new records wait"));
+        assert_eq!(ended(SyncRole::Consumer, SyncAct::Resume), "volume-sync of web goes on");
+        let refused =
+            pausing_ended(&name, SyncRole::Provider, &SyncAct::Pause, Err(PauseError::Busy));
+        assert_eq!(refused.expect_err("refused").code, ProblemCode::Busy);
+    }
+}

@@ -1,0 +1,199 @@
+//! What an operator asks of a workload's volume-sync beside a publish, and what is answered.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::record::SyncRecord;
+use crate::{Cid, VolumeName};
+
+/// What can be done with the volume-sync of one workload (`POST /v1/workloads/{name}/sync/...`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "act", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SyncAct {
+    /// Have it publish and apply nothing until it is resumed (`POST .../pause`).
+    Pause,
+    /// End a pause (`POST .../resume`).
+    Resume,
+}
+
+impl SyncAct {
+    /// The word that the command and the API use for it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Pause => "sync pause",
+            Self::Resume => "sync resume",
+        }
+    }
+}
+
+/// What can be asked about what is published under a workload's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyncQuestion {
+    /// One generation (`GET /v1/workloads/{name}/sync/generation`).
+    Show {
+        /// Which; the newest when absent.
+        cid: Option<CidPrefix>,
+    },
+}
+
+impl SyncQuestion {
+    /// The word that the command uses for it.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Show { .. } => "sync show",
+        }
+    }
+}
+
+/// A piece of the answer to a [`SyncQuestion`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum SyncPiece {
+    /// The generation that was asked for.
+    Generation(Box<SyncGeneration>),
+}
+
+/// One published generation, as its record, the store and this node's volumes tell of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncGeneration {
+    /// The record that announced it last.
+    pub record: SyncRecord,
+    /// Whether it is the newest of its key.
+    pub standing: GenerationStanding,
+    /// Whether the store has what the record names.
+    pub stored: GenerationStored,
+    /// Packs that its files and its manifest lie in; none for a `tar.gz`.
+    pub packs: Option<u64>,
+    /// Members that it is sealed for; none if it is not sealed.
+    pub members: Option<u64>,
+    /// When this node published it.
+    pub published_at: Option<Timestamp>,
+    /// When this node applied it last.
+    pub applied_at: Option<Timestamp>,
+    /// Volumes of the workload that hold it now.
+    pub volumes: Vec<VolumeName>,
+}
+
+/// Where a generation stands among those of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GenerationStanding {
+    /// It is the newest.
+    Head,
+    /// A later one was published.
+    Superseded,
+}
+
+/// Whether the store has a generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GenerationStored {
+    /// All objects that its record names are there, each of its size.
+    Whole,
+    /// At least one is missing, or has another size.
+    Incomplete,
+    /// Its root or archive is gone; nothing more can be told.
+    Gone,
+}
+
+/// The beginning of a content id, long enough to tell contents apart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CidPrefix(String);
+
+/// A text that no content id begins with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{found:?} is not a content id: expected one as belay sync history shows it, \
+     at least {SHORTEST} characters that begin with {HEAD}"
+)]
+pub struct InvalidCidPrefix {
+    /// The text as found, cut to 80 characters.
+    pub found: String,
+}
+
+/// How every content id of this program begins, whatever the content.
+const HEAD: &str = "bafkr4i";
+/// Characters that a prefix must have.
+const SHORTEST: usize = 10;
+/// Characters of a whole id.
+const LONGEST: usize = 59;
+
+impl CidPrefix {
+    /// Whether this is the beginning of an id.
+    pub fn begins(&self, cid: &Cid) -> bool {
+        cid.to_string().starts_with(&self.0)
+    }
+}
+
+impl fmt::Display for CidPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for CidPrefix {
+    type Err = InvalidCidPrefix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCidPrefix> {
+        let rest = text.strip_prefix(HEAD);
+        let lawful =
+            |rest: &str| rest.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
+        let length = SHORTEST..=LONGEST;
+        match rest {
+            Some(rest) if lawful(rest) && length.contains(&text.len()) => Ok(Self(text.to_owned())),
+            Some(_) | None => Err(InvalidCidPrefix { found: text.chars().take(80).collect() }),
+        }
+    }
+}
+
+impl TryFrom<String> for CidPrefix {
+    type Error = InvalidCidPrefix;
+
+    fn try_from(text: String) -> Result<Self, InvalidCidPrefix> {
+        text.parse()
+    }
+}
+
+impl From<CidPrefix> for String {
+    fn from(prefix: CidPrefix) -> Self {
+        prefix.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_what_a_listing_shows() {
+        let cid = Cid::from_digest([7; 32]);
+        for text in [cid.short(), cid.to_string()] {
+            let prefix: CidPrefix = text.parse().expect("the beginning of an id");
+            assert!(prefix.begins(&cid));
+            assert!(!prefix.begins(&Cid::from_digest([8; 32])));
+            assert_eq!(prefix.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_no_id_begins_with_is_refused_with_what_would_do() {
+        let cid = Cid::from_digest([7; 32]).to_string();
+        for bad in ["", "bafkr4ia", "Bafkr4iaha4d", "bafkr4iaha1d", "web", &format!("{cid}a")] {
+            let error = bad.parse::<CidPrefix>().expect_err(bad);
+            assert!(error.to_string().contains("begin with bafkr4i"), "{error}");
+        }
+    }
+
+    #[test]
+    fn acts_have_the_form_written_down() {
+        for (act, golden) in [(SyncAct::Pause, "pause"), (SyncAct::Resume, "resume")] {
+            let golden = serde_json::json!({"act": golden});
+            assert_eq!(serde_json::to_value(&act).expect("serialises"), golden);
+            assert_eq!(serde_json::from_value::<SyncAct>(golden).expect("reads"), act);
+        }
+    }
+}
