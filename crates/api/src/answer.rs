@@ -12,6 +12,7 @@ use serde::Serialize;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+const GZIP: HeaderValue = HeaderValue::from_static("application/gzip");
 /// The exposition format that every Prometheus of the last ten years reads.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 const PROBLEM: HeaderValue = HeaderValue::from_static(PROBLEM_MEDIA_TYPE);
@@ -62,6 +63,13 @@ pub(crate) fn json<T: Serialize>(value: &T) -> Response {
 /// A page for Prometheus.
 pub(crate) fn metrics(page: String) -> Response {
     with_type(StatusCode::OK, METRICS, page)
+}
+
+/// An archive, sent as it is made. A failure cuts the connection.
+pub(crate) fn archive(
+    pieces: impl Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static,
+) -> Response {
+    with_type(StatusCode::OK, GZIP, Body::from_stream(pieces))
 }
 
 /// One JSON document a line, each sent as soon as it is there.

@@ -434,6 +434,29 @@ pub(crate) enum SyncVerb {
         #[command(flatten)]
         listing: Listing,
     },
+    /// Write a published generation to standard output, as a tar.gz
+    #[command(after_help = "Example: belay sync export web > web.tar.gz")]
+    Export {
+        workload: WorkloadName,
+        /// Which generation; the newest when absent
+        cid: Option<CidPrefix>,
+    },
+    /// Show what differs between two published generations, or between one and the volumes
+    #[command(after_help = "Example: belay sync diff web bafkr4iaha4d --live")]
+    Diff {
+        workload: WorkloadName,
+        /// The first
+        #[arg(value_name = "CID")]
+        from: CidPrefix,
+        /// The second; the newest when absent
+        #[arg(value_name = "CID", conflicts_with = "live")]
+        to: Option<CidPrefix>,
+        /// Compare with what the workload's volumes hold now
+        #[arg(long)]
+        live: bool,
+        #[command(flatten)]
+        listing: Listing,
+    },
     /// Show what was published and applied, newest first
     #[command(after_help = "Example: belay sync history web")]
     History {

@@ -105,6 +105,31 @@ impl Client {
         self.answer_lines(self.request(method, path, body), path).await
     }
 
+    /// An answer that comes line by line, and whose beginning may take its time.
+    pub(crate) async fn long_lines(&self, path: &str) -> Result<AnswerLines<'_>, Ending> {
+        let answer = self.request(Method::GET, path, Document::none());
+        self.answer_lines_within(SILENCE, answer, path).await
+    }
+
+    /// An answer of bytes, which `take` gets in order. They are all of it if this returns well.
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), Ending>,
+    ) -> Result<(), Ending> {
+        let answer = self.request(Method::GET, path, Document::none());
+        let answer = tokio::time::timeout(SILENCE, answer).await;
+        let mut response = answer.map_err(|_| self.silent(SILENCE))??;
+        loop {
+            let next = tokio::time::timeout(SILENCE, response.chunk()).await;
+            match next.map_err(|_| self.silent(SILENCE))? {
+                Ok(Some(bytes)) => take(&bytes)?,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(lost(&error)),
+            }
+        }
+    }
+
     /// An answer of server-sent events, line by line.
     pub(crate) async fn stream(&self, path: &str) -> Result<AnswerLines<'_>, Ending> {
         let request = self.prepared(Method::GET, path, Document::none());
@@ -117,8 +142,17 @@ impl Client {
         answer: impl Future<Output = Result<Response, Ending>>,
         path: &str,
     ) -> Result<AnswerLines<'_>, Ending> {
-        let response =
-            tokio::time::timeout(PAGE, answer).await.map_err(|_| self.silent(PAGE))??;
+        self.answer_lines_within(PAGE, answer, path).await
+    }
+
+    async fn answer_lines_within(
+        &self,
+        patience: Duration,
+        answer: impl Future<Output = Result<Response, Ending>>,
+        path: &str,
+    ) -> Result<AnswerLines<'_>, Ending> {
+        let answer = tokio::time::timeout(patience, answer).await;
+        let response = answer.map_err(|_| self.silent(patience))??;
         Ok(AnswerLines {
             client: self,
             path: path.to_owned(),
@@ -213,7 +247,7 @@ impl Client {
         failure.into()
     }
 
-    fn cut_short(&self) -> Ending {
+    pub(crate) fn cut_short(&self) -> Ending {
         Failure::new(
             failure::UNAVAILABLE,
             format!("belayd on {} ended its answer early", self.socket.display()),

@@ -14,6 +14,8 @@ mod volume;
 
 use std::process::ExitCode;
 
+use belay_protocol::DiffAgainst;
+
 pub(crate) use doctor::{examine, find_belayd};
 pub(crate) use operate::deploy_request;
 
@@ -87,6 +89,13 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         }
         Verb::Sync(SyncVerb::Show { about, cid, listing }) => {
             sync::show(&client()?, &about, cid, listing, output).await?;
+        }
+        Verb::Sync(SyncVerb::Export { workload, cid }) => {
+            sync::export(&client()?, &workload, cid.as_ref(), output).await?;
+        }
+        Verb::Sync(SyncVerb::Diff { workload, from, to, live, listing }) => {
+            let to = if live { DiffAgainst::Live } else { DiffAgainst::Generation(to) };
+            sync::diff(&client()?, &workload, &from, &to, listing, output).await?;
         }
         Verb::Sync(SyncVerb::History { workload, listing }) => {
             show::history(&client()?, &workload, listing, output).await?;

@@ -53,10 +53,15 @@ impl Output {
     }
 
     /// Writes text to standard output and flushes it.
-    #[expect(clippy::unused_self, reason = "whoever writes holds the one `Output`")]
     pub(crate) fn text(&self, text: &str) -> Result<(), Ending> {
+        self.bytes(text.as_bytes())
+    }
+
+    /// Writes bytes to standard output and flushes it.
+    #[expect(clippy::unused_self, reason = "whoever writes holds the one `Output`")]
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> Result<(), Ending> {
         let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
         written.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => Ending::PipeClosed,
             _ => Failure::local("cannot write the output", &error, "").into(),

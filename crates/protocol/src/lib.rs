@@ -50,6 +50,7 @@ pub use status::{
     WorkloadPhase, WorkloadStatus,
 };
 pub use sync_commands::{
-    CidPrefix, GenerationStanding, GenerationStored, InvalidCidPrefix, SyncAct, SyncGeneration,
-    SyncPiece, SyncQuestion,
+    CidPrefix, DiffAgainst, DifferingPart, EntryKind, GenerationStanding, GenerationStored,
+    InvalidCidPrefix, SyncAct, SyncDifference, SyncDifferences, SyncGeneration, SyncLine,
+    SyncPiece, SyncQuestion, TreeEntry,
 };

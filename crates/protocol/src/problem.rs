@@ -184,6 +184,8 @@ codes! {
     SyncPaused = "sync-paused", 409, 75, "volume-sync is paused";
     /// The key's log has no generation of that id, or several.
     NoSuchGeneration = "no-such-generation", 404, 66, "no such generation";
+    /// A generation is sealed for others.
+    GenerationSealed = "generation-sealed", 403, 77, "the generation is sealed";
     /// A generation is not what its record says.
     GenerationDamaged = "generation-damaged", 502, 65, "the generation is damaged";
     /// The store does not answer.

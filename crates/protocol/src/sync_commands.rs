@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::record::SyncRecord;
-use crate::{Cid, VolumeName};
+use crate::{Cid, Problem, VolumeName};
 
 /// What can be done with the volume-sync of one workload (`POST /v1/workloads/{name}/sync/...`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,27 @@ pub enum SyncQuestion {
         /// Which; the newest when absent.
         cid: Option<CidPrefix>,
     },
+    /// One generation as an archive (`GET /v1/workloads/{name}/sync/export`).
+    Export {
+        /// Which; the newest when absent.
+        cid: Option<CidPrefix>,
+    },
+    /// What differs between two (`GET /v1/workloads/{name}/sync/diff`).
+    Diff {
+        /// The first; the newest when absent.
+        from: Option<CidPrefix>,
+        /// The second.
+        to: DiffAgainst,
+    },
+}
+
+/// What a generation is compared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiffAgainst {
+    /// A generation; the newest when absent.
+    Generation(Option<CidPrefix>),
+    /// What the workload's volumes hold now.
+    Live,
 }
 
 impl SyncQuestion {
@@ -44,6 +65,8 @@ impl SyncQuestion {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Show { .. } => "sync show",
+            Self::Export { .. } => "sync export",
+            Self::Diff { .. } => "sync diff",
         }
     }
 }
@@ -53,6 +76,113 @@ impl SyncQuestion {
 pub enum SyncPiece {
     /// The generation that was asked for.
     Generation(Box<SyncGeneration>),
+    /// The next bytes of an archive.
+    Bytes(Vec<u8>),
+    /// The next line of a list.
+    Line(SyncLine),
+    /// The answer is whole. Without this it was cut short.
+    End,
+    /// The answer ends early.
+    Failed(Box<Problem>),
+}
+
+/// One line of an answer that is a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SyncLine {
+    /// A path at which two trees differ, in the order of paths.
+    Difference(SyncDifference),
+    /// All of them were told.
+    Compared(SyncDifferences),
+    /// The list ends early.
+    Failed(Box<Problem>),
+}
+
+/// A path at which two trees differ. Bytes of it that are not UTF-8 are replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SyncDifference {
+    /// The second tree has it, the first does not.
+    Added {
+        /// Its path in the container.
+        path: String,
+        /// What it is.
+        after: TreeEntry,
+    },
+    /// The first tree has it, the second does not.
+    Removed {
+        /// Its path in the container.
+        path: String,
+        /// What it was.
+        before: TreeEntry,
+    },
+    /// Both have it.
+    Changed {
+        /// Its path in the container.
+        path: String,
+        /// What it was.
+        before: TreeEntry,
+        /// What it is.
+        after: TreeEntry,
+        /// What of it is not the same.
+        parts: Vec<DifferingPart>,
+    },
+}
+
+/// An entry of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TreeEntry {
+    /// What it is.
+    pub kind: EntryKind,
+    /// Bytes of a file.
+    pub size: Option<u64>,
+    /// Permission bits and the sticky bit.
+    pub mode: u32,
+}
+
+/// What an entry of a tree is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A file.
+    File,
+    /// A symlink.
+    Symlink,
+    /// Another name of a file that comes before it.
+    HardLink,
+}
+
+/// What of an entry is not the same in two trees. Times do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DifferingPart {
+    /// What it is.
+    Kind,
+    /// The bytes of a file.
+    Content,
+    /// Where a link leads.
+    Target,
+    /// The permission bits or the sticky bit.
+    Mode,
+    /// The extended attributes of the `user` namespace.
+    Attributes,
+}
+
+/// How many entries of two trees differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncDifferences {
+    /// Entries that only the second has.
+    pub added: u64,
+    /// Entries that only the first has.
+    pub removed: u64,
+    /// Entries that differ.
+    pub changed: u64,
+    /// Entries that are the same.
+    pub equal: u64,
 }
 
 /// One published generation, as its record, the store and this node's volumes tell of it.

@@ -53,8 +53,18 @@ impl<W: Write> ArchiveWriter<W> {
         if written != size {
             return Err(io::Error::other("a file became shorter while it was read"));
         }
-        self.inner.write_all(&[0; BLOCK][..padding(size)])?;
+        self.pad(size)?;
         Ok(*hasher.finalize().as_bytes())
+    }
+
+    /// Writes the next bytes of the content of a file whose member was written.
+    pub(crate) fn piece(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write_all(bytes)
+    }
+
+    /// Ends the content of a file of this size.
+    pub(crate) fn pad(&mut self, size: u64) -> io::Result<()> {
+        self.inner.write_all(&[0; BLOCK][..padding(size)])
     }
 
     /// Writes the end mark and gives the inner writer back.

@@ -51,12 +51,27 @@ pub(crate) fn examine(
     accepted: &AcceptedRecord,
     present: &Present,
 ) -> Result<Vec<ChunkRef>, ExamineError> {
+    let mut wanted = Vec::new();
+    let mut met = HashSet::new();
+    examine_each(manifest, root, accepted, &mut |chunk| {
+        if !present.has(&chunk.id) && met.insert(chunk.id) {
+            wanted.push(chunk);
+        }
+    })?;
+    Ok(wanted)
+}
+
+/// The same, giving every chunk to `met` as it is named.
+pub(crate) fn examine_each(
+    manifest: File,
+    root: &Root,
+    accepted: &AcceptedRecord,
+    met: &mut dyn FnMut(ChunkRef),
+) -> Result<(), ExamineError> {
     let facts = &accepted.record.manifest;
     let limits = Limits { members: facts.members, content: facts.content_bytes };
     let mut index = TreeIndex::new(&accepted.roots, limits);
     let mut manifest = reader(manifest)?;
-    let mut wanted = Vec::new();
-    let mut met = HashSet::new();
     let mut file = None;
     // Chunks are cut no shorter than that, but for the last of a file and the one before a hole.
     let most =
@@ -79,9 +94,7 @@ pub(crate) fn examine(
                 if chunks > most {
                     return Err(ExamineError::TooManyChunks { most });
                 }
-                if !present.has(&chunk.id) && met.insert(chunk.id) {
-                    wanted.push(chunk);
-                }
+                met(chunk);
             }
             Record::Hole(length) if length < HOLE_MIN => {
                 return Err(ManifestError::Fault(ManifestFault::Damaged).into());
@@ -94,7 +107,7 @@ pub(crate) fn examine(
         }
     }
     is_named(&index.finish().map_err(StageError::Tree)?, accepted)?;
-    Ok(wanted)
+    Ok(())
 }
 
 /// The chunks that the volumes held when a tree was applied to them. They may have changed since,

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
 use belay_protocol::Cid;
+use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use rustix::fs::{FileType, Stat};
 
@@ -170,19 +171,20 @@ impl Links {
     }
 }
 
+/// Compresses an archive. The gzip header has no time and no system in it, so equal trees have equal
+/// archives.
+pub(crate) fn gzip<W: Write>(target: W) -> GzEncoder<W> {
+    GzBuilder::new().mtime(0).operating_system(255).write(target, Compression::fast())
+}
+
 /// Reads the tree under `roots` into `target`. Nothing may be writing to it.
 pub(crate) fn capture(
     volumes: &Volumes,
     roots: &[ContainerPath],
     target: &File,
 ) -> Result<Captured, CaptureError> {
-    // The gzip header has no time and no system in it, so equal trees have equal archives.
     let counted = Counted { inner: target, hasher: blake3::Hasher::new(), size: 0, unchecked: 0 };
-    let compressed = GzBuilder::new()
-        .mtime(0)
-        .operating_system(255)
-        .write(BufWriter::with_capacity(256 * 1024, counted), Compression::fast());
-    let mut archive = ArchiveWriter::new(compressed);
+    let mut archive = ArchiveWriter::new(gzip(BufWriter::with_capacity(256 * 1024, counted)));
     let mut index = TreeIndex::new(roots, limits(volumes));
     let mut links = Links::default();
     let mut skipped = Skipped::default();

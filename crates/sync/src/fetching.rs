@@ -1,7 +1,7 @@
 //! Fetches roots, manifests and chunks of stored trees.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use belay_packs::{Bounds, ChunkId, ChunkRef, FrameFault, Keys, Opener, Span, plan};
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
+use belay_protocol::record::SyncRecord;
 use belay_store::{BlobError, BlobStore};
 use futures_util::StreamExt;
 
@@ -139,6 +140,34 @@ impl<S: BlobStore, W> Context<S, W> {
         Ok(frames)
     }
 
+    /// Fetches an archive into a file of the spool and verifies it byte by byte.
+    pub(crate) async fn fetch_archive(
+        &self,
+        record: &SyncRecord,
+        stage: Stage,
+    ) -> Result<Spooled, Stopped> {
+        let manifest = &record.manifest;
+        let size = manifest.archive_size_bytes;
+        let spool = self.spool.clone();
+        let created =
+            blocking(stage, move || spool.create().map_err(|error| Stopped::at(stage, &error)));
+        let mut spooled = created.await?;
+        let fetched = self
+            .transfer(size, stage, BlobError::is_retryable, || {
+                let stall = self.spec.store_timeout;
+                fetch(&*self.store, manifest.blob, size, &spooled, stall)
+            })
+            .await?;
+        let digest = fetched.map_err(|error| lacking(stage, &error))?;
+        if digest != *manifest.blob.digest() {
+            let reason = format!("the stored object is not {}", manifest.blob);
+            return Err(Stopped::because(stage, reason));
+        }
+        let rewound = spooled.file.seek(SeekFrom::Start(0));
+        rewound.map_err(|error| Stopped::at(stage, &error))?;
+        Ok(spooled)
+    }
+
     /// Fetches part of an object into memory.
     pub(crate) async fn fetch_range(
         &self,
@@ -195,4 +224,44 @@ async fn read_range<S: BlobStore>(
         fetched.extend_from_slice(&piece);
     }
     if fetched.len() == size { Ok(fetched) } else { Err(BlobError::Mismatch { id: blob }) }
+}
+
+/// Fetches exactly `size` bytes into the spooled file, from its beginning, and returns their hash.
+async fn fetch<S: BlobStore>(
+    store: &S,
+    blob: Cid,
+    size: u64,
+    spooled: &Spooled,
+    stall: Duration,
+) -> Result<[u8; 32], BlobError> {
+    let io = |source| BlobError::Io { action: "spool an object", source };
+    let stalled = |_| BlobError::Io {
+        action: "go on with an object",
+        source: io::ErrorKind::TimedOut.into(),
+    };
+    let mut file = spooled.file.try_clone().map_err(io)?;
+    file.set_len(0).map_err(io)?;
+    file.seek(SeekFrom::Start(0)).map_err(io)?;
+    let mut pieces =
+        tokio::time::timeout(stall, store.get(blob, None)).await.map_err(stalled)??;
+    let mut hasher = blake3::Hasher::new();
+    let mut fetched = 0_u64;
+    while let Some(piece) = tokio::time::timeout(stall, pieces.next()).await.map_err(stalled)? {
+        let piece = piece?;
+        fetched = fetched.saturating_add(piece.len() as u64);
+        if fetched > size {
+            return Err(BlobError::Mismatch { id: blob });
+        }
+        hasher.update(&piece);
+        let written = tokio::task::spawn_blocking(move || {
+            keep_reserve(&file, piece.len())?;
+            file.write_all(&piece)?;
+            Ok(file)
+        });
+        file = written.await.map_err(io::Error::other).and_then(|file| file).map_err(io)?;
+    }
+    if fetched != size {
+        return Err(BlobError::Mismatch { id: blob });
+    }
+    Ok(*hasher.finalize().as_bytes())
 }

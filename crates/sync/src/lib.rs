@@ -51,7 +51,7 @@ pub use control::{ControlDir, Fingerprint, Pending};
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use pausing::{pause, resume};
-pub use reader::{AskError, SyncReader};
+pub use reader::{Against, AskError, Diff, Export, SyncReader};
 pub use recovery::{clear_halt, is_recovery_needed, recover};
 pub use sealing::Sealing;
 pub use task::{SpawnError, spawn};

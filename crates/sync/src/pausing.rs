@@ -29,15 +29,13 @@ pub async fn resume(state_dir: &Path) -> io::Result<()> {
 }
 
 pub(crate) fn pause_in(state: &StateDir) -> io::Result<Timestamp> {
-    match state.pause() {
-        // One that cannot be read is written anew.
-        Some(Pause { since: Some(since) }) => Ok(since),
-        Some(Pause { since: None }) | None => {
-            let since = Timestamp::now();
-            state.set_pause(&Pause { since: Some(since) })?;
-            Ok(since)
-        }
+    // One that cannot be read is written anew.
+    if let Some(Pause { since: Some(since) }) = state.pause() {
+        return Ok(since);
     }
+    let since = Timestamp::now();
+    state.set_pause(&Pause { since: Some(since) })?;
+    Ok(since)
 }
 
 async fn blocking<T: Send + 'static>(

@@ -27,6 +27,13 @@ use crate::state::StateDir;
 use crate::task::first_status;
 use crate::volume::Volumes;
 
+mod diff;
+mod export;
+mod opened;
+
+pub use diff::{Against, Diff};
+pub use export::Export;
+
 /// Records of a key that are looked through; a store keeps no more.
 const LOG_MAX: usize = 64;
 
@@ -54,6 +61,12 @@ pub enum AskError {
         cid: CidPrefix,
         /// They.
         found: Vec<Cid>,
+    },
+    /// It is sealed, and not for this workload.
+    #[error("{reason}")]
+    Sealed {
+        /// Why it cannot be opened.
+        reason: String,
     },
     /// What is stored is not what the record says, or the record is none.
     #[error("{reason}")]
@@ -135,7 +148,7 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
         cid: Option<&CidPrefix>,
         layout: Option<SyncLayout>,
     ) -> Result<SyncGeneration, AskError> {
-        let (record, standing) = self.find(cid).await?;
+        let (AcceptedRecord { record, .. }, standing) = self.find(cid).await?;
         let (stored, root) = self.look(&record).await?;
         let history = self.context.history.clone();
         let (publish_id, wanted) = (record.publish_id.clone(), record.cid);
@@ -164,23 +177,23 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
     pub(crate) async fn find(
         &self,
         cid: Option<&CidPrefix>,
-    ) -> Result<(SyncRecord, GenerationStanding), AskError> {
+    ) -> Result<(AcceptedRecord, GenerationStanding), AskError> {
         let key = &self.context.spec.key;
         let log = self.log().await?;
         let head = log.first().ok_or_else(|| AskError::Nothing { key: key.clone() })?;
         let Some(cid) = cid else {
-            return Ok((head.clone()?.record, GenerationStanding::Head));
+            return Ok((head.clone()?, GenerationStanding::Head));
         };
         // What cannot be read is no record of any content.
         let named = log.iter().enumerate().filter_map(|(place, found)| {
             let found = found.as_ref().ok()?;
-            cid.begins(&found.record.cid).then_some((place, &found.record))
+            cid.begins(&found.record.cid).then_some((place, found))
         });
         let named: Vec<_> = named.collect();
-        let Some(&(place, record)) = named.first() else {
+        let Some(&(place, accepted)) = named.first() else {
             return Err(AskError::Unknown { key: key.clone(), cid: cid.clone() });
         };
-        let mut contents: Vec<Cid> = named.iter().map(|(_, record)| record.cid).collect();
+        let mut contents: Vec<Cid> = named.iter().map(|(_, found)| found.record.cid).collect();
         contents.sort_unstable_by_key(|cid| *cid.digest());
         contents.dedup();
         if contents.len() > 1 {
@@ -188,7 +201,7 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
         }
         let standing =
             if place == 0 { GenerationStanding::Head } else { GenerationStanding::Superseded };
-        Ok((record.clone(), standing))
+        Ok((accepted.clone(), standing))
     }
 
     /// The records of the key, newest first, each judged.

@@ -136,3 +136,74 @@ async fn a_generation_is_shown_by_workload_and_by_content() {
     provider.end().await;
     consumer.end().await;
 }
+
+/// The members of an archive with their contents, as GNU tar reads it.
+fn members(archive: &[u8]) -> Vec<(String, String)> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("x.tar.gz");
+    std::fs::write(&file, archive).expect("writes");
+    let tar = |arguments: &[&str]| {
+        let done = Command::new("tar").args(arguments).arg("-f").arg(&file).output();
+        let done = done.expect("tar runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8(done.stdout).expect("text")
+    };
+    let listed = tar(&["--list", "--gzip"]);
+    let files = listed.lines().filter(|line| !line.ends_with('/'));
+    files
+        .map(|file| (file.to_owned(), tar(&["--extract", "--gzip", "--to-stdout", file])))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_generation_is_exported_as_an_archive_and_held_against_another() {
+    let (provider, consumer, store) = pair().await;
+    let first = publish(&provider, "one").await;
+    let data = provider.volume("app", "data").await;
+    std::fs::write(data.join("more"), "new").expect("writes");
+    let second = publish(&provider, "two").await;
+    serves(&consumer, "two").await;
+
+    let archive = sync(&consumer, &["export", "app"]);
+    assert_eq!(archive.code, Some(0), "{}", archive.err);
+    let more = ("data/more".to_owned(), "new".to_owned());
+    let state = |text: &str| ("data/state".to_owned(), text.to_owned());
+    let found = members(&archive.out);
+    assert!(found.contains(&more) && found.contains(&state("two")), "{found:?}");
+    let older = sync(&provider, &["export", "app", &first[..14]]);
+    let found = members(&older.out);
+    assert!(found.contains(&state("one")) && !found.contains(&more), "{found:?}");
+    assert_eq!(sync(&provider, &["export", "app"]).out, archive.out, "equal on every node");
+
+    let told = sync(&provider, &["diff", "app", &first, &second]).done();
+    assert!(told.contains("+ /data/more (3 B)\n~ /data/state (content)\n"), "{told}");
+    assert!(told.contains("1 added, 0 removed, 1 changed"), "{told}");
+    std::fs::remove_file(data.join("more")).expect("removes");
+    let live = sync(&provider, &["diff", "app", &second, "--live", "-o", "json"]).done();
+    let lines: Vec<Value> =
+        live.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!((&lines[0]["change"], &lines[0]["path"]), (&"removed".into(), &"/data/more".into()));
+    assert_eq!((&lines[1]["line"], &lines[1]["removed"]), (&"compared".into(), &1.into()));
+
+    // What lies in the store is damaged: nothing that looks whole comes out.
+    for entry in walk(&store.path().join("blobs")) {
+        let mut bytes = std::fs::read(&entry).expect("reads");
+        if bytes.starts_with(b"belay pack 1\n") {
+            let first = 13;
+            bytes[first] ^= 1;
+            std::fs::write(&entry, bytes).expect("damages");
+        }
+    }
+    sync(&provider, &["export", "app"]).refused(65, "refused");
+    provider.end().await;
+    consumer.end().await;
+}
+
+fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("lists") {
+        let path = entry.expect("reads").path();
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path) }
+    }
+    found
+}

@@ -105,12 +105,20 @@ pub(crate) async fn logs(
 
 /// The reply to a command, or what its absence means.
 pub(super) async fn replied<T>(reply: oneshot::Receiver<Result<T, Problem>>) -> Result<T, Refusal> {
-    match tokio::time::timeout(REPLY, reply).await {
+    replied_within(REPLY, reply).await
+}
+
+/// The same, for a reply that takes its time.
+pub(super) async fn replied_within<T>(
+    patience: Duration,
+    reply: oneshot::Receiver<Result<T, Problem>>,
+) -> Result<T, Refusal> {
+    match tokio::time::timeout(patience, reply).await {
         Ok(Ok(reply)) => reply.map_err(Refusal::from),
         Ok(Err(_dropped)) => Err(shutting_down().into()),
         Err(_late) => Err(Refusal::new(
             ProblemCode::Internal,
-            format!("belayd did not answer within {} s", REPLY.as_secs()),
+            format!("belayd did not answer within {} s", patience.as_secs()),
             "look into belayd's log; belay doctor shows what its host lacks",
         )),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use belay_protocol::{CidPrefix, ProblemCode, SyncGeneration, WorkloadName};
+use belay_protocol::{CidPrefix, DiffAgainst, ProblemCode, SyncGeneration, SyncLine, WorkloadName};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -69,4 +69,64 @@ async fn anywhere(client: &Client, cid: &CidPrefix) -> Result<SyncGeneration, En
     let what = format!("no key of a workload of this node has a generation {cid}");
     let next = "belay sync history WORKLOAD shows what was published and applied";
     Err(Failure::new(ProblemCode::NoSuchGeneration.exit_code(), what, next).into())
+}
+
+pub(crate) async fn export(
+    client: &Client,
+    workload: &WorkloadName,
+    cid: Option<&CidPrefix>,
+    output: &Output,
+) -> Result<(), Ending> {
+    if output.is_terminal() {
+        let next = format!("belay sync export {workload} > {workload}.tar.gz");
+        return Err(Failure::new(failure::USAGE, "an archive is not for a terminal", next).into());
+    }
+    let query = cid.map_or_else(String::new, |cid| format!("?cid={cid}"));
+    let path = format!("/v1/workloads/{workload}/sync/export{query}");
+    let mut begun = false;
+    let written = client.download(&path, |bytes| {
+        begun = true;
+        output.bytes(bytes)
+    });
+    match written.await {
+        Err(Ending::Failed(failed)) if begun => {
+            let what = format!("the archive is not whole and must not be used: {}", failed.what);
+            let next = "look into belayd's log, which says what is wrong";
+            Err(Failure::new(failed.exit_code, what, next).into())
+        }
+        ended => ended,
+    }
+}
+
+pub(crate) async fn diff(
+    client: &Client,
+    workload: &WorkloadName,
+    from: &CidPrefix,
+    to: &DiffAgainst,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let to = match to {
+        DiffAgainst::Generation(None) => String::new(),
+        DiffAgainst::Generation(Some(cid)) => format!("&to={cid}"),
+        DiffAgainst::Live => "&to=live".to_owned(),
+    };
+    let path = format!("/v1/workloads/{workload}/sync/diff?from={from}{to}");
+    let mut lines = client.long_lines(&path).await?;
+    loop {
+        match lines.next::<SyncLine>().await? {
+            Some(SyncLine::Failed(problem)) => return Err((*problem).into()),
+            None => return Err(client.cut_short()),
+            Some(line @ (SyncLine::Difference(_) | SyncLine::Compared(_))) => {
+                let last = matches!(line, SyncLine::Compared(_));
+                match listing.output {
+                    Format::Json => output.json_line(&line)?,
+                    Format::Table => output.text(&view::generation::line(&line))?,
+                }
+                if last {
+                    return Ok(());
+                }
+            }
+        }
+    }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use belay_protocol::{
-    OperationOutcome, Problem, ProblemCode, SyncAct, SyncPiece, SyncQuestion, SyncRole,
-    WorkloadName,
+    DiffAgainst, OperationOutcome, Problem, ProblemCode, SyncAct, SyncPiece, SyncQuestion,
+    SyncRole, WorkloadName,
 };
-use belay_sync::{AskError, LocalStore, PauseError, SyncReader};
+use belay_sync::{Against, AskError, LocalStore, PauseError, SyncReader};
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::State;
@@ -73,20 +73,51 @@ impl State {
                 return;
             };
             let (pieces, answer) = mpsc::channel(PIECES);
+            let problem = |error| ask_problem(&name, &error);
             match question {
                 SyncQuestion::Show { cid } => {
-                    let shown = reader.show(cid.as_ref(), layout).await;
-                    let shown = shown.map_err(|error| ask_problem(&name, &error));
-                    let answered = match shown {
+                    let answered = match reader.show(cid.as_ref(), layout).await {
                         Ok(generation) => {
                             let piece = SyncPiece::Generation(Box::new(generation));
                             // There is room for the one piece.
                             pieces.try_send(piece).ok();
                             Ok(answer)
                         }
-                        Err(problem) => Err(problem),
+                        Err(error) => Err(problem(error)),
                     };
                     let _ = reply.send(answered);
+                }
+                SyncQuestion::Export { cid } => match reader.export(cid.as_ref()).await {
+                    Ok(export) => {
+                        let _ = reply.send(Ok(answer));
+                        let written = export.write(pieces.clone()).await;
+                        end(&name, "export", &pieces, written).await;
+                    }
+                    Err(error) => {
+                        let _ = reply.send(Err(problem(error)));
+                    }
+                },
+                SyncQuestion::Diff { from, to } => {
+                    let to = match to {
+                        DiffAgainst::Generation(cid) => Ok(Against::Generation(cid)),
+                        DiffAgainst::Live => {
+                            layout.map(Against::Live).ok_or_else(|| not_mounted(&name))
+                        }
+                    };
+                    let diff = match to {
+                        Ok(to) => reader.diff(from.as_ref(), to).await.map_err(problem),
+                        Err(problem) => Err(problem),
+                    };
+                    match diff {
+                        Ok(diff) => {
+                            let _ = reply.send(Ok(answer));
+                            let written = diff.write(pieces.clone()).await;
+                            end(&name, "diff", &pieces, written).await;
+                        }
+                        Err(problem) => {
+                            let _ = reply.send(Err(problem));
+                        }
+                    }
                 }
             }
         });
@@ -123,6 +154,32 @@ impl State {
             )
         })
     }
+}
+
+/// Ends an answer that was given piece by piece.
+async fn end(
+    name: &WorkloadName,
+    what: &str,
+    pieces: &mpsc::Sender<SyncPiece>,
+    written: Result<(), AskError>,
+) {
+    let last = match written {
+        Ok(()) => SyncPiece::End,
+        Err(error) => {
+            tracing::warn!(workload = %name, %error, "an answer to sync {what} is cut short");
+            SyncPiece::Failed(Box::new(ask_problem(name, &error)))
+        }
+    };
+    // Whoever asked may have gone.
+    let _ = pieces.send(last).await;
+}
+
+fn not_mounted(name: &WorkloadName) -> Problem {
+    Problem::new(
+        ProblemCode::NotRunning,
+        format!("the volumes of {name} are not mounted"),
+        format!("belay start {name}"),
+    )
 }
 
 /// Places for those who ask.
@@ -183,6 +240,11 @@ fn ask_problem(name: &WorkloadName, error: &AskError) -> Problem {
             detail,
             "name one of them with more characters",
         ),
+        AskError::Sealed { .. } => Problem::new(
+            ProblemCode::GenerationSealed,
+            detail,
+            "name this workload's key among the members on the provider, and publish again",
+        ),
         AskError::Damaged { .. } => Problem::new(
             ProblemCode::GenerationDamaged,
             detail,
@@ -226,6 +288,11 @@ mod tests {
                 },
                 ProblemCode::NoSuchGeneration,
                 "is the beginning of several contents: bafkr4iaha4d",
+            ),
+            (
+                AskError::Sealed { reason: "it is not among its members".into() },
+                ProblemCode::GenerationSealed,
+                "members",
             ),
             (
                 AskError::Damaged { reason: "the stored object is not x".into() },

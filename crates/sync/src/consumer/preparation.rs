@@ -1,16 +1,13 @@
 //! Everything that is done before the container is stopped.
 
 use std::collections::BTreeSet;
-use std::io::{BufReader, Seek, SeekFrom, Write};
+use std::io::{BufReader, Seek, SeekFrom};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, SyncRecord};
-use belay_store::{BlobError, BlobStore, RecordStore};
+use belay_protocol::record::ArchiveFormat;
+use belay_store::{BlobStore, RecordStore};
 use flate2::read::MultiGzDecoder;
-use futures_util::StreamExt;
 use jiff::Timestamp;
 
 use super::Consumer;
@@ -20,10 +17,8 @@ use crate::context::{Stopped, blocking};
 use crate::core::apply::{Unit, units};
 use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
-use crate::fetching::lacking;
 use crate::layout::SyncLayout;
 use crate::sealing::SealingError;
-use crate::spool::{self, Spooled};
 use crate::stage::{STAGING_PREFIX, StageError, Staged, check_room, stage};
 use crate::state::StateDir;
 use crate::volume::Volumes;
@@ -64,7 +59,7 @@ where
         accepted: &AcceptedRecord,
     ) -> Result<Staged, Stopped> {
         let context = &self.context;
-        let archive = self.download(&accepted.record).await?;
+        let archive = context.fetch_archive(&accepted.record, Stage::Download).await?;
         reached(Point::Downloaded);
 
         context.show("staging");
@@ -81,32 +76,6 @@ where
             })
         })
         .await
-    }
-
-    /// Fetches the archive into the spool and verifies it byte by byte.
-    async fn download(&self, record: &SyncRecord) -> Result<Spooled, Stopped> {
-        let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Download, error);
-        let manifest = &record.manifest;
-        let size = manifest.archive_size_bytes;
-        let spool = self.context.spool.clone();
-        let mut spooled = blocking(Stage::Download, move || {
-            spool.create().map_err(|error| Stopped::at(Stage::Download, &error))
-        })
-        .await?;
-        let fetched = self
-            .context
-            .transfer(size, Stage::Download, BlobError::is_retryable, || {
-                let stall = self.context.spec.store_timeout;
-                fetch(&*self.context.store, manifest.blob, size, &spooled, stall)
-            })
-            .await?;
-        let digest = fetched.map_err(|error| lacking(Stage::Download, &error))?;
-        if digest != *manifest.blob.digest() {
-            let reason = format!("the stored object is not {}", manifest.blob);
-            return Err(Stopped::because(Stage::Download, reason));
-        }
-        spooled.file.seek(SeekFrom::Start(0)).map_err(|error| fail(&error))?;
-        Ok(spooled)
     }
 }
 
@@ -170,46 +139,6 @@ fn check_bounds(
         return Err(Stopped::because(Stage::Validation, reason));
     }
     Ok(())
-}
-
-/// Fetches exactly `size` bytes into the spooled file, from its beginning, and returns their hash.
-async fn fetch<S: BlobStore>(
-    store: &S,
-    blob: Cid,
-    size: u64,
-    spooled: &Spooled,
-    stall: Duration,
-) -> Result<[u8; 32], BlobError> {
-    let io = |source| BlobError::Io { action: "spool an object", source };
-    let stalled = |_| BlobError::Io {
-        action: "go on with an object",
-        source: std::io::ErrorKind::TimedOut.into(),
-    };
-    let mut file = spooled.file.try_clone().map_err(io)?;
-    file.set_len(0).map_err(io)?;
-    file.seek(SeekFrom::Start(0)).map_err(io)?;
-    let mut pieces =
-        tokio::time::timeout(stall, store.get(blob, None)).await.map_err(stalled)??;
-    let mut hasher = blake3::Hasher::new();
-    let mut fetched = 0_u64;
-    while let Some(piece) = tokio::time::timeout(stall, pieces.next()).await.map_err(stalled)? {
-        let piece = piece?;
-        fetched = fetched.saturating_add(piece.len() as u64);
-        if fetched > size {
-            return Err(BlobError::Mismatch { id: blob });
-        }
-        hasher.update(&piece);
-        let written = tokio::task::spawn_blocking(move || {
-            spool::keep_reserve(&file, piece.len())?;
-            file.write_all(&piece)?;
-            Ok(file)
-        });
-        file = written.await.map_err(std::io::Error::other).and_then(|file| file).map_err(io)?;
-    }
-    if fetched != size {
-        return Err(BlobError::Mismatch { id: blob });
-    }
-    Ok(*hasher.finalize().as_bytes())
 }
 
 /// Stages a tree by `build`, which is given the volumes, where each part of the tree goes, and a

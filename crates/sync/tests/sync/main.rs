@@ -2,6 +2,7 @@
 
 mod apply;
 mod commands;
+mod exports;
 mod faults;
 mod faulty;
 mod kill;

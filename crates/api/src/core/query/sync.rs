@@ -1,6 +1,6 @@
 //! Query strings of the pages about volume-sync.
 
-use belay_protocol::{CidPrefix, Problem};
+use belay_protocol::{CidPrefix, DiffAgainst, Problem};
 
 use super::{unexpected, wrong};
 
@@ -16,6 +16,23 @@ pub(crate) fn generation(pairs: &[(String, String)]) -> Result<Option<CidPrefix>
         }
     }
     Ok(cid)
+}
+
+/// `from=CID` and `to=CID` or `to=live`; what is not named is the newest.
+pub(crate) fn diff(
+    pairs: &[(String, String)],
+) -> Result<(Option<CidPrefix>, DiffAgainst), Box<Problem>> {
+    let (mut from, mut to) = (None, DiffAgainst::Generation(None));
+    for (key, value) in pairs {
+        let cid = || value.parse().map_err(|_| wrong(key, value, CID));
+        match (key.as_str(), value.as_str()) {
+            ("from", _) => from = Some(cid()?),
+            ("to", "live") => to = DiffAgainst::Live,
+            ("to", _) => to = DiffAgainst::Generation(Some(cid()?)),
+            (unknown, _) => return Err(unexpected(unknown, "from and to").into()),
+        }
+    }
+    Ok((from, to))
 }
 
 #[cfg(test)]
@@ -34,6 +51,20 @@ mod tests {
         for (bad, words) in [(("cid", "web"), "a content id"), (("id", "x"), "only cid")] {
             let problem = generation(&pairs(&[bad])).expect_err("refused");
             assert!(problem.detail.contains(words), "{}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn what_is_compared_is_named_or_the_newest_or_live() {
+        let cid = || Some("bafkr4iaha4d".parse().expect("a beginning"));
+        let newest = DiffAgainst::Generation(None);
+        assert_eq!(diff(&[]).expect("the newest twice"), (None, newest));
+        let named = pairs(&[("from", "bafkr4iaha4d"), ("to", "bafkr4iaha4d")]);
+        assert_eq!(diff(&named).expect("both"), (cid(), DiffAgainst::Generation(cid())));
+        let live = diff(&pairs(&[("to", "live")])).expect("the volumes");
+        assert_eq!(live, (None, DiffAgainst::Live));
+        for bad in [("from", "live"), ("to", ""), ("cid", "bafkr4iaha4d")] {
+            diff(&pairs(&[bad])).expect_err(bad.0);
         }
     }
 }

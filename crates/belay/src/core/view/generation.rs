@@ -1,10 +1,14 @@
-//! `belay sync show`.
+//! `belay sync show` and `belay sync diff`.
 
 use belay_protocol::record::{ArchiveFormat, Capture, Encryption};
-use belay_protocol::{GenerationStanding, GenerationStored, SyncGeneration};
+use belay_protocol::{
+    DifferingPart, EntryKind, GenerationStanding, GenerationStored, SyncDifference,
+    SyncDifferences, SyncGeneration, SyncLine, TreeEntry,
+};
 
 use super::Facts;
 use crate::core::human;
+use crate::core::table::one_line;
 
 /// One generation in full.
 pub(crate) fn page(generation: &SyncGeneration) -> String {
@@ -54,7 +58,8 @@ pub(crate) fn page(generation: &SyncGeneration) -> String {
     if let Some(at) = generation.applied_at {
         facts.add("applied here", human::clock(at));
     }
-    let volumes: Vec<&str> = generation.volumes.iter().map(|volume| volume.as_str()).collect();
+    let volumes: Vec<&str> =
+        generation.volumes.iter().map(belay_protocol::VolumeName::as_str).collect();
     if !volumes.is_empty() {
         facts.add("held by", format!("volume {}", volumes.join(", ")));
     }
@@ -91,6 +96,59 @@ fn format(generation: &SyncGeneration) -> String {
         }
     };
     format!("{form}{packs}{sealed}")
+}
+
+/// A line of `belay sync diff`.
+pub(crate) fn line(line: &SyncLine) -> String {
+    match line {
+        SyncLine::Difference(SyncDifference::Added { path, after }) => {
+            format!("+ {}{}\n", one_line(path), entry(after))
+        }
+        SyncLine::Difference(SyncDifference::Removed { path, before }) => {
+            format!("- {}{}\n", one_line(path), entry(before))
+        }
+        SyncLine::Difference(SyncDifference::Changed { path, before, after, parts }) => {
+            let parts: Vec<String> =
+                parts.iter().map(|part| changed(*part, before, after)).collect();
+            format!("~ {} ({})\n", one_line(path), parts.join(", "))
+        }
+        SyncLine::Compared(SyncDifferences { added, removed, changed, equal }) => {
+            format!("{added} added, {removed} removed, {changed} changed, {equal} the same\n")
+        }
+        SyncLine::Failed(problem) => format!("{problem}\n"),
+    }
+}
+
+fn entry(entry: &TreeEntry) -> String {
+    match (entry.kind, entry.size) {
+        (EntryKind::Directory, _) => "/".to_owned(),
+        (EntryKind::File, size) => format!(" ({})", human::size(size.unwrap_or(0))),
+        (kind @ (EntryKind::Symlink | EntryKind::HardLink), _) => format!(" ({})", word(kind)),
+    }
+}
+
+fn changed(part: DifferingPart, before: &TreeEntry, after: &TreeEntry) -> String {
+    match part {
+        DifferingPart::Kind => format!("{} to {}", word(before.kind), word(after.kind)),
+        DifferingPart::Content => match (before.size, after.size) {
+            (Some(one), Some(other)) if one != other => {
+                format!("content, {} to {}", human::size(one), human::size(other))
+            }
+            _ => "content".to_owned(),
+        },
+        DifferingPart::Target => "target".to_owned(),
+        DifferingPart::Mode => format!("mode {:o} to {:o}", before.mode, after.mode),
+        DifferingPart::Attributes => "attributes".to_owned(),
+    }
+}
+
+fn word(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Directory => "directory",
+        EntryKind::File => "file",
+        EntryKind::Symlink => "symlink",
+        EntryKind::HardLink => "hard link",
+    }
 }
 
 #[cfg(test)]
@@ -147,5 +205,42 @@ mod tests {
         assert!(shown.contains(", superseded\n"), "{shown}");
         assert!(shown.contains("stored: 2 KiB, of which objects are missing\n"), "{shown}");
         assert!(page(&generation("superseded", "gone")).contains("stored: no more\n"));
+    }
+
+    #[test]
+    fn a_difference_is_a_line() {
+        let entry =
+            |kind: &str, size: Option<u64>| json!({"kind": kind, "size": size, "mode": 0o644});
+        for (told, shown) in [
+            (
+                json!({"line": "difference", "change": "added", "path": "/data/d",
+                       "after": entry("directory", None)}),
+                "+ /data/d/\n",
+            ),
+            (
+                json!({"line": "difference", "change": "removed", "path": "/data/a\nb",
+                       "before": entry("file", Some(2048))}),
+                "- /data/a b (2 KiB)\n",
+            ),
+            (
+                json!({"line": "difference", "change": "changed", "path": "/data/f",
+                       "before": entry("file", Some(1024)), "after": entry("file", Some(2048)),
+                       "parts": ["content", "attributes"]}),
+                "~ /data/f (content, 1 KiB to 2 KiB, attributes)\n",
+            ),
+            (
+                json!({"line": "difference", "change": "changed", "path": "/data/l",
+                       "before": entry("file", Some(1024)), "after": entry("symlink", None),
+                       "parts": ["kind"]}),
+                "~ /data/l (file to symlink)\n",
+            ),
+            (
+                json!({"line": "compared", "added": 1, "removed": 2, "changed": 3, "equal": 4}),
+                "1 added, 2 removed, 3 changed, 4 the same\n",
+            ),
+        ] {
+            let told: SyncLine = serde_json::from_value(told).expect("a line");
+            assert_eq!(line(&told), shown);
+        }
     }
 }
