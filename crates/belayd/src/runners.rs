@@ -128,6 +128,7 @@ impl Serving {
             ledger,
             policy: config.policy(),
             workloads: policies.clone().into_iter().collect(),
+            events: context.events.clone(),
             host: port,
             found,
             shutdown: ending.clone(),

@@ -2,6 +2,7 @@
 
 mod kind;
 mod page;
+mod snapshot;
 mod text;
 
 use std::fmt;
@@ -18,6 +19,7 @@ pub use kind::{
     LossCause, VolumeMeasure, VolumeVerb,
 };
 pub use page::{EventGap, EventPage, EventQuery, EventStart, EventTally};
+pub use snapshot::{SnapshotMeans, SnapshotUnwanted};
 pub use text::EventText;
 
 /// Number of an event on its node. Each is larger than all before it, and none is given twice.

@@ -13,4 +13,5 @@ pub(crate) mod outbox;
 pub(crate) mod pace;
 pub(crate) mod run;
 pub(crate) mod snapshots;
+pub(crate) mod tale;
 pub(crate) mod tokens;

@@ -30,6 +30,7 @@ pub use crate::core::run::{
     WrongState,
 };
 pub use crate::core::snapshots::Ticket;
+pub use crate::core::tale::{Happening, Tale};
 pub use crate::handle::{AskError, IssueToken, RunnerHandle, TokenLife};
 pub use crate::host::{HostFound, HostLink, HostPort, link};
 pub use crate::server::{CONNECT_PATH, RunnerServer, SocketLimits};

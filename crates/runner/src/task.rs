@@ -12,6 +12,7 @@ mod commit;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
+use belay_events::EventSink;
 use belay_ledger::{Ledger, LedgerError};
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
@@ -29,6 +30,7 @@ use crate::core::event::{Answer, AskId, Effect, Event, HostOrder, Refusal, RunRe
 use crate::core::hub::{Hub, HubPolicy};
 use crate::core::lane::WorkloadPolicy;
 use crate::core::outbox::Outbox;
+use crate::core::tale::Tale;
 use crate::core::tokens::{Denial, TokenHash, Tokens};
 use crate::failpoint::{Point, reached};
 use crate::handle::{Request, RunnerHandle};
@@ -53,6 +55,8 @@ pub struct HubStart {
     pub policy: HubPolicy,
     /// Workloads that are declared, with what each is granted.
     pub workloads: Vec<(WorkloadName, WorkloadPolicy)>,
+    /// Where what happens is told.
+    pub events: EventSink,
     /// The way to the engine's side.
     pub host: HostPort,
     /// What the engine's side found.
@@ -119,7 +123,7 @@ enum Out {
 impl RunningHub {
     /// Reads the ledger and begins. Nobody is let in before.
     pub async fn start(start: HubStart) -> Result<Self, LedgerError> {
-        let HubStart { ledger, mut policy, workloads, host, found, shutdown } = start;
+        let HubStart { ledger, mut policy, workloads, events, host, found, shutdown } = start;
         policy.snapshots = found.snapshots;
         let kept = records::load(&ledger).await?;
         for lost in &kept.lost {
@@ -147,6 +151,8 @@ impl RunningHub {
             clock,
             tokens,
             outbox: Outbox::default(),
+            events,
+            tales: Vec::new(),
             books: kept.books,
             lines: HashMap::new(),
             asks: HashMap::new(),
@@ -180,6 +186,9 @@ struct HubTask {
     clock: Clock,
     tokens: Tokens,
     outbox: Outbox<Writes, Out>,
+    events: EventSink,
+    /// What is told with the next commit.
+    tales: Vec<Tale>,
     books: Books,
     lines: HashMap<SessionId, Line>,
     asks: HashMap<AskId, oneshot::Sender<Result<Answer, Refusal>>>,
@@ -220,7 +229,9 @@ impl HubTask {
                 && let Some(writes) = self.outbox.begin_commit()
             {
                 reached(Point::CommitBegins);
-                commit = Some(Commit::begin(&ledger, self.books.batch(writes)?));
+                let batch = self.books.batch(writes)?;
+                self.tell_tales();
+                commit = Some(Commit::begin(&ledger, batch));
             }
             self.tell_tally();
             if let Ending::Until(_) = ending

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{EventText, Severity};
+use super::{EventText, Severity, SnapshotMeans, SnapshotUnwanted};
+use crate::runner::{Attempt, RunId, RunnerId, SnapshotOmission, WaitRequest};
 use crate::{CheckOutcome, Cid, SyncRole, VolumeAct, VolumeFate, VolumeLevel, WorkloadPhase};
 
 macro_rules! kinds {
@@ -404,6 +405,132 @@ kinds! {
         out_of_memory: bool,
     }
 
+    /// A run was submitted.
+    RunSubmitted = "run-submitted" {
+        /// Which.
+        run: RunId,
+    }
+    /// An attempt at a run has begun.
+    RunStarted = "run-started" {
+        /// Which run.
+        run: RunId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// Who is at it.
+        runner: RunnerId,
+    }
+    /// The runner of a run has suspended it: it waits.
+    RunSuspended = "run-suspended" {
+        /// Which.
+        run: RunId,
+        /// What for.
+        wait: WaitRequest,
+    }
+    /// A run that waited executes again: its wait is over, or its runner has left it.
+    RunResumed = "run-resumed" {
+        /// Which.
+        run: RunId,
+    }
+    /// A run was given to a runner that did not start it.
+    RunNotStarted = "run-not-started" {
+        /// Which.
+        run: RunId,
+        /// Why.
+        cause: EventText,
+        /// When it may be given to another; none if it has failed for good.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next_try_at: Option<Timestamp>,
+    }
+    /// An attempt at a run ended without a result.
+    RunAttemptFailed = "run-attempt-failed" {
+        /// Which run.
+        run: RunId,
+        /// Which attempt.
+        attempt: Attempt,
+        /// Why.
+        cause: EventText,
+        /// When the next one may begin; none if the run has failed for good.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next_try_at: Option<Timestamp>,
+    }
+    /// A run has its result.
+    RunFinished = "run-finished" {
+        /// Which.
+        run: RunId,
+        /// The attempt that brought it.
+        attempt: Attempt,
+    }
+    /// A run has failed for good.
+    RunFailed = "run-failed" {
+        /// Which.
+        run: RunId,
+        /// Attempts that have begun.
+        attempts: Attempt,
+        /// Why the last one failed.
+        cause: EventText,
+    }
+    /// A run was cancelled.
+    RunCancelled = "run-cancelled" {
+        /// Which.
+        run: RunId,
+    }
+
+    /// The runner of a run that waits is to be snapshotted.
+    SnapshotScheduled = "snapshot-scheduled" {
+        /// Which run.
+        run: RunId,
+        /// When, in milliseconds from now.
+        delay_ms: u64,
+    }
+    /// The runner of a run that waits is not going to be snapshotted.
+    SnapshotRefused = "snapshot-refused" {
+        /// Which run.
+        run: RunId,
+        /// Why.
+        cause: SnapshotOmission,
+    }
+    /// A snapshot that was scheduled, or being taken, is not wanted any more.
+    SnapshotCancelled = "snapshot-cancelled" {
+        /// Which run.
+        run: RunId,
+        /// Why.
+        cause: SnapshotUnwanted,
+    }
+    /// A snapshot was handed to the engine.
+    SnapshotDispatched = "snapshot-dispatched" {
+        /// Which run.
+        run: RunId,
+        /// Of which runner.
+        runner: RunnerId,
+        /// How long after it fell due, in milliseconds.
+        lag_ms: u64,
+    }
+    /// A snapshot was handed to the engine more than a second after it fell due.
+    SnapshotLate = "snapshot-late" {
+        /// Which run.
+        run: RunId,
+        /// How long after it fell due, in milliseconds.
+        lag_ms: u64,
+    }
+    /// A snapshot was taken and counts.
+    SnapshotTaken = "snapshot-taken" {
+        /// Which run.
+        run: RunId,
+        /// Of which runner.
+        runner: RunnerId,
+        /// What it is.
+        means: SnapshotMeans,
+    }
+    /// A snapshot was not taken. The runner stays in memory for now.
+    SnapshotFailed = "snapshot-failed" {
+        /// Which run.
+        run: RunId,
+        /// Why.
+        cause: EventText,
+        /// How often in this suspension, this time included.
+        failures: u32,
+    }
+
     /// An event is in the ledger and this belayd cannot read it: another version wrote it, or it is
     /// damaged. It is never written, only shown in the place of such an event.
     Unreadable = "unreadable" {
@@ -444,6 +571,17 @@ impl EventDetails {
             | Self::RunnerCheckpointed { .. }
             | Self::RunnerPaused { .. }
             | Self::RunnerRestored { .. }
+            | Self::RunSubmitted { .. }
+            | Self::RunStarted { .. }
+            | Self::RunSuspended { .. }
+            | Self::RunResumed { .. }
+            | Self::RunFinished { .. }
+            | Self::RunCancelled { .. }
+            | Self::SnapshotScheduled { .. }
+            | Self::SnapshotRefused { .. }
+            | Self::SnapshotCancelled { .. }
+            | Self::SnapshotDispatched { .. }
+            | Self::SnapshotTaken { .. }
             | Self::RunnerEnded { out_of_memory: false, .. } => Severity::Info,
             Self::BelaydStarted { last_end: LastEnd::Killed | LastEnd::HostWentDown, .. }
             | Self::EventsLost { .. }
@@ -465,6 +603,11 @@ impl EventDetails {
             | Self::LivenessUnknown { .. }
             | Self::RunnerNotSnapshotted { .. }
             | Self::RunnerNotRestored { .. }
+            | Self::RunNotStarted { .. }
+            | Self::RunAttemptFailed { .. }
+            | Self::RunFailed { .. }
+            | Self::SnapshotLate { .. }
+            | Self::SnapshotFailed { .. }
             | Self::RunnerEnded { .. } => Severity::Warning,
             Self::EngineLost { .. }
             | Self::LedgerReplaced { .. }

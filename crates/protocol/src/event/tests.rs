@@ -1,10 +1,19 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::runner::{Attempt, RunId, RunnerId, SnapshotOmission, WaitRequest};
 use crate::{CheckOutcome, Cid, SyncRole, VolumeFate, VolumeLevel, WorkloadPhase};
 
 fn at() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().expect("a time")
+}
+
+fn run() -> RunId {
+    "run_06cp9m2k2g000f0e1d2c3b4a50".parse().expect("an id")
+}
+
+fn runner() -> RunnerId {
+    "run-1".parse().expect("a name")
 }
 
 fn cid() -> Cid {
@@ -213,6 +222,79 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
             json!({"runner": "run-1", "exit_code": 137, "out_of_memory": true}),
             Warning,
         ),
+        (D::RunSubmitted { run: run() }, json!({"run": run()}), Info),
+        (
+            D::RunStarted { run: run(), attempt: Attempt::new(2), runner: runner() },
+            json!({"run": run(), "attempt": 2, "runner": "run-1"}),
+            Info,
+        ),
+        (
+            D::RunSuspended { run: run(), wait: WaitRequest::Timer { until: at() } },
+            json!({"run": run(), "wait": {"on": "timer", "until": "2026-03-01T12:00:00Z"}}),
+            Info,
+        ),
+        (D::RunResumed { run: run() }, json!({"run": run()}), Info),
+        (
+            D::RunNotStarted { run: run(), cause: "no room".into(), next_try_at: Some(at()) },
+            json!({"run": run(), "cause": "no room", "next_try_at": "2026-03-01T12:00:00Z"}),
+            Warning,
+        ),
+        (
+            D::RunAttemptFailed {
+                run: run(),
+                attempt: Attempt::new(1),
+                cause: "the runner was lost".into(),
+                next_try_at: None,
+            },
+            json!({"run": run(), "attempt": 1, "cause": "the runner was lost"}),
+            Warning,
+        ),
+        (
+            D::RunFinished { run: run(), attempt: Attempt::new(1) },
+            json!({"run": run(), "attempt": 1}),
+            Info,
+        ),
+        (
+            D::RunFailed { run: run(), attempts: Attempt::new(3), cause: "away".into() },
+            json!({"run": run(), "attempts": 3, "cause": "away"}),
+            Warning,
+        ),
+        (D::RunCancelled { run: run() }, json!({"run": run()}), Info),
+        (
+            D::SnapshotScheduled { run: run(), delay_ms: 30_000 },
+            json!({"run": run(), "delay_ms": 30_000}),
+            Info,
+        ),
+        (
+            D::SnapshotRefused { run: run(), cause: SnapshotOmission::ShortWait },
+            json!({"run": run(), "cause": "short-wait"}),
+            Info,
+        ),
+        (
+            D::SnapshotCancelled { run: run(), cause: SnapshotUnwanted::SuspendedAnew },
+            json!({"run": run(), "cause": "suspended-anew"}),
+            Info,
+        ),
+        (
+            D::SnapshotDispatched { run: run(), runner: runner(), lag_ms: 3 },
+            json!({"run": run(), "runner": "run-1", "lag_ms": 3}),
+            Info,
+        ),
+        (
+            D::SnapshotLate { run: run(), lag_ms: 1500 },
+            json!({"run": run(), "lag_ms": 1500}),
+            Warning,
+        ),
+        (
+            D::SnapshotTaken { run: run(), runner: runner(), means: SnapshotMeans::Checkpoint },
+            json!({"run": run(), "runner": "run-1", "means": "checkpoint"}),
+            Info,
+        ),
+        (
+            D::SnapshotFailed { run: run(), cause: "full".into(), failures: 3 },
+            json!({"run": run(), "cause": "full", "failures": 3}),
+            Warning,
+        ),
         (D::Unreadable { cause: "newer".into() }, json!({"cause": "newer"}), Warning),
     ]
 }
@@ -317,5 +399,22 @@ fn every_kind_has_a_line_in_the_documentation() {
     let page = include_str!("../../../../docs/events.md");
     for kind in EventKind::ALL {
         assert!(page.contains(&format!("\n| `{kind}` |")), "{kind} is not in docs/events.md");
+    }
+}
+
+#[test]
+fn why_a_snapshot_is_not_wanted_is_one_word_everywhere() {
+    use SnapshotUnwanted as U;
+    for cause in [
+        U::Completed,
+        U::AttemptEnded,
+        U::Left,
+        U::WaitOver,
+        U::RunCancelled,
+        U::SuspendedAnew,
+        U::Away,
+        U::Rebound,
+    ] {
+        assert_eq!(serde_json::to_value(cause).expect("serialises"), cause.as_str());
     }
 }

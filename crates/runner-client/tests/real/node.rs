@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use belay_events::EventsTask;
 use belay_ledger::Ledger;
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
@@ -33,6 +34,7 @@ pub(crate) struct Node {
     server: RunnerServer,
     hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
     listening: JoinHandle<()>,
+    telling: JoinHandle<()>,
     _host: HostLink,
 }
 
@@ -51,8 +53,10 @@ impl Node {
             runners: RunnerSource::Foreign,
             snapshot_delay: Duration::from_secs(30),
         };
+        let (events, _, telling) = EventsTask::spawn(&ledger, shutdown.clone());
         let hub = RunningHub::start(HubStart {
             ledger,
+            events,
             policy: HubPolicy::default(),
             workloads: vec![(workload(), policy)],
             host: port,
@@ -73,6 +77,7 @@ impl Node {
             server,
             hub: hub.task,
             listening,
+            telling,
             _host: host,
         }
     }
@@ -82,6 +87,7 @@ impl Node {
         self.shutdown.cancel();
         let ended = async {
             self.hub.await.expect("no panic").expect("the ledger was there");
+            self.telling.await.expect("no panic");
             self.listening.await.expect("no panic");
             self.server.drained().await;
         };

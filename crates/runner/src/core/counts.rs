@@ -2,31 +2,11 @@
 
 use std::time::Duration;
 
+use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{SnapshotOmission, SnapshotTally};
 
 /// Later than this after it fell due, a snapshot is late.
-const LATE: Duration = Duration::from_secs(1);
-
-/// Why a snapshot that was pending or under way is not wanted any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unwanted {
-    /// The attempt was completed.
-    Completed,
-    /// The attempt ended in another way: time-out, death, loss, a stop.
-    AttemptEnded,
-    /// The runner left the wait: it continued, or showed that it executes.
-    Left,
-    /// The wait is over.
-    WaitOver,
-    /// The run was cancelled.
-    Cancelled,
-    /// The runner suspended anew.
-    SuspendedAnew,
-    /// The runner was away for longer than the grace.
-    Away,
-    /// Another session of the runner came while it was being taken.
-    Rebound,
-}
+pub(crate) const LATE: Duration = Duration::from_secs(1);
 
 /// The counts.
 #[derive(Debug, Default)]
@@ -49,17 +29,17 @@ impl Counts {
         } += 1;
     }
 
-    pub(crate) fn cancelled(&mut self, why: Unwanted) {
+    pub(crate) fn cancelled(&mut self, why: SnapshotUnwanted) {
         let cancelled = &mut self.tally.cancelled;
         *match why {
-            Unwanted::Completed => &mut cancelled.completed,
-            Unwanted::AttemptEnded => &mut cancelled.attempt_ended,
-            Unwanted::Left => &mut cancelled.left,
-            Unwanted::WaitOver => &mut cancelled.wait_over,
-            Unwanted::Cancelled => &mut cancelled.run_cancelled,
-            Unwanted::SuspendedAnew => &mut cancelled.suspended_anew,
-            Unwanted::Away => &mut cancelled.away,
-            Unwanted::Rebound => &mut cancelled.rebound,
+            SnapshotUnwanted::Completed => &mut cancelled.completed,
+            SnapshotUnwanted::AttemptEnded => &mut cancelled.attempt_ended,
+            SnapshotUnwanted::Left => &mut cancelled.left,
+            SnapshotUnwanted::WaitOver => &mut cancelled.wait_over,
+            SnapshotUnwanted::RunCancelled => &mut cancelled.run_cancelled,
+            SnapshotUnwanted::SuspendedAnew => &mut cancelled.suspended_anew,
+            SnapshotUnwanted::Away => &mut cancelled.away,
+            SnapshotUnwanted::Rebound => &mut cancelled.rebound,
         } += 1;
     }
 

@@ -13,6 +13,7 @@ use crate::core::dispatch::Flight;
 use crate::core::lane::WorkloadPolicy;
 use crate::core::run::{Exit, Means, Run, Submission};
 use crate::core::snapshots::Ticket;
+use crate::core::tale::Tale;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq)]
@@ -186,6 +187,8 @@ pub enum Effect {
     },
     /// Order something of the engine's side.
     Host(HostOrder),
+    /// Tell that something happened, with the next records that are written.
+    Happened(Tale),
 }
 
 /// What is ordered of the engine's side. Every order can be repeated, and those for one runner are

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use belay_protocol::WorkloadName;
+use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{
     Again, Epoch, NextForRun, Notice, ReleaseReason, Released, RunId, RunStanding, RunnerId,
     SnapshotAnswer, SnapshotOmission, WaitRequest, WaitpointId,
@@ -24,7 +25,7 @@ use belay_timer_wheel::{Moment, TimerWheel};
 
 use crate::core::admission::{Admission, Fate};
 use crate::core::bindings::{Binding, Bindings};
-use crate::core::counts::{Counts, Unwanted};
+use crate::core::counts::Counts;
 use crate::core::dispatch::{Dispatch, Flight, Stage};
 use crate::core::event::{
     Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord, RunRecord,
@@ -33,6 +34,7 @@ use crate::core::lane::{Lane, WorkloadPolicy};
 use crate::core::now::Now;
 use crate::core::run::{Failure, Phase, Run};
 use crate::core::snapshots::{Pending, Snapshots, Ticket};
+use crate::core::tale::{Happening, Tale};
 
 pub use restart::Hosted;
 
@@ -304,6 +306,13 @@ impl Hub {
         fx.push(Effect::Save(Box::new(RunRecord { run: run.clone(), owner, pending, flight })));
     }
 
+    /// Says what happened to a run, for the journal.
+    fn tell(&self, run: RunId, what: Happening, fx: &mut Vec<Effect>) {
+        if let Some(workload) = self.runs.get(&run).map(|run| run.submission.workload.clone()) {
+            fx.push(Effect::Happened(Tale { run, workload, what }));
+        }
+    }
+
     fn origin(&self, runner: &RunnerId) -> Origin {
         match self.admission.resident(runner) {
             Some(_) => Origin::Hosted,
@@ -345,12 +354,14 @@ impl Hub {
     }
 
     /// Ends the pending snapshot of a run, wherever it is.
-    fn end_snapshot(&mut self, id: RunId, why: Unwanted, fx: &mut Vec<Effect>) {
+    fn end_snapshot(&mut self, id: RunId, why: SnapshotUnwanted, fx: &mut Vec<Effect>) {
         if self.snapshots.cancel(id).is_some() {
             self.counts.cancelled(why);
+            self.tell(id, Happening::Unwanted(why), fx);
         }
         if let Some(ticket) = self.dispatch.abort(id) {
             self.counts.cancelled(why);
+            self.tell(id, Happening::Unwanted(why), fx);
             fx.push(Effect::Host(HostOrder::AbortSnapshot(ticket)));
         }
     }
@@ -494,7 +505,7 @@ impl Hub {
         fx: &mut Vec<Effect>,
     ) -> Option<NextForRun> {
         let EndedAttempt { run: id, failure, again, fate } = ended;
-        self.end_snapshot(id, Unwanted::AttemptEnded, fx);
+        self.end_snapshot(id, SnapshotUnwanted::AttemptEnded, fx);
         let stored = match (self.phase(id), fate) {
             (Some(Phase::Restoring { .. }), Fate::Stopping) => self.ticket(id),
             _ => None,
@@ -505,11 +516,16 @@ impl Hub {
         }
         let hosted = self.admission.resident(&binding.runner).is_some();
         let fence = (fate == Fate::Stopping && hosted).then(|| binding.runner.clone());
+        let cause = failure.to_string();
+        let was_started = !matches!(self.phase(id), Some(Phase::Assigned));
         let next = self.change(id, |run| match run.phase {
             Phase::Assigned => run.fail_start(failure, now),
             _ => run.fail_attempt(failure, again, fence, now),
         });
         let next = next?.ok();
+        if let Some(next) = &next {
+            self.tell_failure(id, was_started, &cause, next, fx);
+        }
         self.after_attempt(id, now);
         let dropped = stored.map(|ticket| self.drop_stored(ticket));
         self.save(id, now, fx);
@@ -519,6 +535,32 @@ impl Hub {
             (None, Fate::Stays) => {}
         }
         next
+    }
+
+    /// Tells of an assignment or an attempt that failed, and of the run if that was its last.
+    fn tell_failure(
+        &self,
+        id: RunId,
+        was_started: bool,
+        cause: &str,
+        next: &NextForRun,
+        fx: &mut Vec<Effect>,
+    ) {
+        let Some(attempt) = self.runs.get(&id).map(|run| run.attempt) else { return };
+        let next_try_at = match next {
+            NextForRun::Retried { not_before } => Some(*not_before),
+            NextForRun::Finished {} | NextForRun::Failed {} => None,
+        };
+        let told = || cause.to_owned();
+        let what = if was_started {
+            Happening::AttemptFailed { attempt, cause: told(), next_try_at }
+        } else {
+            Happening::NotStarted { cause: told(), next_try_at }
+        };
+        self.tell(id, what, fx);
+        if let NextForRun::Failed {} = next {
+            self.tell(id, Happening::Failed { attempts: attempt, cause: told() }, fx);
+        }
     }
 
     /// Has a snapshot removed with its container. The flight is in the run's record until that is

@@ -23,8 +23,8 @@ impl HubTask {
 
     fn carry(&mut self, effect: Effect) {
         match effect {
-            Effect::Save(_) | Effect::Forget(_) => {
-                unreachable!("writes do not go out by themselves")
+            Effect::Save(_) | Effect::Forget(_) | Effect::Happened(_) => {
+                unreachable!("what goes to the disk does not go out by itself")
             }
             Effect::Reply { session, id, result } => {
                 let frame = match result {
@@ -84,8 +84,19 @@ impl HubTask {
             match effect {
                 Effect::Save(record) => self.outbox.write(|writes| writes.save(record)),
                 Effect::Forget(run) => self.outbox.write(|writes| writes.forget(run)),
+                Effect::Happened(tale) => self.tales.push(tale),
                 effect => self.outbox.push(Out::Effect(effect)),
             }
+        }
+    }
+
+    /// Tells what happened to the runs whose records are about to be written, so that it is on the
+    /// disk with them.
+    pub(super) fn tell_tales(&mut self) {
+        for tale in self.tales.drain(..) {
+            let workload = tale.workload.clone();
+            let (message, details) = tale.told();
+            self.events.emit(&workload, message, details);
         }
     }
 

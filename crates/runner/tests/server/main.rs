@@ -4,6 +4,7 @@ mod abuse;
 mod crash;
 mod disk;
 mod drain;
+mod events;
 mod handshake;
 mod life;
 mod rig;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use belay_events::{EventLog, EventsTask};
 use belay_ledger::Ledger;
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{RunId, RunnerToken, SubmitRequest};
@@ -61,7 +62,10 @@ pub(crate) struct Rig {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) host: HostLink,
     pub(crate) shutdown: CancellationToken,
+    /// What was told.
+    pub(crate) log: EventLog,
     hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
+    telling: JoinHandle<()>,
     listening: JoinHandle<()>,
 }
 
@@ -79,8 +83,10 @@ impl Rig {
             runners: setup.source,
             snapshot_delay: setup.snapshot_delay,
         };
+        let (events, log, telling) = EventsTask::spawn(&ledger, shutdown.clone());
         let hub = RunningHub::start(HubStart {
             ledger,
+            events,
             policy: HubPolicy::default(),
             workloads: vec![(name("mailer"), policy)],
             host: port,
@@ -94,13 +100,24 @@ impl Rig {
         let address = listener.local_addr().expect("has an address");
         let accepting = server.clone();
         let listening = tokio::spawn(async move { accepting.serve_tcp(listener).await });
-        Self { handle: hub.handle, server, address, host, shutdown, hub: hub.task, listening }
+        Self {
+            handle: hub.handle,
+            server,
+            address,
+            host,
+            shutdown,
+            log,
+            hub: hub.task,
+            telling,
+            listening,
+        }
     }
 
     /// Ends the server in order, and waits for its end.
     pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         soon("the hub's end", self.hub).await.expect("no panic").expect("the ledger was there");
+        soon("the events' end", self.telling).await.expect("no panic");
         soon("the listener's end", self.listening).await.expect("no panic");
         soon("the sockets' end", self.server.drained()).await;
     }

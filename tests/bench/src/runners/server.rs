@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use belay_events::EventsTask;
 use belay_ledger::Ledger;
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
@@ -39,8 +40,10 @@ pub(super) async fn run(directory: &Path) -> Result<()> {
         runners,
         snapshot_delay: Duration::from_secs(3600),
     };
+    let (events, _, telling) = EventsTask::spawn(&ledger, shutdown.clone());
     let hub = RunningHub::start(HubStart {
         ledger,
+        events,
         policy: HubPolicy {
             // A snapshot of a runner that is away is given up at once, and not kept for its return,
             // so that it can be counted.
@@ -110,6 +113,7 @@ pub(super) async fn run(directory: &Path) -> Result<()> {
     }
     shutdown.cancel();
     hub.task.await??;
+    telling.await?;
     server.drained().await;
     while tasks.join_next().await.is_some() {}
     Ok(())

@@ -37,7 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("events", &["ledger", "protocol"]),
     ("sync", &["packs", "protocol", "store"]),
     ("packs", &["protocol"]),
-    ("runner", &["ledger", "protocol", "timer-wheel"]),
+    ("runner", &["events", "ledger", "protocol", "timer-wheel"]),
     ("runner-client", &["protocol"]),
     ("volumes", &["protocol"]),
     ("engine", &["protocol"]),

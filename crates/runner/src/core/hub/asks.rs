@@ -3,16 +3,17 @@
 use std::io;
 use std::sync::Arc;
 
+use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{
     MAX_PAYLOAD, MAX_WAIT_OUTPUT, ReleaseReason, RunId, WaitRequest, WaitResult, WaitpointId,
 };
 use serde_json::Value;
 
 use super::{Hub, RunTimer};
-use crate::core::counts::Unwanted;
 use crate::core::event::{Answer, Ask, AskId, Effect, Refusal, WhetherNew};
 use crate::core::now::Now;
 use crate::core::run::{Phase, Run, RunEnd, Submission, SuspendedWait};
+use crate::core::tale::Happening;
 
 impl Hub {
     pub(super) fn asked(&mut self, id: AskId, ask: Ask, now: &Now, fx: &mut Vec<Effect>) {
@@ -65,6 +66,7 @@ impl Hub {
         }
         self.runs.insert(id, Run::new(id, Arc::new(submission), now));
         self.after_attempt(id, now);
+        self.tell(id, Happening::Submitted, fx);
         self.save(id, now, fx);
         Ok(Answer::Submitted { run: id, whether: WhetherNew::New })
     }
@@ -89,7 +91,7 @@ impl Hub {
             | Phase::Restoring { .. } => {}
         }
         let (workload, priority) = (run.submission.workload.clone(), run.submission.priority);
-        self.end_snapshot(id, Unwanted::Cancelled, fx);
+        self.end_snapshot(id, SnapshotUnwanted::RunCancelled, fx);
         let ticket = self.ticket(id);
         let binding = self.unbind(id, now);
         self.stop_timers(id, now);
@@ -103,6 +105,7 @@ impl Hub {
         if let (Phase::Suspended { .. } | Phase::Restoring { .. }, Some(ticket)) = (&was, ticket) {
             after.push(self.drop_stored(ticket));
         }
+        self.tell(id, Happening::Cancelled, fx);
         self.save(id, now, fx);
         if let Some(binding) = binding {
             self.tell_released(&binding, id, ReleaseReason::Cancelled, after);
@@ -163,8 +166,9 @@ impl Hub {
         self.stop_timer(id, RunTimer::Wait, now);
         match self.phase(id) {
             Some(Phase::Waiting { .. }) => {
-                self.end_snapshot(id, Unwanted::WaitOver, fx);
+                self.end_snapshot(id, SnapshotUnwanted::WaitOver, fx);
                 self.resume(id, Some(result), now);
+                self.tell(id, Happening::Resumed, fx);
                 self.save(id, now, fx);
                 self.tell_state(id, after);
             }

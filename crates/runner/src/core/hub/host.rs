@@ -9,6 +9,7 @@ use crate::core::event::{Effect, HostOrder, SnapshotOutcome};
 use crate::core::now::Now;
 use crate::core::run::{Exit, Failure, Means, Phase};
 use crate::core::snapshots::{Pending, Ticket};
+use crate::core::tale::Happening;
 
 impl Hub {
     pub(super) fn exited(
@@ -106,6 +107,7 @@ impl Hub {
             Means::Checkpoint => self.admission.swap_out(&ticket.runner),
             Means::Pause => {}
         }
+        self.tell(id, Happening::Taken { runner: ticket.runner.clone(), means }, fx);
         self.save(id, now, fx);
         if let Some(session) = self.bindings.session_of(&ticket.runner) {
             self.bindings.close(session);
@@ -133,7 +135,9 @@ impl Hub {
         let Flight { ticket, stage, failures, .. } = flight;
         let id = ticket.run;
         if *stage == Stage::Taking {
-            self.retry(ticket, failures + 1, reason, now);
+            let (cause, failures) = (reason.clone(), failures + 1);
+            self.tell(id, Happening::NotTaken { cause, failures }, fx);
+            self.retry(ticket, failures, reason, now);
         }
         self.save(id, now, fx);
         self.released(&ticket.runner, now);

@@ -5,11 +5,13 @@ use belay_protocol::runner::{RunId, RunnerId};
 
 use super::{Hub, RunTimer, TimerKey};
 use crate::core::bindings::{Binding, SessionId};
+use crate::core::counts::LATE;
 use crate::core::dispatch::{Flight, Stage};
 use crate::core::event::{Effect, HostOrder};
 use crate::core::lane::RunnerSource;
 use crate::core::now::Now;
 use crate::core::snapshots::{Pending, Ticket};
+use crate::core::tale::Happening;
 
 /// What a workload's lane allows next.
 enum Placement {
@@ -139,7 +141,13 @@ impl Hub {
             if !is_connected || !self.is_wanted(&ticket) {
                 continue;
             }
-            self.counts.dispatched(now.moment.saturating_since(due_at));
+            let lag = now.moment.saturating_since(due_at);
+            self.counts.dispatched(lag);
+            let runner = ticket.runner.clone();
+            self.tell(ticket.run, Happening::Dispatched { runner, lag }, fx);
+            if lag > LATE {
+                self.tell(ticket.run, Happening::Late { lag }, fx);
+            }
             let stage = Stage::Taking;
             self.dispatch.begin(Flight { ticket: ticket.clone(), stage, failures, exit: None });
             self.save(ticket.run, now, fx);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{
     Again, AttemptOutcome, CompleteRequest, Completed, ContinueRequest, Continued, Empty, Epoch,
     MAX_WAITPOINTS, NextForRun, Notice, Reply, RequestId, RunId, RunReference, RunnerError,
@@ -12,10 +13,10 @@ use belay_protocol::runner::{
 use super::{EndedAttempt, Hub, RunTimer};
 use crate::core::admission::Fate;
 use crate::core::bindings::SessionId;
-use crate::core::counts::Unwanted;
 use crate::core::event::Effect;
 use crate::core::now::Now;
 use crate::core::run::{Failure, Phase, Settled, WrongState};
+use crate::core::tale::Happening;
 
 impl Hub {
     pub(super) fn requested(
@@ -134,11 +135,14 @@ impl Hub {
         fx: &mut Vec<Effect>,
     ) -> Result<Reply, RunnerError> {
         let RunReference { run: id, epoch } = asked;
-        self.authorise(session, id, epoch)?;
+        let runner = self.authorise(session, id, epoch)?;
         if let Some(Phase::Executing { .. }) = self.phase(id) {
             return self.started(id);
         }
         self.change(id, |run| run.start(now)).ok_or_else(|| unknown(id))?.map_err(wrong_state)?;
+        if let Some(attempt) = self.runs.get(&id).map(|run| run.attempt) {
+            self.tell(id, Happening::Started { attempt, runner }, fx);
+        }
         self.stop_timer(id, RunTimer::Start, now);
         self.time_attempt(id, now);
         self.save(id, now, fx);
@@ -203,7 +207,7 @@ impl Hub {
             Phase::Executing { .. } | Phase::Waiting { .. } => {}
             _ => return Err(wrong_state(WrongState { found: run.state() })),
         }
-        self.end_snapshot(id, Unwanted::SuspendedAnew, fx);
+        self.end_snapshot(id, SnapshotUnwanted::SuspendedAnew, fx);
         let left = self.stop_timer(id, RunTimer::Attempt, now);
         self.stop_timer(id, RunTimer::Wait, now);
         let suspension = self.change(id, |run| run.suspend(wait, left));
@@ -211,17 +215,26 @@ impl Hub {
         let snapshot = if over.is_some() {
             self.resume(id, over, now);
             self.counts.omitted(SnapshotOmission::WaitOver);
+            self.tell(id, Happening::Refused(SnapshotOmission::WaitOver), fx);
             SnapshotAnswer::Omitted { reason: SnapshotOmission::WaitOver }
         } else {
             if let WaitRequest::Timer { until } = wait {
                 self.start_timer(id, RunTimer::Wait, now.until(until), now);
             }
+            self.tell(id, Happening::Suspended { wait }, fx);
             let delay = self.snapshot_delay(id, snapshot_delay_ms);
             let answer = self.arm(id, delay, 0, now);
-            match answer {
-                SnapshotAnswer::Armed { .. } => self.counts.scheduled(),
-                SnapshotAnswer::Omitted { reason } => self.counts.omitted(reason),
-            }
+            let what = match answer {
+                SnapshotAnswer::Armed { delay_ms } => {
+                    self.counts.scheduled();
+                    Happening::Scheduled { delay_ms }
+                }
+                SnapshotAnswer::Omitted { reason } => {
+                    self.counts.omitted(reason);
+                    Happening::Refused(reason)
+                }
+            };
+            self.tell(id, what, fx);
             answer
         };
         self.save(id, now, fx);
@@ -267,9 +280,10 @@ impl Hub {
     fn leave(&mut self, id: RunId, now: &Now, fx: &mut Vec<Effect>) -> bool {
         let waits = matches!(self.phase(id), Some(Phase::Waiting { .. }));
         if waits {
-            self.end_snapshot(id, Unwanted::Left, fx);
+            self.end_snapshot(id, SnapshotUnwanted::Left, fx);
             self.stop_timer(id, RunTimer::Wait, now);
             self.resume(id, None, now);
+            self.tell(id, Happening::Resumed, fx);
         }
         waits
     }
@@ -307,9 +321,13 @@ impl Hub {
             let message = format!("{id} is in attempt {}", run.attempt);
             return Err(RunnerError::new(RunnerErrorCode::StaleAttempt, message));
         }
-        self.end_snapshot(id, Unwanted::Completed, fx);
+        self.end_snapshot(id, SnapshotUnwanted::Completed, fx);
         self.unbind(id, now);
         self.expect(&runner, self.policy.handover, now);
+        let failed = match &outcome {
+            AttemptOutcome::Succeeded { .. } => None,
+            AttemptOutcome::Failed { error, .. } => Some(error.clone()),
+        };
         let next = self.change(id, |run| {
             let next = match outcome {
                 AttemptOutcome::Succeeded { output } => run.finish(output, now)?,
@@ -321,6 +339,10 @@ impl Hub {
             Ok::<NextForRun, WrongState>(next)
         });
         let next = next.ok_or_else(|| unknown(id))?.map_err(wrong_state)?;
+        match failed {
+            None => self.tell(id, Happening::Finished { attempt }, fx),
+            Some(cause) => self.tell_failure(id, true, &cause, &next, fx),
+        }
         self.after_attempt(id, now);
         self.save(id, now, fx);
         Ok(Reply::Complete(Completed { next }))

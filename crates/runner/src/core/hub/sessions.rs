@@ -1,15 +1,16 @@
 //! Sessions that open and close.
 
 use belay_protocol::WorkloadName;
+use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{CloseReason, Notice, RunId, RunnerId, Welcome};
 
 use super::{DISPATCH_BACK_OFF, Hub, RunTimer};
 use crate::core::bindings::{Session, SessionId};
-use crate::core::counts::Unwanted;
 use crate::core::dispatch::{Flight, Stage};
 use crate::core::event::{Effect, HostOrder};
 use crate::core::now::Now;
 use crate::core::run::Phase;
+use crate::core::tale::Happening;
 
 impl Hub {
     pub(super) fn connected(
@@ -50,7 +51,10 @@ impl Hub {
         }
         match self.phase(id) {
             Some(Phase::Waiting { .. }) => self.rearm(id, now, fx),
-            Some(Phase::Restoring { .. }) => self.restored(id, now),
+            Some(Phase::Restoring { .. }) => {
+                self.restored(id, now);
+                self.tell(id, Happening::Resumed, fx);
+            }
             Some(Phase::Suspended { .. }) => {
                 // Nobody ordered it back, and yet it runs: what was stored of it is worth nothing.
                 self.surface(id, now);
@@ -84,7 +88,8 @@ impl Hub {
         // What is being taken was of the epoch before.
         let failures = self.dispatch.get(id).map_or(0, |flight| flight.failures);
         if let Some(ticket) = self.dispatch.abort(id) {
-            self.counts.cancelled(Unwanted::Rebound);
+            self.counts.cancelled(SnapshotUnwanted::Rebound);
+            self.tell(id, Happening::Unwanted(SnapshotUnwanted::Rebound), fx);
             fx.push(Effect::Host(HostOrder::AbortSnapshot(ticket)));
             self.arm(id, DISPATCH_BACK_OFF, failures, now);
         }

@@ -3,4 +3,5 @@ mod promises;
 mod rig;
 mod scenarios;
 mod shown;
+mod told;
 mod warm;

@@ -1,13 +1,14 @@
 //! Time that has passed.
 
+use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{Again, ReleaseReason, RunId, RunnerId, WaitResult};
 
 use super::{EndedAttempt, Hub, RunTimer, TimerKey};
 use crate::core::admission::Fate;
-use crate::core::counts::Unwanted;
 use crate::core::event::Effect;
 use crate::core::now::Now;
 use crate::core::run::{Failure, Phase};
+use crate::core::tale::Happening;
 
 impl Hub {
     pub(super) fn tick(&mut self, now: &Now, fx: &mut Vec<Effect>) {
@@ -23,7 +24,8 @@ impl Hub {
             }
         }
         for dropped in self.snapshots.expire(now.moment) {
-            self.counts.cancelled(Unwanted::Away);
+            self.counts.cancelled(SnapshotUnwanted::Away);
+            self.tell(dropped.ticket.run, Happening::Unwanted(SnapshotUnwanted::Away), fx);
             self.save(dropped.ticket.run, now, fx);
         }
     }

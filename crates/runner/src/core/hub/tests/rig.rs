@@ -149,7 +149,8 @@ impl Rig {
                 | Effect::Tell { .. }
                 | Effect::Close { .. }
                 | Effect::Answer { .. }
-                | Effect::Host(_) => {}
+                | Effect::Host(_)
+                | Effect::Happened(_) => {}
             }
         }
     }

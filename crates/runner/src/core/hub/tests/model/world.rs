@@ -270,6 +270,7 @@ impl World {
             Effect::Close { session, .. } => self.close(*session),
             Effect::Answer { result, .. } => self.answered(result, about),
             Effect::Host(order) => self.ordered(order),
+            Effect::Happened(_) => {}
         }
     }
 

@@ -41,6 +41,7 @@ pub(super) fn order(effects: &[Effect], about: About) {
         Effect::Tell { .. }
         | Effect::Close { .. }
         | Effect::Forget(_)
+        | Effect::Happened(_)
         | Effect::Host(HostOrder::StartRunner { .. } | HostOrder::StopRunner { .. }) => None,
         Effect::Host(
             HostOrder::TakeSnapshot(ticket)
@@ -71,7 +72,8 @@ pub(super) fn order(effects: &[Effect], about: About) {
             | Effect::Tell { .. }
             | Effect::Close { .. }
             | Effect::Answer { .. }
-            | Effect::Host(_) => {}
+            | Effect::Host(_)
+            | Effect::Happened(_) => {}
         }
     }
 }
