@@ -22,6 +22,8 @@ mod core;
 mod durable;
 pub mod failpoint;
 mod fetching;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod history;
 mod layout;
 mod manifest_file;

@@ -1,4 +1,4 @@
-//! The workspace's own tasks: prepare a host, run the demonstration, run every test.
+//! The workspace's own tasks: prepare a host, run the demonstration, run every test, fuzz.
 //!
 //! It is built before anything else on a machine that has little, so it has no dependency.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to a person")]
@@ -7,6 +7,7 @@ mod belongings;
 mod core;
 mod criu;
 mod demo;
+mod fuzz;
 mod probe;
 mod process;
 mod setup;
@@ -61,6 +62,7 @@ fn carry_out(invocation: Invocation) -> Result<(), Box<dyn Error>> {
             setup::ensure(Purpose::Test, Consent::Given, workspace.target_dir())?;
             test::run(&workspace, &tiers, counts)?;
         }
+        Invocation::Fuzz { target, run } => fuzz::run(&Workspace::find()?, &target, &run)?,
     }
     Ok(())
 }

@@ -55,6 +55,10 @@ impl Workspace {
         Ok(Self { root: root.to_owned(), target_dir: target_dir.into(), cargo })
     }
 
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub(crate) fn target_dir(&self) -> &Path {
         &self.target_dir
     }

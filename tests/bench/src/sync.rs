@@ -1,10 +1,12 @@
 //! Volume-sync in the `tree` format: one gibibyte in 10,000 files, published, changed, applied.
 //! CPU time is held against the floor, which is the same content cut, hashed and compressed in this
-//! process without anything around it, and shown beside `tar | gzip`.
+//! process without anything around it, and shown beside `tar | gzip` and restic.
+
+mod rivals;
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -23,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::rivals::{Restic, tar_gzip};
 use crate::lifecycle::{Finding, finding};
 
 const MIB: u64 = 1024 * 1024;
@@ -48,9 +51,15 @@ pub(crate) async fn run() -> Result<Vec<Finding>> {
     let floor_cpu = cpu()?.saturating_sub(before);
     findings.push(finding("floor: cut, hash, compress", floor_cpu.as_secs_f64(), "CPU s", None));
     findings.push(finding("floor: packs", mib(packed), "MiB", None));
-    let (gzip_cpu, gzip_bytes) = tar_gzip(&data)?;
-    findings.push(finding("tar | gzip", gzip_cpu.as_secs_f64(), "CPU s", None));
-    findings.push(finding("tar | gzip: archive", mib(gzip_bytes), "MiB", None));
+    let gzip = tar_gzip(&data)?;
+    findings.push(finding("tar | gzip", gzip.cpu.as_secs_f64(), "CPU s", None));
+    findings.push(finding("tar | gzip: archive", mib(gzip.stored), "MiB", None));
+    let restic = Restic::new(&scratch.path().join("restic"))?;
+    let backup = restic.backup(&data)?;
+    findings.push(finding("restic: first backup", backup.cpu.as_secs_f64(), "CPU s", None));
+    findings.push(finding("restic: stored", mib(backup.stored), "MiB", None));
+    let backup = restic.backup(&data)?;
+    findings.push(finding("restic: unchanged backup", millis(backup.cpu), "CPU ms", None));
 
     let store_path = scratch.path().join("store");
     let publishing = Running::start(&provider, &store_path, SyncRole::Provider)?;
@@ -75,14 +84,17 @@ pub(crate) async fn run() -> Result<Vec<Finding>> {
     consuming.applied(first.cid).await?;
 
     // What lies around a change is stored with it, and is more here and less there.
-    let mut changes = Vec::new();
+    let (mut changes, mut backups) = (Vec::new(), Vec::new());
     for place in 0..5_u64 {
         overwrite(&data.join("random"), (6 * place + 1) * MIB + 123, &noise(71 + place, MIB))?;
         changes.push(publishing.publish(&store_path).await?);
+        backups.push(restic.backup(&data)?);
     }
     changes.sort_by_key(|change| change.stored);
+    backups.sort_by_key(|backup| backup.stored);
     findings.push(finding("1 MiB changed: stored", mib(changes[2].stored), "MiB", Some(1.15)));
     findings.push(finding("1 MiB changed", millis(changes[2].cpu), "CPU ms", None));
+    findings.push(finding("restic: 1 MiB changed: stored", mib(backups[2].stored), "MiB", None));
 
     let mut dice = Dice(4_711);
     for page in 0..256_u64 {
@@ -91,6 +103,8 @@ pub(crate) async fn run() -> Result<Vec<Finding>> {
     }
     let pages = publishing.publish(&store_path).await?;
     findings.push(finding("256 pages changed: stored", mib(pages.stored), "MiB", Some(18.5)));
+    let backup = restic.backup(&data)?;
+    findings.push(finding("restic: 256 pages changed: stored", mib(backup.stored), "MiB", None));
     consuming.applied(pages.cid).await?;
 
     for number in 0..1_000_u64 {
@@ -278,30 +292,6 @@ fn floor(data: &Path) -> Result<u64> {
     }
     let (_, _, written) = writer.finish()?;
     Ok(written.stored)
-}
-
-fn tar_gzip(data: &Path) -> Result<(Duration, u64)> {
-    let before = spent(UsageWho::RUSAGE_CHILDREN)?;
-    let mut tar = std::process::Command::new("tar")
-        .arg("-cz")
-        .arg("-C")
-        .arg(data)
-        .arg(".")
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .context("tar and gzip are needed")?;
-    let mut bytes = 0;
-    let mut output = tar.stdout.take().context("tar writes")?;
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        let count = output.read(&mut piece)?;
-        if count == 0 {
-            break;
-        }
-        bytes += count as u64;
-    }
-    ensure!(tar.wait()?.success(), "tar failed");
-    Ok((spent(UsageWho::RUSAGE_CHILDREN)?.saturating_sub(before), bytes))
 }
 
 /// A workload without a container.

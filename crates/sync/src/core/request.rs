@@ -15,6 +15,9 @@ const METADATA_MAX: usize = 16 * 1024;
 const TRAVELS_MAX: usize = 60 * 1024;
 /// Longest request id, in characters.
 const REQUEST_ID_MAX: usize = 128;
+/// Faults that are told. The bytes of a request hold thousands, and what is told is kept in journals
+/// and status.
+const FAULTS_MAX: usize = 64;
 /// Characters of a body that is not JSON which are given back.
 const RAW_BODY_MAX: usize = 1024;
 
@@ -125,6 +128,7 @@ fn judge_fields(fields: &Map<String, Value>, mounts: &Mounts) -> Result<ValidReq
         ));
     }
     if !faults.is_empty() {
+        faults.truncate(FAULTS_MAX);
         return Err(faults);
     }
     Ok(ValidRequest {

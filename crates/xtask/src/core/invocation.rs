@@ -13,11 +13,15 @@ Usage: cargo xtask COMMAND
   demo  [--yes] [-- ARG..] setup, build, and run `belay demo ARG..`
   test  [--full] [--tier lint|unit|integration|e2e]..
                            setup, every check and every test, and that nothing is left behind
+  fuzz  TARGET [--seconds N|--distil]
+                           look for input that a parser does not stand (docs/testing.md)
   help                     this text
 
   --yes   agree to changes of the host; without it they are asked for on a terminal
   --full  the counts of a night (kills, cycles, interleavings) instead of the gate's
   --tier  only these; it may be given more than once
+  --seconds  how long to look, 60 unless told
+  --distil   keep in the corpus what is needed to reach all code that was reached
 ";
 
 /// May the host be changed?
@@ -29,6 +33,18 @@ pub(crate) enum Consent {
     Ask,
 }
 
+/// What is done with a target of the fuzzer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FuzzRun {
+    /// Look for new input.
+    Search { seconds: u64 },
+    /// Make the corpus small.
+    Distil,
+}
+
+/// How long is searched unless told.
+const SECONDS: u64 = 60;
+
 /// A parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Invocation {
@@ -36,6 +52,7 @@ pub(crate) enum Invocation {
     Setup { consent: Consent },
     Demo { consent: Consent, demo_args: Vec<String> },
     Test { tiers: BTreeSet<Tier>, counts: Counts },
+    Fuzz { target: String, run: FuzzRun },
 }
 
 /// A command line that means nothing.
@@ -46,6 +63,8 @@ pub(crate) enum InvocationError {
     UnknownArgument { command: &'static str, argument: String },
     NoTier,
     UnknownTier(String),
+    NoTarget,
+    NoSeconds,
 }
 
 impl fmt::Display for InvocationError {
@@ -60,6 +79,8 @@ impl fmt::Display for InvocationError {
             Self::UnknownTier(tier) => {
                 write!(f, "`{tier}` is not a tier: lint, unit, integration, e2e")
             }
+            Self::NoTarget => write!(f, "`fuzz` needs a target"),
+            Self::NoSeconds => write!(f, "`--seconds` needs a number"),
         }
     }
 }
@@ -77,6 +98,7 @@ pub(crate) fn parse(
         "setup" => parse_setup(arguments),
         "demo" => parse_demo(arguments),
         "test" => parse_test(arguments),
+        "fuzz" => parse_fuzz(arguments),
         _ => Err(InvocationError::UnknownCommand(command)),
     }
 }
@@ -124,6 +146,23 @@ fn parse_test(mut arguments: impl Iterator<Item = String>) -> Result<Invocation,
     Ok(Invocation::Test { tiers, counts })
 }
 
+fn parse_fuzz(mut arguments: impl Iterator<Item = String>) -> Result<Invocation, InvocationError> {
+    let target = arguments.next().filter(|target| !target.starts_with('-'));
+    let target = target.ok_or(InvocationError::NoTarget)?;
+    let mut run = FuzzRun::Search { seconds: SECONDS };
+    while let Some(argument) = arguments.next() {
+        run = match argument.as_str() {
+            "--seconds" => {
+                let seconds = arguments.next().and_then(|text| text.parse().ok());
+                FuzzRun::Search { seconds: seconds.ok_or(InvocationError::NoSeconds)? }
+            }
+            "--distil" => FuzzRun::Distil,
+            _ => return Err(InvocationError::UnknownArgument { command: "fuzz", argument }),
+        };
+    }
+    Ok(Invocation::Fuzz { target, run })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +203,14 @@ mod tests {
     }
 
     #[test]
+    fn a_target_is_searched_or_its_corpus_made_small() {
+        let fuzz = |run| Ok(Invocation::Fuzz { target: "pack".to_owned(), run });
+        assert_eq!(parsed("fuzz pack"), fuzz(FuzzRun::Search { seconds: SECONDS }));
+        assert_eq!(parsed("fuzz pack --seconds 600"), fuzz(FuzzRun::Search { seconds: 600 }));
+        assert_eq!(parsed("fuzz pack --distil"), fuzz(FuzzRun::Distil));
+    }
+
+    #[test]
     fn nonsense_is_named() {
         assert_eq!(parsed(""), Err(InvocationError::NoCommand));
         for (line, words) in [
@@ -172,6 +219,10 @@ mod tests {
             ("demo --full", "`--full`"),
             ("test --tier", "needs a name"),
             ("test --tier slow", "`slow`"),
+            ("fuzz", "needs a target"),
+            ("fuzz --seconds 5", "needs a target"),
+            ("fuzz pack --seconds soon", "needs a number"),
+            ("fuzz pack --full", "`--full`"),
         ] {
             let message = parsed(line).expect_err(line).to_string();
             assert!(message.contains(words), "{line}: {message}");

@@ -53,8 +53,9 @@ const EDGES: &[(&str, &[&str])] = &[
 const PROTOCOL_DEPENDENCIES: &[&str] =
     &["data-encoding", "jiff", "serde", "serde_json", "thiserror"];
 
-/// Features that are for tests: points of failure, suites for others to call.
-const TEST_FEATURES: &[&str] = &["contract", "failpoints"];
+/// Features that are for tests: points of failure, suites for others to call, parsers
+/// for the fuzzer.
+const TEST_FEATURES: &[&str] = &["contract", "failpoints", "fuzzing"];
 
 /// Packages where an error needs no type: it is shown, not matched on.
 const BINARIES: &[&str] = &["belay", "belayd"];

@@ -158,3 +158,24 @@ proptest! {
         prop_assert!(judge(&bytes, &mounts()).is_err());
     }
 }
+
+#[test]
+fn numbers_of_the_app_travel_as_they_were_written() {
+    // Read to the nearest number only by a reader that takes its time.
+    for number in ["0.8862269254527579", "1.2345678901234567e-7", "3.0e-44", "-0.0"] {
+        let body = format!(r#"{{"archive_paths": ["/app/data"], "metadata": {{"x": {number}}}}}"#);
+        let valid = judge(body.as_bytes(), &mounts()).expect("valid");
+        let again = serde_json::to_vec(&valid.request).expect("serialises");
+        assert_eq!(judge(&again, &mounts()), Ok(valid.clone()), "{number}");
+        let exact: f64 = number.parse().expect("a number");
+        assert_eq!(valid.request.metadata["x"].as_f64().map(f64::to_bits), Some(exact.to_bits()));
+    }
+}
+
+#[test]
+fn the_faults_that_are_told_do_not_outgrow_the_request() {
+    let fields: Vec<String> = (0..7_000).map(|number| format!("\"{number}\":1")).collect();
+    let body = format!("{{{}}}", fields.join(","));
+    let refused = judge(body.as_bytes(), &mounts()).expect_err("refused");
+    assert_eq!(refused.error.matches(" is not a field of a request").count(), FAULTS_MAX);
+}
