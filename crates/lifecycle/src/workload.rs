@@ -6,6 +6,7 @@
 
 mod app_requests;
 mod check;
+mod clones;
 mod command;
 mod conflict;
 mod deploy;

@@ -116,6 +116,9 @@ pub struct PublishSucceeded {
     pub content_bytes: u64,
     /// What the capture was.
     pub capture: Capture,
+    /// Why it was that, if it was not what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture_fallback: Option<String>,
     /// True when the store already held exactly this and no new record was made.
     pub unchanged: bool,
     /// Milliseconds during which the container was down for the capture; absent when it was not
@@ -259,6 +262,7 @@ mod tests {
             archive_size_bytes: 1000,
             content_bytes: 5000,
             capture: Capture::Stopped,
+            capture_fallback: None,
             unchanged: false,
             downtime_ms: Some(7),
             skipped: vec![],

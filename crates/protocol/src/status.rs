@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::record::Capture;
 use crate::{Cid, ImagesStatus, NodeId, ProbeStatus, SyncKey, VolumeName, WorkloadName};
 
 /// Version of [`NodeStatus`]'s shape; raised when a field changes its meaning or goes away.
@@ -484,6 +485,12 @@ pub struct SyncOutcome {
     pub downtime_ms: u64,
     /// How long all of it took, in milliseconds.
     pub duration_ms: u64,
+    /// What the capture of a publish was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<Capture>,
+    /// Why it was that, if it was not what was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture_fallback: Option<String>,
 }
 
 /// Newest record under a key.

@@ -129,15 +129,41 @@ pub(crate) fn survey(volumes: &Volumes, roots: &[ContainerPath]) -> Result<Surve
 /// Memory for the first names of files that have several.
 const LINKS_MAX: usize = 64 * 1024 * 1024;
 
+/// A file, as far as its names go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Inode {
+    mount: usize,
+    number: u64,
+    changed: (i64, i64),
+}
+
 /// The files with several names that were met.
 #[derive(Debug, Default)]
 pub(crate) struct Links {
-    /// By volume and inode: the first name, and how many more there may be.
-    met: HashMap<(usize, u64), (Vec<u8>, usize)>,
+    /// By volume, inode and time of change: the first name, and how many more there may be. Beside a
+    /// running app an inode may be another file by the time of its second name; one that changed in
+    /// between becomes a file of its own.
+    met: HashMap<Inode, (Vec<u8>, usize)>,
     bytes: usize,
 }
 
 impl Links {
+    fn key(met: &Met<'_>) -> Inode {
+        let Stat { st_ino, st_ctime, st_ctime_nsec, .. } = met.stat;
+        let nanos = i64::try_from(st_ctime_nsec).unwrap_or(0);
+        Inode { mount: met.mount, number: st_ino, changed: (st_ctime, nanos) }
+    }
+
+    /// Forgets a first name that turned out to be gone.
+    pub(crate) fn forget(&mut self, met: &Met<'_>) {
+        if let Entry::Occupied(entry) = self.met.entry(Self::key(met))
+            && entry.get().0 == met.path
+        {
+            let (first, _) = entry.remove();
+            self.bytes -= first.len();
+        }
+    }
+
     /// The first name of the file that was met, if this is another one.
     pub(crate) fn first_name(
         &mut self,
@@ -147,7 +173,7 @@ impl Links {
         if names < 2 {
             return Ok(None);
         }
-        match self.met.entry((met.mount, met.stat.st_ino)) {
+        match self.met.entry(Self::key(met)) {
             Entry::Vacant(entry) => {
                 self.bytes += met.path.len();
                 if self.bytes > LINKS_MAX {

@@ -374,6 +374,8 @@ where
                 bytes: record.manifest.archive_size_bytes,
                 downtime_ms: downtime.map_or(0, millis),
                 duration_ms: millis(took),
+                capture: None,
+                capture_fallback: None,
             });
         });
     }

@@ -7,6 +7,7 @@ pub enum Point {
     RequestClaimed,
     ClaimJournalled,
     WindowOpened,
+    Cloned,
     Captured,
     WindowClosed,
     CaptureJournalled,
@@ -53,6 +54,9 @@ impl Point {
         Point::ResponseWritten,
         Point::RequestDiscarded,
     ];
+
+    /// The points at which a publish has clones, in their order.
+    pub const CLONES: [Point; 3] = [Point::Cloned, Point::WindowClosed, Point::Captured];
 
     /// The points of a publish that fails, in their order.
     pub const FAILURE: [Point; 2] = [Point::FailureJournalled, Point::FailureAnswered];

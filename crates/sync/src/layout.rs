@@ -10,18 +10,32 @@ use std::time::Duration;
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SyncKey, SyncRole, VolumeName};
 
+use crate::clones::VolumeClones;
+use crate::core::capturing::CapturePolicy;
 use crate::sealing::Sealing;
 
 /// Where a workload's volumes are on the host and in its container.
 ///
 /// All host paths are made by belayd and lie outside what a container can change.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct SyncLayout {
     /// The volumes that can be published from and applied to.
     pub mounts: Vec<MountPoint>,
     /// The system volume.
     pub control: ControlVolume,
+    /// What keeps the volumes' state of one moment.
+    pub clones: Arc<dyn VolumeClones>,
 }
+
+impl PartialEq for SyncLayout {
+    /// Equal places; what keeps their state follows from them.
+    fn eq(&self, other: &Self) -> bool {
+        let Self { mounts, control, clones: _ } = self;
+        *mounts == other.mounts && *control == other.control
+    }
+}
+
+impl Eq for SyncLayout {}
 
 /// The system volume, in which an app and belayd exchange files.
 #[derive(Debug, Clone)]
@@ -81,6 +95,8 @@ pub struct SyncSpec {
     pub format: ArchiveFormat,
     /// How trees are sealed; none if anyone with the store may read them.
     pub sealing: Option<Sealing>,
+    /// What captures may be.
+    pub capture: CapturePolicy,
     /// Requests and records are looked for this often even when nothing was noticed.
     pub poll_interval: Duration,
     /// Least time between the starts of two captures, so that an app cannot keep itself down.
@@ -105,6 +121,7 @@ impl SyncSpec {
             key,
             format: ArchiveFormat::Tree,
             sealing: None,
+            capture: CapturePolicy::Stopped,
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),
@@ -119,6 +136,7 @@ impl SyncSpec {
 #[cfg(test)]
 pub(crate) mod testing {
     use super::{AnswerPlace, Arc, BorrowedFd, ControlVolume, MountPoint, PathBuf, SyncLayout, io};
+    use crate::clones::NoClones;
 
     /// A control volume that nobody fills.
     pub(crate) fn control_volume(data: PathBuf) -> ControlVolume {
@@ -138,6 +156,7 @@ pub(crate) mod testing {
                 size: 1 << 30,
             }],
             control: control_volume(root.to_owned()),
+            clones: Arc::new(NoClones),
         }
     }
 

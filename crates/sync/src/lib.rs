@@ -5,7 +5,7 @@
 //! [`SyncHandle`]. It hears of requests through the control directory and of records through the
 //! store, each by a watch and, since a watch may be deaf, by a poll. Commands come in by a bounded
 //! channel; what it does is shown in one watched status. It asks for a stopped container through
-//! [`OfflineWindow`], and it learns of mounted volumes through a watched [`SyncLayout`], with the
+//! [`OfflineWindow`], for volumes kept at one moment through [`VolumeClones`], and it learns of mounted volumes through a watched [`SyncLayout`], with the
 //! [`AnswerPlace`] that writes on a volume which the container filled.
 //! [`recover`] settles what a crash interrupted, before the workload's container may start.
 
@@ -13,6 +13,7 @@ mod archive;
 mod assembly;
 mod beneath;
 mod capture;
+mod clones;
 mod command;
 mod commit;
 mod consumer;
@@ -45,11 +46,13 @@ mod window;
 pub use belay_packs::{Member, NoMember};
 pub use belay_store::{DirectoryWatch, LocalStore};
 pub use beneath::empty_directory;
+pub use clones::{CloneAnswer, CloneRefused, NoClones, VolumeClones};
 pub use command::{
     ClearHaltError, HistoryError, PauseError, PublishCommand, PublishError, RecoverError, Recovery,
     SyncHandle,
 };
 pub use control::{ControlDir, Fingerprint, Pending};
+pub use core::capturing::CapturePolicy;
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use pausing::{pause, resume};

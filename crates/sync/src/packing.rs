@@ -1,6 +1,6 @@
 //! Captures a tree into packs, a manifest and a root.
 //!
-//! In two passes over the volumes: one while the app runs, one while it is stopped. Each reads only
+//! In two passes over the volumes, where they cannot be kept: one while the app runs, one while it is stopped. Each reads only
 //! the files that do not look as they did in the look before it, so that the second, for which the
 //! app waits, reads what changed during the first. What the first one read is believed only where
 //! the app could not have changed it unseen.
@@ -25,12 +25,17 @@ use crate::remembered::{BASE_ROOT, Earlier, MANIFEST, ROOT, SEEN, VolumesPrint, 
 use crate::sealing::Seal;
 use crate::spool::{SpooledDir, keep_reserve};
 use crate::volume::Volumes;
-use pass::{Pass, PassKind};
+use pass::{Pass, PassKind, Passed};
+
+pub(crate) use pass::clock;
 
 mod pass;
 
 const LIVE_MANIFEST: &str = "live-manifest";
 const LIVE_SEEN: &str = "live-seen";
+/// Readings of a tree that changes meanwhile. Each but the first reads what changed since alone, so
+/// what goes on changing in the last one is written all the time.
+const LIVE_READINGS: u32 = 4;
 
 /// What a capture may build on.
 #[derive(Debug)]
@@ -126,8 +131,45 @@ impl Packing {
         roots: &[ContainerPath],
     ) -> Result<Walked, CaptureError> {
         self.used.clear();
-        let walked = self.pass(PassKind::Still, volumes, roots, MANIFEST, SEEN)?;
-        Ok(Walked { tree: walked.0.finish()?, skipped: walked.1 })
+        self.pass(PassKind::Still, volumes, roots, MANIFEST, SEEN)?.walked()
+    }
+
+    /// Reads clones of a moment that is no earlier than `since`, by [`clock`].
+    pub(crate) fn capture_kept(
+        &mut self,
+        volumes: &Volumes,
+        roots: &[ContainerPath],
+        since: i128,
+    ) -> Result<Walked, CaptureError> {
+        self.pass(PassKind::Kept { since }, volumes, roots, MANIFEST, SEEN)?.walked()
+    }
+
+    /// Reads the tree while the app writes to it, and again what changed under the reading, a few
+    /// times. Returns how many files changed under the last one too.
+    pub(crate) fn capture_live(
+        &mut self,
+        volumes: &Volumes,
+        roots: &[ContainerPath],
+    ) -> Result<(Walked, u64), CaptureError> {
+        let path = |name| self.dir.path().join(name);
+        let (manifest, seen) = (path(MANIFEST), path(SEEN));
+        let (live_manifest, live_seen) = (path(LIVE_MANIFEST), path(LIVE_SEEN));
+        let mut readings = 1;
+        loop {
+            self.used.clear();
+            let passed = self.pass(PassKind::Live, volumes, roots, MANIFEST, SEEN)?;
+            if passed.unsteady == 0 || readings == LIVE_READINGS {
+                let unsteady = passed.unsteady;
+                return Ok((passed.walked()?, unsteady));
+            }
+            readings += 1;
+            let aside = || {
+                fs::rename(&manifest, &live_manifest)?;
+                fs::rename(&seen, &live_seen)
+            };
+            aside().map_err(CaptureError::Write)?;
+            self.last = Some((live_manifest.clone(), live_seen.clone()));
+        }
     }
 
     fn pass(
@@ -137,7 +179,7 @@ impl Packing {
         roots: &[ContainerPath],
         manifest: &str,
         seen: &str,
-    ) -> Result<(crate::core::tree::TreeIndex, Skipped), CaptureError> {
+    ) -> Result<Passed, CaptureError> {
         let (manifest, seen) = (self.dir.path().join(manifest), self.dir.path().join(seen));
         let earlier = match &self.last {
             Some((manifest, seen)) => Earlier::open(manifest, seen, &self.volumes)?,
@@ -159,9 +201,9 @@ impl Packing {
             &mut self.writer,
             &mut self.used,
         )?;
-        let walked = pass.run()?;
+        let passed = pass.run()?;
         self.last = Some((manifest, seen));
-        Ok(walked)
+        Ok(passed)
     }
 
     /// Packs the manifest and makes the root. The app need not wait for this.
@@ -198,7 +240,11 @@ impl Packing {
             fs::write(path(BASE_ROOT), encoded(&base.root)).map_err(CaptureError::Write)?;
         }
         for live in [LIVE_MANIFEST, LIVE_SEEN] {
-            fs::remove_file(path(live)).map_err(CaptureError::Write)?;
+            match fs::remove_file(path(live)) {
+                // Not every capture looks at what is live.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(CaptureError::Write)?,
+            }
         }
         let finish = || {
             fs::write(path(ROOT), &bytes)?;

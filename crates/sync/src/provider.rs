@@ -28,7 +28,9 @@ use crate::window::OfflineWindow;
 
 mod answer;
 mod capturing;
+mod live;
 mod look;
+mod moment;
 mod packing;
 mod retirement;
 mod storing;
@@ -164,9 +166,10 @@ where
             stage: failure.stage,
             reason: failure.reason,
         };
-        let valid = mount_table(layout)
-            .map_err(|error| with_causes(&error))
-            .and_then(|mounts| judge_command(command.archive_paths, command.metadata, &mounts));
+        let valid = mount_table(layout).map_err(|error| with_causes(&error)).and_then(|mounts| {
+            let policy = self.context.spec.capture;
+            judge_command(command.archive_paths, command.metadata, &mounts, policy)
+        });
         let valid = valid.map_err(|reason| {
             let failure = Failure { stage: Stage::Validation, reason };
             self.context.show_failure(&failure);

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use belay_protocol::control::{AppRequest, Stage};
-use belay_protocol::record::{ArchiveFormat, Encryption, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, Capture, Encryption, SyncRecord};
 use belay_protocol::{Cid, VolumeName};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
@@ -223,6 +223,17 @@ pub(crate) struct CaptureFacts {
     pub(crate) skipped: Vec<String>,
     pub(crate) skipped_count: u64,
     pub(crate) downtime_ms: Option<u64>,
+    /// What the capture was.
+    #[serde(default = "stopped")]
+    pub(crate) capture: Capture,
+    /// Why it was that, if it was not what was asked for.
+    #[serde(default)]
+    pub(crate) fallback: Option<String>,
+}
+
+/// What every capture was before there was another kind.
+fn stopped() -> Capture {
+    Capture::Stopped
 }
 
 /// An apply from its first exchange to the end of its bookkeeping.

@@ -243,6 +243,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::clones::NoClones;
     use crate::layout::testing::control_volume;
     use crate::layout::{MountPoint, SyncLayout};
 
@@ -262,6 +263,7 @@ mod tests {
                 size: 1 << 20,
             }],
             control: control_volume(temp.path().to_owned()),
+            clones: std::sync::Arc::new(NoClones),
         };
         let volumes = Volumes::open(&layout).expect("opens");
         let walked = |root: &str, entries, names| {

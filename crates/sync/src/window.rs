@@ -11,8 +11,9 @@ use tokio::sync::oneshot;
 
 /// Stops a workload for the moment of a capture or a commit. Implemented by what runs workloads.
 pub trait OfflineWindow: Send + Sync + 'static {
-    /// Stops the container and returns once it is shown to be stopped. A refusal leaves the
-    /// workload as it was found, or as its own policy wants it.
+    /// Stops the container and returns once it is shown to be stopped, but for
+    /// [`WindowPurpose::Beside`]. A refusal leaves the workload as it was found, or as its own
+    /// policy wants it.
     fn open(
         &self,
         purpose: WindowPurpose,
@@ -27,6 +28,9 @@ pub enum WindowPurpose {
         /// Whether a stopped workload may be captured.
         require: Require,
     },
+    /// A capture beside the running app: nothing is stopped, and what belayd itself would do to what
+    /// is in the volumes waits until the window is closed.
+    Beside,
     /// A commit. It is granted to a halted workload too, since it is what ends the halt.
     Apply {
         /// The content that takes the place of the present one.

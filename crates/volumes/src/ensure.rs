@@ -202,7 +202,8 @@ impl Work<'_> {
 
     fn available(&self) -> Result<ByteSize, IoFault> {
         let free = image::available(self.inner.layout.images())?;
-        let committed = generation::committed_beside(self.inner, &self.spec.id)?;
+        let committed =
+            generation::committed_beside(self.inner, std::slice::from_ref(&self.spec.id))?;
         Ok(free.saturating_sub(self.inner.config.keep_free).saturating_sub(committed))
     }
 

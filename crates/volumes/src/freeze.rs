@@ -52,9 +52,16 @@ impl From<IoFault> for FreezeFault {
     }
 }
 
+/// The root of a mounted volume that is on the device it should be on.
+#[derive(Debug)]
+pub(crate) struct Freezable {
+    pub(crate) mount: PathBuf,
+    pub(crate) root: File,
+}
+
 /// Opens the root of a mounted volume and confirms that it is on this loop device: a freeze of
 /// another file system could stop the host.
-pub(crate) fn open_root(mount: &Path, device: u32) -> Result<File, FreezeFault> {
+pub(crate) fn open_root(mount: &Path, device: u32) -> Result<Freezable, FreezeFault> {
     let root = File::options()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
@@ -63,42 +70,67 @@ pub(crate) fn open_root(mount: &Path, device: u32) -> Result<File, FreezeFault> 
     let on = root.metadata().map_err(IoFault::on("query", mount))?.dev();
     let ours = DeviceNumber::of_loop(device);
     if major(on) == u64::from(ours.major) && minor(on) == u64::from(ours.minor) {
-        Ok(root)
+        Ok(Freezable { mount: mount.to_owned(), root })
     } else {
         Err(FreezeFault::NotItsDevice)
     }
 }
 
-/// Runs work while nothing writes to the volume, and returns how long that was. When the watchdog
-/// had to step in, what the work saw was not of one moment, and that is an error.
+/// Runs work while nothing writes to any of these volumes, and returns how long that was. When a
+/// watchdog had to step in, what the work saw was not of one moment, and that is an error. Errors
+/// say at which of the volumes they occurred.
 pub(crate) fn while_frozen<T>(
     watchdog: &Watchdog,
-    mount: &Path,
-    root: &File,
-    work: impl FnOnce() -> Result<T, IoFault>,
-) -> Result<(T, Duration), FreezeFault> {
-    // Most of what is to be written is written before anybody has to wait for it.
-    syncfs(root).map_err(IoFault::on("sync", mount))?;
-    let mut guard = Guard::start(watchdog, root)?;
+    volumes: &[&Freezable],
+    work: impl FnOnce() -> T,
+) -> Result<(T, Duration), (usize, FreezeFault)> {
+    let mut guards = Vec::new();
+    for (index, Freezable { mount, root }) in volumes.iter().enumerate() {
+        // Most of what is to be written is written before anybody has to wait for it.
+        let synced = syncfs(root).map_err(IoFault::on("sync", mount));
+        let guard = synced.and_then(|()| Guard::start(watchdog, root));
+        guards.push(guard.map_err(|fault| (index, fault.into()))?);
+    }
     let began = Instant::now();
-    ioctl::freeze(root).map_err(IoFault::on("freeze", mount))?;
-    let done = work();
-    let thawed = ioctl::thaw(root);
-    let stall = began.elapsed();
-    let acted = guard.end();
-    match thawed {
-        Ok(()) if !acted => Ok((done?, stall)),
-        Ok(()) => Err(FreezeFault::TooLong),
-        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
-            Err(FreezeFault::TooLong)
+    let mut frozen = 0;
+    let mut fault = None;
+    for (index, Freezable { mount, root }) in volumes.iter().enumerate() {
+        match ioctl::freeze(root).map_err(IoFault::on("freeze", mount)) {
+            Ok(()) => frozen += 1,
+            Err(source) => {
+                fault = Some((index, source.into()));
+                break;
+            }
         }
-        Err(error) => Err(IoFault::new("thaw", mount, error).into()),
+    }
+    let done = if fault.is_none() { Some(work()) } else { None };
+    // Each is thawed, whatever came of the others.
+    for (index, Freezable { mount, root }) in volumes.iter().enumerate().take(frozen).rev() {
+        let thawed = match ioctl::thaw(root) {
+            Ok(()) => continue,
+            Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => {
+                FreezeFault::TooLong
+            }
+            Err(error) => IoFault::new("thaw", mount, error).into(),
+        };
+        fault.get_or_insert((index, thawed));
+    }
+    let stall = began.elapsed();
+    for (index, guard) in guards.iter_mut().enumerate() {
+        if guard.end() {
+            fault.get_or_insert((index, FreezeFault::TooLong));
+        }
+    }
+    match (fault, done) {
+        (None, Some(done)) => Ok((done, stall)),
+        (Some(fault), _) => Err(fault),
+        (None, None) => unreachable!("the work is left out after a fault alone"),
     }
 }
 
 /// Lets the writers of a volume go on that a killed daemon left frozen.
 pub(crate) fn thaw_leftover(mount: &Path, device: u32) -> bool {
-    open_root(mount, device).is_ok_and(|root| ioctl::thaw(&root).is_ok())
+    open_root(mount, device).is_ok_and(|opened| ioctl::thaw(&opened.root).is_ok())
 }
 
 struct Guard {

@@ -6,7 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sys_mount::{Mount, MountFlags, PropagationType, UnmountFlags};
 use tracing::info;
@@ -20,14 +19,18 @@ use crate::core::size::ByteSize;
 use crate::core::spec::{FileSystem, VolumeId};
 use crate::error::{GenerationError, IoFault, RemoveError};
 use crate::failpoint::{self, Moment};
-use crate::freeze::{self, FreezeFault};
 use crate::loop_device::{self, AttachError, AttachedDevice};
 use crate::volumes::Inner;
 use crate::{image, ioctl, observe};
+pub(crate) use keeping::{keep, prepare};
+
+mod keeping;
 
 /// A kept state of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
+    /// Of which volume.
+    pub id: VolumeId,
     /// Its name.
     pub name: GenerationName,
     /// The file that holds it.
@@ -95,11 +98,11 @@ fn paths(inner: &Inner, id: &VolumeId, name: &GenerationName) -> Paths {
 }
 
 /// What generations of other volumes may still take from the directory of the images.
-pub(crate) fn committed_beside(inner: &Inner, id: &VolumeId) -> Result<ByteSize, IoFault> {
+pub(crate) fn committed_beside(inner: &Inner, ids: &[VolumeId]) -> Result<ByteSize, IoFault> {
     let mut others = Vec::new();
     for directory in observe::volume_directories(inner.layout.images())? {
         match inner.layout.volume_of(&directory) {
-            Some((other, Place::Volume)) if other != *id => {
+            Some((other, Place::Volume)) if !ids.contains(&other) => {
                 let length =
                     fs::metadata(inner.layout.image(&other)).map_or(0, |found| found.len());
                 let generations = names_in(&directory)?.len();
@@ -126,96 +129,22 @@ fn names_in(directory: &Path) -> Result<Vec<GenerationName>, IoFault> {
     Ok(names)
 }
 
+/// The clones of this directory that end with the process that made them, and what is left of a
+/// clone that was not finished.
+pub(crate) fn passing_in(directory: &Path) -> Result<Vec<PathBuf>, IoFault> {
+    let names = names_in(directory)?.into_iter().filter(GenerationName::is_passing);
+    let mut found: Vec<_> = names.map(|name| directory.join(name.file_name())).collect();
+    found.extend(Some(directory.join(BUILDING)).filter(|path| path.exists()));
+    Ok(found)
+}
+
+/// A clone before it gets its name.
+const BUILDING: &str = ".generation.new";
+
 /// The generations kept of a volume.
 pub(crate) fn list(inner: &Inner, id: &VolumeId) -> Result<Vec<GenerationName>, GenerationError> {
     names_in(&inner.layout.volume(id))
         .map_err(|source| GenerationError::Io { id: id.clone(), source })
-}
-
-/// Keeps the volume's state of this moment under a name, replacing what had the name.
-pub(crate) fn take(
-    inner: &Inner,
-    id: &VolumeId,
-    name: &GenerationName,
-) -> Result<Generation, GenerationError> {
-    let io = |source| GenerationError::Io { id: id.clone(), source };
-    let paths = paths(inner, id, name);
-    let sight = observe::volume(&inner.layout, id).map_err(io)?;
-    let ObservedImage::Present { size, .. } = sight.observed.image else {
-        return Err(GenerationError::Refused { id: id.clone(), refusal: Refusal::NoVolume });
-    };
-    refuse_mounted(id, &paths.mount)?;
-    let size = ByteSize::bytes(size);
-    let available =
-        image::available(inner.layout.images()).map_err(io)?.saturating_sub(inner.config.keep_free);
-    let others = committed_beside(inner, id).map_err(io)?;
-    generation::may_hold(available, others, size).map_err(|available| GenerationError::NoRoom {
-        id: id.clone(),
-        needed: size,
-        available,
-    })?;
-    let source = image::open_unlocked(&paths.image).map_err(io)?;
-    let temporary = paths.directory.join(".generation.new");
-    let target =
-        fs::File::create(&temporary).map_err(IoFault::on("create", &temporary)).map_err(io)?;
-    let clone = || ioctl::clone_file(&target, &source).map_err(IoFault::on("clone", &paths.image));
-    let stall = match sight.observed.devices.first().filter(|device| device.mounted_somewhere) {
-        None => clone().map(|()| Duration::ZERO).map_err(FreezeFault::Io),
-        Some(device) => frozen(inner, id, device.minor, clone)?,
-    };
-    let stall = stall.map_err(|fault| {
-        // A half-made generation is in nobody's way: the next one replaces it.
-        let _stays = fs::remove_file(&temporary);
-        explain(id, fault)
-    })?;
-    target.sync_all().map_err(IoFault::on("sync", &temporary)).map_err(io)?;
-    fs::rename(&temporary, &paths.generation)
-        .map_err(IoFault::on("rename", &temporary))
-        .map_err(io)?;
-    image::sync_directory(&paths.directory).map_err(io)?;
-    info!(volume = %id, generation = %name, stall_us = stall.as_micros(), "generation kept");
-    Ok(Generation { name: name.clone(), image: paths.generation, stall })
-}
-
-#[derive(Debug)]
-enum TakeStep {
-    Freeze,
-}
-
-fn frozen(
-    inner: &Inner,
-    id: &VolumeId,
-    device: u32,
-    work: impl FnOnce() -> Result<(), IoFault>,
-) -> Result<Result<Duration, FreezeFault>, GenerationError> {
-    let Some(watchdog) = &inner.config.watchdog else {
-        return Err(GenerationError::NoWatchdog { id: id.clone() });
-    };
-    let mount = inner.layout.mount(id);
-    Ok(freeze::open_root(&mount, device).and_then(|root| {
-        freeze::while_frozen(watchdog, &mount, &root, || {
-            failpoint::reach("generation", &TakeStep::Freeze, Moment::After)?;
-            work()
-        })
-        .map(|((), stall)| stall)
-    }))
-}
-
-fn explain(id: &VolumeId, fault: FreezeFault) -> GenerationError {
-    let id = id.clone();
-    match fault {
-        FreezeFault::NotItsDevice => GenerationError::NotMountedHere { id },
-        FreezeFault::TooLong => GenerationError::TooLong { id },
-        FreezeFault::Io(source)
-            if matches!(
-                source.source.raw_os_error().map(Errno::from_raw),
-                Some(Errno::EOPNOTSUPP | Errno::EXDEV | Errno::ENOTTY)
-            ) =>
-        {
-            GenerationError::NotCloning { id }
-        }
-        FreezeFault::Io(source) => GenerationError::Io { id, source },
-    }
 }
 
 /// Mounts a generation read-only, without replaying its journal: it is not changed by being read.

@@ -16,6 +16,7 @@ use crate::core::spec::VolumeId;
 use crate::error::IoFault;
 use crate::failpoint::{self, Moment};
 use crate::freeze;
+use crate::generation;
 use crate::image;
 use crate::loop_device::{self, Minors};
 use crate::volumes::Recovered;
@@ -123,6 +124,11 @@ pub(crate) fn recover(layout: &Layout, minors: &Minors) -> Result<Recovered, IoF
                 image::delete_directory(path)?;
                 recovered.discarded.push(path.clone());
             }
+            RecoveryStep::DeleteClone(path) => {
+                info!(path = %path.display(), "deleting a clone that an earlier run was reading");
+                fs::remove_file(path).map_err(IoFault::on("delete", path))?;
+                recovered.discarded.push(path.clone());
+            }
         }
         failpoint::reach("recover", &step, Moment::After)?;
     }
@@ -163,10 +169,14 @@ fn at_start(layout: &Layout, minors: &Minors) -> Result<FoundAtStart, IoFault> {
         }
     }
     for directory in volume_directories(layout.images())? {
-        if let Some((id, place @ (Place::Building | Place::Removing))) =
-            layout.volume_of(&directory)
-        {
-            found.half_done.push((id, place, directory));
+        match layout.volume_of(&directory) {
+            Some((id, place @ (Place::Building | Place::Removing))) => {
+                found.half_done.push((id, place, directory));
+            }
+            Some((_, Place::Volume)) => {
+                found.passing.extend(generation::passing_in(&directory)?);
+            }
+            Some((_, Place::Generation)) | None => {}
         }
     }
     Ok(found)

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, Semaphore, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore, oneshot};
 use tokio::task::JoinError;
 
 use crate::care::{CheckMode, CheckReport};
@@ -89,7 +89,8 @@ pub struct Recovered {
     pub thawed: Vec<VolumeId>,
     /// Loop devices that nothing used, detached and removed.
     pub detached: Vec<PathBuf>,
-    /// Volumes that were never finished, or not wholly deleted, now gone.
+    /// Volumes that were never finished, or not wholly deleted, and clones that were being read, now
+    /// gone.
     pub discarded: Vec<PathBuf>,
 }
 
@@ -276,13 +277,38 @@ impl Volumes {
 
     /// Keeps the volume's state of this moment under a name, and replaces what had the name. A
     /// mounted volume is frozen for it: its writers wait, and see nothing of it.
+    ///
+    /// # Panics
+    /// Never: what is kept of one volume is one generation.
     pub async fn keep_generation(
         &self,
         id: &VolumeId,
         name: &GenerationName,
     ) -> Result<Generation, GenerationError> {
-        let (id, name) = (id.clone(), name.clone());
-        self.exclusively(id.clone(), move |inner| generation::take(inner, &id, &name)).await
+        let mut kept = self.keep_generations(BTreeSet::from([id.clone()]), name).await?;
+        Ok(kept.pop().expect("each volume that was named was kept"))
+    }
+
+    /// Keeps the state that these volumes have at one moment under a name. The writers of those that
+    /// are mounted wait together. In the order of ids.
+    pub async fn keep_generations(
+        &self,
+        ids: BTreeSet<VolumeId>,
+        name: &GenerationName,
+    ) -> Result<Vec<Generation>, GenerationError> {
+        let (all, name) = (ids.iter().cloned().collect::<Vec<_>>(), name.clone());
+        self.all_exclusively(ids, move |inner| generation::keep(inner, &all, &name)).await
+    }
+
+    /// Whether the state of these volumes can be kept now. What they have to write is written, so
+    /// that keeping it is quick.
+    pub async fn prepare_generations(
+        &self,
+        ids: BTreeSet<VolumeId>,
+        name: &GenerationName,
+    ) -> Result<(), GenerationError> {
+        let (all, name) = (ids.iter().cloned().collect::<Vec<_>>(), name.clone());
+        self.all_exclusively(ids, move |inner| generation::prepare(inner, &all, &name)).await
     }
 
     /// The generations kept of a volume.
@@ -362,20 +388,48 @@ impl Volumes {
         self.exclusively_then(id, |inner| (work(inner), ()), |_, ()| {}).await
     }
 
-    /// The same, with work that comes after the answer. The next operation on the volume waits for
-    /// that, too.
+    /// The same for several volumes at once.
+    async fn all_exclusively<T: Send + 'static>(
+        &self,
+        ids: BTreeSet<VolumeId>,
+        work: impl FnOnce(&Inner) -> T + Send + 'static,
+    ) -> T {
+        let mut turns = Vec::new();
+        // In the order of ids, so that two of these do not wait for each other.
+        for id in ids {
+            turns.push(self.turn(id).await);
+        }
+        self.run_then(turns, |inner| (work(inner), ()), |_, ()| {}).await
+    }
+
+    /// Runs one operation on a volume, with work that comes after the answer. The next operation on
+    /// the volume waits for that, too.
     async fn exclusively_then<T: Send + 'static, S: 'static>(
         &self,
         id: VolumeId,
         work: impl FnOnce(&Inner) -> (T, S) + Send + 'static,
         after: impl FnOnce(&Inner, S) + Send + 'static,
     ) -> T {
+        let turn = self.turn(id).await;
+        self.run_then(vec![turn], work, after).await
+    }
+
+    /// Waits until nothing else is done with this volume.
+    async fn turn(&self, id: VolumeId) -> OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(locks.entry(id).or_default())
         };
-        let turn = lock.lock_owned().await;
+        lock.lock_owned().await
+    }
+
+    async fn run_then<T: Send + 'static, S: 'static>(
+        &self,
+        turns: Vec<OwnedMutexGuard<()>>,
+        work: impl FnOnce(&Inner) -> (T, S) + Send + 'static,
+        after: impl FnOnce(&Inner, S) + Send + 'static,
+    ) -> T {
         let permit = Arc::clone(&self.inner.permits)
             .acquire_owned()
             .await
@@ -384,7 +438,7 @@ impl Volumes {
         let (answer, answered) = oneshot::channel();
         let running = tokio::task::spawn_blocking(move || {
             // Given back in this order: who finds the volume free also finds the directory free.
-            let held = (inner, turn, permit);
+            let held = (inner, turns, permit);
             let (done, rest) = work(&held.0);
             // A caller that is gone has no use for the answer; the work counts.
             let _unheard = answer.send(done);

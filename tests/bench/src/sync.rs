@@ -17,8 +17,9 @@ use belay_packs::{ContentWriter, Effort, Keys, Known, PackNumber, PackSink, Pack
 use belay_protocol::{Cid, SyncRole, SyncStatus};
 use belay_store::{BlobStore, LocalStore};
 use belay_sync::{
-    AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishCommand, Ready,
-    SyncHandle, SyncLayout, SyncSpec, Window, WindowClosed, WindowPurpose, WindowRefused, spawn,
+    AnswerPlace, ControlVolume, FoundState, MountPoint, NoClones, OfflineWindow, PublishCommand,
+    Ready, SyncHandle, SyncLayout, SyncSpec, Window, WindowClosed, WindowPurpose, WindowRefused,
+    spawn,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio::sync::watch;
@@ -320,6 +321,7 @@ impl Place {
                 container_path: "/belay".to_owned(),
                 answers: Arc::new(Answers(self.root.join("answer"))),
             },
+            clones: Arc::new(NoClones),
         })
     }
 }

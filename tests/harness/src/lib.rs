@@ -6,6 +6,7 @@
 //! tests' containers run.
 
 mod client;
+mod cloning;
 mod engine_gate;
 mod image;
 mod leavings;

@@ -11,6 +11,7 @@ use belay_protocol::{NodeReadiness, VolumeFate};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cloning::CloningDisk;
 use crate::{Client, Leavings, busybox_image, until};
 
 /// How long belayd may take to be ready, its own Podman service included, on a busy machine.
@@ -33,6 +34,9 @@ pub struct NodeOptions {
     pub config: String,
     /// Variables of its environment.
     pub environment: Vec<(String, PathBuf)>,
+    /// MiB of a disk of its own under its volumes, which clones by reference; none leaves them on
+    /// the host's.
+    pub cloning: Option<u64>,
 }
 
 /// A belayd, its directory, and all that it makes.
@@ -41,6 +45,7 @@ pub struct Node {
     name: String,
     directory: tempfile::TempDir,
     environment: Vec<(String, PathBuf)>,
+    disk: Option<CloningDisk>,
     daemon: Option<Child>,
     client: Client,
 }
@@ -98,7 +103,10 @@ impl Node {
         );
         std::fs::write(root.join("belayd.toml"), config).expect("a configuration");
         let client = Client::new(&root.join("run/belay.sock"));
-        Self { name, directory, environment: options.environment, daemon: None, client }
+        let disk = options.cloning.map(|mib| {
+            CloningDisk::mount(root, mib, root.join("state/volumes")).expect("a disk that clones")
+        });
+        Self { name, directory, environment: options.environment, disk, daemon: None, client }
     }
 
     /// Its name.
@@ -280,6 +288,9 @@ impl Node {
         }
         let ended = self.terminate().await;
         assert!(ended.success(), "belayd ended with {ended}\n{}", self.log_text());
+        if let Some(disk) = self.disk.take() {
+            disk.unmount().expect("nothing holds the disk any more");
+        }
         let left = Leavings::find(&self.name, self.directory());
         assert!(left.is_empty(), "left behind: {left:?}\n{}", self.log_text());
     }

@@ -92,6 +92,8 @@ mod tests {
             bytes: 4096,
             downtime_ms: 412,
             duration_ms: 980,
+            capture: None,
+            capture_fallback: None,
         }
     }
 

@@ -269,6 +269,7 @@ impl State {
             && self.pending.is_none()
             && self.window.is_none()
             && self.window_request.is_none()
+            && !self.is_read_beside()
             && !self.context.shutdown.is_cancelled()
             && self.known.as_ref().is_some_and(|known| idle(&known.record))
     }

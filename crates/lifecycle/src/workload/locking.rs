@@ -9,7 +9,7 @@ use std::time::Duration;
 use belay_locks::core::poll::{Pauses, Tellings};
 use belay_locks::{AcquireError, Claim, Guard, LockName, LockSet, Role};
 use belay_protocol::{Problem, ProblemCode, VolumeName, WorkloadPhase};
-use belay_sync::WindowRefused;
+use belay_sync::{WindowPurpose, WindowRefused};
 use tokio::time::Instant;
 
 use super::command::WorkloadCommand;
@@ -134,11 +134,13 @@ impl Need {
                 volumes: vec![volume.clone()],
                 turn: Turn::Waits,
             }),
-            WorkloadCommand::OpenWindow { .. } => {
-                need("sync", "stopping", SYNC_PATIENCE, Turn::Taken)
-            }
+            WorkloadCommand::OpenWindow {
+                purpose: WindowPurpose::Publish { .. } | WindowPurpose::Apply { .. },
+                ..
+            } => need("sync", "stopping", SYNC_PATIENCE, Turn::Taken),
             // A publish takes them when its window opens; the others change nothing by themselves.
-            WorkloadCommand::Publish { .. }
+            WorkloadCommand::OpenWindow { purpose: WindowPurpose::Beside, .. }
+            | WorkloadCommand::Publish { .. }
             | WorkloadCommand::ClearOverrides { .. }
             | WorkloadCommand::Declare { .. }
             | WorkloadCommand::Undeclare

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use belay_engine::{Container, ContainerState, Image};
@@ -86,6 +86,8 @@ pub(crate) struct State {
     pub(crate) window: Option<OpenWindow>,
     /// A window that is granted once the container is shown to be stopped.
     pub(crate) window_request: Option<WindowRequest>,
+    /// Alive while a window is open that stops nothing.
+    pub(crate) beside: Weak<()>,
     /// A closed window whose closer waits until the workload is back.
     pub(crate) window_return: Option<WindowReturn>,
     pub(crate) sync: Option<RunningSync>,
@@ -285,6 +287,7 @@ impl State {
             ailing: None,
             window: None,
             window_request: None,
+            beside: Weak::new(),
             window_return: None,
             sync: None,
             requests: AppRequests::default(),

@@ -11,13 +11,15 @@ use belay_protocol::event::HaltCleared;
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
     AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishError, Require,
-    SyncLayout, SyncSpec, Window, WindowOutcome, WindowPurpose, WindowRefused, WindowReply,
+    SyncLayout, SyncSpec, Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused,
+    WindowReply,
 };
 use belay_volumes::{MountedVolume, SYSTEM_VOLUME};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::clones::WorkloadClones;
 use super::command::WorkloadCommand;
 use super::state::{Closing, OpenWindow, RunningSync, State, WindowRequest, WindowReturn};
 use crate::core::machine::VolumesFact;
@@ -90,6 +92,10 @@ impl State {
             .collect();
         Some(SyncLayout {
             mounts,
+            clones: Arc::new(WorkloadClones {
+                workload: self.name.clone(),
+                volumes: self.context.volumes.clone(),
+            }),
             control: ControlVolume {
                 data: system.data.clone(),
                 container_path: known.spec.system_mount.clone(),
@@ -281,6 +287,10 @@ impl State {
             let _ = reply.send(Err(WindowRefused::NotRunning));
             return;
         }
+        if purpose == WindowPurpose::Beside {
+            self.grant_beside(found, reply);
+            return;
+        }
         if found == FoundState::Running
             && let Err(problem) = self.note_interruption().await
         {
@@ -292,13 +302,33 @@ impl State {
         self.grant_window();
     }
 
+    /// Grants a window that stops nothing. While it is open nothing is emptied for the app.
+    fn grant_beside(
+        &mut self,
+        found: FoundState,
+        reply: oneshot::Sender<Result<Window, WindowRefused>>,
+    ) {
+        let (window, owner) = Window::pair();
+        if reply.send(Ok(window)).is_err() {
+            return;
+        }
+        let open = Arc::new(());
+        self.beside = Arc::downgrade(&open);
+        self.answers.spawn(async move {
+            let (_, reply) = owner.closed().await;
+            drop(open);
+            let ready = belay_sync::Ready::Ready;
+            reply.send(Ok(WindowClosed { found, ready, downtime: Duration::ZERO }));
+        });
+    }
+
     fn window_refusal(&self, purpose: WindowPurpose) -> Option<WindowRefused> {
         let busy = |reason: &str| Some(WindowRefused::Busy { reason: reason.to_owned() });
         let Some(known) = &self.known else { return busy("nothing is deployed") };
         if self.context.shutdown.is_cancelled() {
             return Some(WindowRefused::ShuttingDown);
         }
-        if self.window.is_some() || self.window_request.is_some() {
+        if self.window.is_some() || self.window_request.is_some() || self.is_read_beside() {
             return busy("another window is open");
         }
         if known.record.removing.is_some() {
@@ -314,11 +344,16 @@ impl State {
             return busy("its volumes are not mounted");
         }
         match (&known.record.halted, purpose) {
-            (Some(reason), WindowPurpose::Publish { .. }) => {
+            (Some(reason), WindowPurpose::Publish { .. } | WindowPurpose::Beside) => {
                 Some(WindowRefused::Halted { reason: reason.clone() })
             }
             (Some(_), WindowPurpose::Apply { .. }) | (None, _) => None,
         }
+    }
+
+    /// Whether its volumes are captured while it runs.
+    pub(crate) fn is_read_beside(&self) -> bool {
+        self.beside.strong_count() > 0
     }
 
     /// Grants the window that was asked for, if nothing runs any more.
@@ -391,6 +426,7 @@ pub(crate) fn sync_spec(spec: &WorkloadSpec) -> Option<SyncSpec> {
     settings.poll_interval = declared.poll_interval;
     settings.format = declared.format;
     settings.sealing = declared.sealing;
+    settings.capture = declared.capture;
     Some(settings)
 }
 

@@ -4,6 +4,7 @@ use belay_protocol::control::AppRequest;
 use belay_protocol::record::{ConsumerApply, ProviderCapture, RuntimeWishes};
 use serde_json::{Map, Value};
 
+use super::capturing::{CapturePolicy, unsaid};
 use super::path::{ContainerPath, Mounts, minimal};
 use super::record::PATHS_MAX;
 
@@ -60,7 +61,11 @@ impl RefusedRequest {
 }
 
 /// Judges a request: size, encoding, JSON, shape, then each path against the mount table.
-pub(crate) fn judge(bytes: &[u8], mounts: &Mounts) -> Result<ValidRequest, Box<RefusedRequest>> {
+pub(crate) fn judge(
+    bytes: &[u8],
+    mounts: &Mounts,
+    policy: CapturePolicy,
+) -> Result<ValidRequest, Box<RefusedRequest>> {
     if bytes.len() > REQUEST_MAX {
         let error = format!("the request is larger than {REQUEST_MAX} bytes");
         return Err(Box::new(RefusedRequest {
@@ -87,7 +92,7 @@ pub(crate) fn judge(bytes: &[u8], mounts: &Mounts) -> Result<ValidRequest, Box<R
             unfinished: false,
         }));
     };
-    match judge_fields(fields, mounts) {
+    match judge_fields(fields, mounts, policy) {
         Ok(valid) => Ok(valid),
         Err(faults) => Err(Box::new(RefusedRequest {
             error: faults.join("; "),
@@ -103,14 +108,19 @@ pub(crate) fn judge_command(
     archive_paths: Vec<String>,
     metadata: Map<String, Value>,
     mounts: &Mounts,
+    policy: CapturePolicy,
 ) -> Result<ValidRequest, String> {
     let mut fields = Map::new();
     fields.insert("archive_paths".into(), archive_paths.into());
     fields.insert("metadata".into(), metadata.into());
-    judge_fields(&fields, mounts).map_err(|faults| faults.join("; "))
+    judge_fields(&fields, mounts, policy).map_err(|faults| faults.join("; "))
 }
 
-fn judge_fields(fields: &Map<String, Value>, mounts: &Mounts) -> Result<ValidRequest, Vec<String>> {
+fn judge_fields(
+    fields: &Map<String, Value>,
+    mounts: &Mounts,
+    policy: CapturePolicy,
+) -> Result<ValidRequest, Vec<String>> {
     let mut faults = Vec::new();
     let known = ["archive_paths", "metadata", "runtime", "request_id"];
     for name in fields.keys().filter(|name| !known.contains(&name.as_str())) {
@@ -118,7 +128,7 @@ fn judge_fields(fields: &Map<String, Value>, mounts: &Mounts) -> Result<ValidReq
         faults.push(format!("{name:?} is not a field of a request"));
     }
     let metadata = judge_metadata(fields.get("metadata"), &mut faults);
-    let runtime = judge_runtime(fields.get("runtime"), &mut faults);
+    let runtime = judge_runtime(fields.get("runtime"), policy, &mut faults);
     let request_id = judge_request_id(fields.get("request_id"), &mut faults);
     let (archive_paths, roots) = judge_paths(fields.get("archive_paths"), mounts, &mut faults);
     let length = serde_json::to_string(&(&archive_paths, &metadata)).map_or(0, |text| text.len());
@@ -155,8 +165,12 @@ fn judge_metadata(value: Option<&Value>, faults: &mut Vec<String>) -> Map<String
     }
 }
 
-fn judge_runtime(value: Option<&Value>, faults: &mut Vec<String>) -> RuntimeWishes {
-    let mut wishes = RuntimeWishes::default();
+fn judge_runtime(
+    value: Option<&Value>,
+    policy: CapturePolicy,
+    faults: &mut Vec<String>,
+) -> RuntimeWishes {
+    let mut wishes = RuntimeWishes { provider_capture: unsaid(policy), ..RuntimeWishes::default() };
     let fields = match value {
         None => return wishes,
         Some(Value::Object(fields)) => fields,
@@ -169,9 +183,12 @@ fn judge_runtime(value: Option<&Value>, faults: &mut Vec<String>) -> RuntimeWish
         match name.as_str() {
             "provider_capture" => match value.as_str() {
                 Some("offline") => wishes.provider_capture = ProviderCapture::Offline,
-                Some("online") => faults.push(
-                    "runtime.provider_capture \"online\" is not permitted on this node".into(),
+                Some("online") if policy == CapturePolicy::Stopped => faults.push(
+                    "runtime.provider_capture \"online\" is not permitted on this node: the spec \
+                     of the workload has to say capture = \"atomic\" or \"live\" in [sync]"
+                        .into(),
                 ),
+                Some("online") => wishes.provider_capture = ProviderCapture::Online,
                 _ => faults.push(format!(
                     "runtime.provider_capture is {}, expected \"offline\" or \"online\"",
                     shown(value)

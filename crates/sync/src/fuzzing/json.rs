@@ -4,6 +4,7 @@ use belay_protocol::SyncKey;
 use serde_json::{Value, json};
 
 use super::Verdict;
+use crate::core::capturing::CapturePolicy;
 use crate::core::path::{ContainerPath, Mounts};
 use crate::core::record::{self, Named};
 use crate::core::request;
@@ -39,7 +40,7 @@ fn hold_roots(roots: &[ContainerPath]) {
 /// # Panics
 /// If a request is accepted that breaks a bound, or an answer grows beyond what was asked.
 pub fn request(bytes: &[u8]) -> Verdict {
-    let refused = match request::judge(bytes, &mounts()) {
+    let refused = match request::judge(bytes, &mounts(), CapturePolicy::Atomic) {
         Ok(valid) => {
             assert!(bytes.len() <= 64 * 1024, "64 KiB");
             hold_roots(&valid.roots);
@@ -51,7 +52,7 @@ pub fn request(bytes: &[u8]) -> Verdict {
             // Numbers and escapes may take more bytes than the app wrote.
             if again.len() <= 64 * 1024 {
                 assert_eq!(
-                    request::judge(&again, &mounts()),
+                    request::judge(&again, &mounts(), CapturePolicy::Atomic),
                     Ok(valid),
                     "a request has one meaning"
                 );

@@ -1,6 +1,6 @@
 //! One pass over the volumes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use belay_packs::{ContentWriter, Cutter, Effort, MIN, PackNumber};
 use rustix::fs::{FileType, Stat};
 
-use super::{Checked, PackFiles};
+use super::{Checked, PackFiles, Walked};
 use crate::beneath::{Dir, Name, file_type};
 use crate::capture::{CaptureError, Links, Skipped, limits, mtime, read_xattrs, size, xattrs};
 use crate::core::manifest::{HOLE_MIN, Record};
@@ -21,11 +21,29 @@ use crate::remembered::Earlier;
 use crate::volume::Volumes;
 use crate::walk::{At, Met, Vanished, io_fault, walk};
 
-/// Whether the app runs beside it.
+/// What happens to the volumes meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PassKind {
+    /// The app runs.
     Live,
+    /// Nothing writes to them.
     Still,
+    /// They are clones; the volumes themselves may have changed since this moment.
+    Kept { since: i128 },
+}
+
+/// What a pass came to.
+pub(super) struct Passed {
+    index: TreeIndex,
+    skipped: Skipped,
+    /// Files that changed while they were read.
+    pub(super) unsteady: u64,
+}
+
+impl Passed {
+    pub(super) fn walked(self) -> Result<Walked, CaptureError> {
+        Ok(Walked { tree: self.index.finish()?, skipped: self.skipped })
+    }
 }
 
 pub(super) struct Pass<'p> {
@@ -42,6 +60,7 @@ pub(super) struct Pass<'p> {
     skipped: Skipped,
     /// By volume: whether a change of a file there always shows in its times.
     dependable: Vec<bool>,
+    unsteady: u64,
 }
 
 impl<'p> Pass<'p> {
@@ -74,19 +93,21 @@ impl<'p> Pass<'p> {
             links: Links::default(),
             skipped: Skipped::default(),
             dependable,
+            unsteady: 0,
         })
     }
 
-    pub(super) fn run(mut self) -> Result<(TreeIndex, Skipped), CaptureError> {
+    pub(super) fn run(mut self) -> Result<Passed, CaptureError> {
         let vanished = match self.kind {
             PassKind::Live => Vanished::Skip,
-            PassKind::Still => Vanished::Fail,
+            PassKind::Still | PassKind::Kept { .. } => Vanished::Fail,
         };
         let (volumes, roots) = (self.volumes, self.roots);
         walk(volumes, roots, vanished, &mut |met: &Met<'_>| self.meet(met))?;
         self.manifest.finish().flush().map_err(CaptureError::Write)?;
         self.seen.flush().map_err(CaptureError::Write)?;
-        Ok((self.index, self.skipped))
+        let Self { index, skipped, unsteady, .. } = self;
+        Ok(Passed { index, skipped, unsteady })
     }
 
     fn meet(&mut self, met: &Met<'_>) -> Result<(), CaptureError> {
@@ -94,14 +115,15 @@ impl<'p> Pass<'p> {
             path: met.path.to_vec(),
             mode: met.stat.st_mode & MODE_MASK,
             mtime: mtime(&met.stat),
-            xattrs: std::collections::BTreeMap::new(),
+            xattrs: BTreeMap::new(),
             body: Body::Directory,
         };
         match (file_type(&met.stat), met.at) {
             (FileType::Directory, _) => {
                 member.xattrs = match read_xattrs(met) {
-                    // The app runs on, and what is looked at may be gone.
-                    Err(CaptureError::Walk(_)) if self.kind == PassKind::Live => return Ok(()),
+                    // The app runs on, and what is looked at may be gone. What was in it may still be
+                    // met, and needs it.
+                    Err(CaptureError::Walk(_)) if self.kind == PassKind::Live => BTreeMap::new(),
                     read => read?,
                 };
                 self.plain(&member)
@@ -163,11 +185,19 @@ impl<'p> Pass<'p> {
             return self.keep(&known, seen);
         }
         let fault = |source: io::Error| io_fault(met.path, source);
-        let began = now();
+        let began = match self.kind {
+            PassKind::Live | PassKind::Still => clock(),
+            // What changed in the same step of the clock as the moment may have changed after it.
+            PassKind::Kept { since } => since,
+        };
         let file = match dir.open_file(name) {
             Ok((file, _)) => file,
             // Gone, or something else by now.
-            Err(_) if self.kind == PassKind::Live => return Ok(()),
+            Err(_) if self.kind == PassKind::Live => {
+                self.unsteady += 1;
+                self.links.forget(met);
+                return Ok(());
+            }
             Err(error) => return Err(fault(error).into()),
         };
         let mut dependable = self.dependable[met.mount];
@@ -184,11 +214,9 @@ impl<'p> Pass<'p> {
         self.begin(&member)?;
         let digest = self.content(met.path, &file, size(&stat))?;
         let after = rustix::fs::fstat(&file).map_err(|error| fault(error.into()))?;
-        let seen = if dependable && look(&after) == look(&stat) {
-            Seen::of(look(&stat), began)
-        } else {
-            Seen::Untold
-        };
+        let steady = look(&after) == look(&stat);
+        self.unsteady += u64::from(!steady);
+        let seen = if dependable && steady { Seen::of(look(&stat), began) } else { Seen::Untold };
         self.end(&member, digest, seen)
     }
 
@@ -231,7 +259,7 @@ impl<'p> Pass<'p> {
                     let read = self.chunks(path, file, length, &mut hasher)?;
                     at += read;
                     if read < length {
-                        self.missing(path, size - at)?;
+                        self.missing(path, size - at, &mut hasher)?;
                         at = size;
                     }
                 }
@@ -274,14 +302,29 @@ impl<'p> Pass<'p> {
         self.piece(&Record::Chunk(chunk))
     }
 
-    /// A file became shorter while it was read. Beside a running app that happens, and the other
-    /// pass reads it again.
-    fn missing(&mut self, path: &[u8], length: u64) -> Result<(), CaptureError> {
-        if self.kind == PassKind::Still {
-            let source = io::Error::other("a file became shorter while it was read");
-            return Err(io_fault(path, source).into());
+    /// A file became shorter while it was read. Beside a running app that happens: what is gone is
+    /// zeros, and it is read again.
+    fn missing(
+        &mut self,
+        path: &[u8],
+        length: u64,
+        hasher: &mut blake3::Hasher,
+    ) -> Result<(), CaptureError> {
+        match self.kind {
+            PassKind::Live => {}
+            PassKind::Still | PassKind::Kept { .. } => {
+                let source = io::Error::other("a file became shorter while it was read");
+                return Err(io_fault(path, source).into());
+            }
         }
-        self.piece(&Record::Hole(length))
+        if length >= HOLE_MIN {
+            zeros(hasher, length);
+            return self.piece(&Record::Hole(length));
+        }
+        for piece in vec![0; usize::try_from(length).unwrap_or(0)].chunks(MIN as usize) {
+            self.chunk(piece, hasher)?;
+        }
+        Ok(())
     }
 
     fn piece(&mut self, piece: &Record) -> Result<(), CaptureError> {
@@ -351,7 +394,7 @@ fn look(stat: &Stat) -> Look {
 }
 
 /// Nanoseconds since 1970 by the clock that files are dated with.
-fn now() -> i128 {
+pub(crate) fn clock() -> i128 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
 }

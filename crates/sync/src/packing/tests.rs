@@ -5,6 +5,7 @@ use belay_packs::Keys;
 
 use super::*;
 use crate::core::root::StoredRoot;
+use crate::core::seen::Seen;
 use crate::layout::SyncLayout;
 use crate::layout::testing::one_volume;
 use crate::remembered::Remembered;
@@ -180,4 +181,84 @@ fn what_was_captured_is_in_the_packs_that_the_root_names() {
     let spooled = packed.dir.path().to_owned();
     drop(packed);
     assert!(!spooled.exists(), "what is not kept goes");
+}
+
+#[test]
+fn of_a_clone_nothing_is_remembered_that_changed_in_the_moment_it_was_taken() {
+    let scene = Scene::new();
+    scene.write("page", b"one");
+    scene.settle("page");
+    let late = clock();
+    for (since, reread) in [(0, true), (late, false)] {
+        let mut packing = scene.begin(None);
+        packing.capture_kept(&scene.volumes(), &roots(), since).expect("captures");
+        let seen = fs::read(packing.dir.path().join(SEEN)).expect("reads");
+        let entries = seen[size_of::<VolumesPrint>()..].chunks_exact(Seen::ENCODED);
+        // The directory, then the file.
+        let untold = entries.map(|entry| entry.iter().all(|byte| *byte == 0)).collect::<Vec<_>>();
+        assert_eq!(untold, [true, reread], "{since}");
+    }
+}
+
+#[test]
+fn a_live_capture_of_a_tree_that_changes_all_the_time_ends_and_is_whole() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let scene = Scene::new();
+    let data = scene.temp.path().join("data");
+    scene.write("still", b"one");
+    scene.write("busy", &vec![7; 3_000_000]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // From more than a hole to less than a chunk.
+            for size in [3_000_000, 900_000, 2_999_000, 10].into_iter().cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let file = fs::OpenOptions::new().write(true).open(data.join("busy"));
+                let file = file.expect("opens");
+                file.set_len(size).expect("sets");
+                fs::write(data.join("comes"), "x").expect("writes");
+                fs::hard_link(data.join("comes"), data.join("twice")).expect("links");
+                fs::remove_file(data.join("twice")).expect("removes");
+                fs::remove_file(data.join("comes")).expect("removes");
+            }
+        });
+        for _ in 0..20 {
+            let mut packing = scene.begin(None);
+            let captured = packing.capture_live(&scene.volumes(), &roots());
+            if captured.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            let (walked, _) = captured.expect("captures");
+            // What the manifest says is of one piece: sizes add up and the id is that of the tree.
+            let path = packing.dir.path().join(MANIFEST);
+            let file = BufReader::new(File::open(path).expect("opens"));
+            let mut manifest = ManifestReader::new(file).expect("reads");
+            let mut index = crate::core::tree::TreeIndex::new(
+                &roots(),
+                crate::capture::limits(&scene.volumes()),
+            );
+            let mut member = None;
+            while let Some(record) = manifest.next().expect("a lawful manifest") {
+                match record {
+                    Record::Entry(entry) => {
+                        index.admit(&entry).expect("lawful");
+                        if matches!(entry.body, crate::core::member::Body::File { .. }) {
+                            member = Some(entry);
+                        } else {
+                            index.record(&entry, &[0; 32]);
+                        }
+                    }
+                    Record::End(digest) => {
+                        index.record(&member.take().expect("a file"), &digest);
+                    }
+                    Record::Chunk(_) | Record::Hole(_) => {}
+                }
+            }
+            assert_eq!(index.finish().expect("whole").cid, walked.tree.cid);
+            packing.finish().expect("packs");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }

@@ -62,6 +62,7 @@ where
             archive_size_bytes: record.manifest.archive_size_bytes,
             content_bytes: record.manifest.content_bytes,
             capture: record.capture,
+            capture_fallback: capture.fallback.clone(),
             unchanged: unchanged == Unchanged::SameRecord,
             downtime_ms: capture.downtime_ms,
             skipped: capture.skipped.clone(),
@@ -130,6 +131,8 @@ where
                 bytes: record.manifest.archive_size_bytes,
                 downtime_ms: capture.downtime_ms.unwrap_or(0),
                 duration_ms: millis(took),
+                capture: Some(record.capture),
+                capture_fallback: capture.fallback.clone(),
             });
             status.head = Some(SyncHead {
                 cid: record.cid,

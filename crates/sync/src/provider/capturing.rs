@@ -1,21 +1,26 @@
-//! The capture: what the container is stopped for.
+//! The capture: what the container is stopped or held back for.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Encryption};
+use belay_protocol::record::{ArchiveFormat, Capture, Encryption};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
 use super::Provider;
-use crate::capture::{Captured, Skipped, capture, survey};
+use super::moment::Moment;
+use super::packing::Form;
+use crate::capture::{Captured, Skipped, Survey, capture, survey};
 use crate::context::{Stopped, blocking, millis};
+use crate::core::capturing::plan;
 use crate::core::path::{ContainerPath, minimal};
 use crate::core::tree::TreeSummary;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
+use crate::packing::Packed;
+use crate::spool::{Spool, Spooled};
 use crate::state::{CaptureFacts, PublishJournal};
 use crate::volume::{Volumes, mount_table};
 use crate::window::{
@@ -28,64 +33,150 @@ where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
-    /// Captures in the form that is asked for. What is captured lies in the spool under the name
-    /// that is returned.
+    /// Captures in the form that is asked for, beside the running app where that is permitted and
+    /// wished. What is captured lies in the spool under the name that is returned.
     pub(super) async fn capture(
-        &mut self,
-        layout: &SyncLayout,
-        journal: &PublishJournal,
-    ) -> Result<(String, CaptureFacts), Stopped> {
-        match self.context.spec.format {
-            ArchiveFormat::TarGz => self.capture_archive(layout, journal).await,
-            ArchiveFormat::Tree => self.capture_tree(layout, journal).await,
-        }
-    }
-
-    /// Validates while the app runs, then captures while it is stopped. The window closes as soon
-    /// as the archive is in the spool.
-    async fn capture_archive(
         &mut self,
         layout: &SyncLayout,
         journal: &PublishJournal,
     ) -> Result<(String, CaptureFacts), Stopped> {
         let context = Arc::clone(&self.context);
         context.show("validating");
-        let paths = journal.request.archive_paths.clone();
-        let (look_layout, spool) = (layout.clone(), context.spool.clone());
-        let roots =
-            blocking(Stage::Validation, move || validate(&look_layout, &paths, &spool)).await?;
-
-        let window = self.open_capture_window().await?;
-        context.show("capturing");
-        let at = Timestamp::now();
-        let (capture_layout, capture_roots) = (layout.clone(), roots.clone());
-        let spool = context.spool.clone();
-        let captured = blocking(Stage::ArchiveBuild, move || {
-            let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
-            let volumes = Volumes::open(&capture_layout).map_err(|error| fail(&error))?;
-            let spooled = spool.create().map_err(|error| fail(&error))?;
-            let captured =
-                capture(&volumes, &capture_roots, &spooled.file).map_err(|error| fail(&error))?;
-            reached(Point::Captured);
-            Ok((spooled, captured))
-        })
-        .await;
-        let kept = async {
-            let (mut spooled, captured) = captured?;
-            blocking(Stage::ArchiveBuild, move || {
-                let name =
-                    spooled.keep().map_err(|error| Stopped::at(Stage::ArchiveBuild, &error))?;
-                Ok((name, captured))
-            })
-            .await
+        self.refuse_while_halted()?;
+        let (paths, look_layout) = (journal.request.archive_paths.clone(), layout.clone());
+        let roots = blocking(Stage::Validation, move || resolve(&look_layout, &paths)).await?;
+        let form = self.form().await?;
+        let plan = plan(context.spec.capture, journal.request.runtime.provider_capture);
+        let kept = match self.may_keep(layout, &roots).await? {
+            Ok(volumes) => {
+                self.validate(layout, &roots, &form).await?;
+                self.keep_moment(layout, volumes, plan.kept).await?
+            }
+            Err(reason) => Err(reason),
         };
+        let reason = match kept {
+            Ok(moment) => {
+                let captured = self.capture_kept(&moment, &roots, form).await;
+                self.release(moment).await;
+                return captured;
+            }
+            Err(reason) => reason,
+        };
+        tracing::debug!(workload = %context.workload, %reason, "captured without clones");
+        let captured = match (plan.otherwise, form) {
+            (Capture::Live, Form::Tree(form)) => self.capture_live(layout, &roots, *form).await,
+            (_, Form::Tree(form)) => self.capture_tree(layout, &roots, *form).await,
+            // An archive is written in one go, which takes a tree that stands still.
+            (_, Form::Archive) => {
+                self.validate(layout, &roots, &Form::Archive).await?;
+                self.capture_archive(layout, &roots).await
+            }
+        };
+        let (name, mut facts) = captured?;
+        facts.fallback = (facts.capture != plan.kept).then_some(reason);
+        Ok((name, facts))
+    }
+
+    /// What a halt holds the workload for must not be published. A window that stops nothing would
+    /// not say so for a container that is not running.
+    fn refuse_while_halted(&self) -> Result<(), Stopped> {
+        match self.context.state.halt() {
+            Some(halt) => {
+                let refused = WindowRefused::Halted { reason: halt.reason };
+                Err(Stopped::at(Stage::RuntimeStop, &refused))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Looks over what is to be captured while the app runs. Nothing of it is read.
+    async fn validate(
+        &self,
+        layout: &SyncLayout,
+        roots: &[ContainerPath],
+        form: &Form,
+    ) -> Result<(), Stopped> {
+        let (layout, roots, spool) = (layout.clone(), roots.to_vec(), self.context.spool.clone());
+        let takes_all = match form {
+            Form::Archive => true,
+            // Of a tree, what the store has is not stored again.
+            Form::Tree(_) => false,
+        };
+        blocking(Stage::Validation, move || {
+            let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
+            let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
+            let found = survey(&volumes, &roots).map_err(|error| fail(&error))?;
+            if takes_all { room(&found, &spool) } else { Ok(()) }
+        })
+        .await
+    }
+
+    /// Reads volumes that were kept. The app knows nothing of it.
+    async fn capture_kept(
+        &self,
+        moment: &Moment,
+        roots: &[ContainerPath],
+        form: Form,
+    ) -> Result<(String, CaptureFacts), Stopped> {
+        self.context.show("reading");
+        match form {
+            Form::Tree(form) => self.tree_of(moment, roots, *form).await,
+            Form::Archive => {
+                let captured = self.archive_of(&moment.layout, roots).await?;
+                let (name, captured) = self.keep_archive(captured).await?;
+                let Moment { at, downtime_ms, capture, .. } = *moment;
+                Ok((name, archive_facts(at, roots, captured, downtime_ms, capture)))
+            }
+        }
+    }
+
+    /// Captures an archive while the container is stopped. The window closes as soon as it is in
+    /// the spool.
+    async fn capture_archive(
+        &mut self,
+        layout: &SyncLayout,
+        roots: &[ContainerPath],
+    ) -> Result<(String, CaptureFacts), Stopped> {
+        let window = self.open_capture_window().await?;
+        self.context.show("capturing");
+        let at = Timestamp::now();
+        let captured = self.archive_of(layout, roots).await;
+        let kept = async { self.keep_archive(captured?).await };
         // The archive is made durable while the container is coming up again.
         let (downtime_ms, kept) = tokio::join!(self.close_capture_window(window), kept);
         reached(Point::WindowClosed);
-        let (name, Captured { tree, blob, size, skipped }) = kept?;
-        let encryption = Encryption::None;
-        let facts = Facts { at, roots: &roots, tree, skipped, encryption, downtime_ms };
-        Ok((name, facts.of(ArchiveFormat::TarGz, blob, size, None)))
+        let (name, captured) = kept?;
+        Ok((name, archive_facts(at, roots, captured, downtime_ms, Capture::Stopped)))
+    }
+
+    async fn archive_of(
+        &self,
+        layout: &SyncLayout,
+        roots: &[ContainerPath],
+    ) -> Result<(Spooled, Captured), Stopped> {
+        let (layout, roots) = (layout.clone(), roots.to_vec());
+        let spool = self.context.spool.clone();
+        blocking(Stage::ArchiveBuild, move || {
+            let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
+            let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
+            let spooled = spool.create().map_err(|error| fail(&error))?;
+            let captured =
+                capture(&volumes, &roots, &spooled.file).map_err(|error| fail(&error))?;
+            reached(Point::Captured);
+            Ok((spooled, captured))
+        })
+        .await
+    }
+
+    async fn keep_archive(
+        &self,
+        (mut spooled, captured): (Spooled, Captured),
+    ) -> Result<(String, Captured), Stopped> {
+        blocking(Stage::ArchiveBuild, move || {
+            let name = spooled.keep().map_err(|error| Stopped::at(Stage::ArchiveBuild, &error))?;
+            Ok((name, captured))
+        })
+        .await
     }
 
     pub(super) async fn open_capture_window(&mut self) -> Result<Window, Stopped> {
@@ -102,7 +193,7 @@ where
         (closed.found == FoundState::Running).then(|| millis(closed.downtime))
     }
 
-    async fn open_window(&self, purpose: WindowPurpose) -> Result<Window, Stopped> {
+    pub(super) async fn open_window(&self, purpose: WindowPurpose) -> Result<Window, Stopped> {
         let opening = self.context.window.open(purpose);
         let timed = tokio::time::timeout(self.context.spec.window_timeout, opening);
         tokio::select! {
@@ -123,10 +214,7 @@ where
 }
 
 /// The declared paths, in order, if this workload has them.
-pub(super) fn resolve(
-    layout: &SyncLayout,
-    paths: &[String],
-) -> Result<Vec<ContainerPath>, Stopped> {
+fn resolve(layout: &SyncLayout, paths: &[String]) -> Result<Vec<ContainerPath>, Stopped> {
     let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
     let mounts = mount_table(layout).map_err(|error| fail(&error))?;
     let mut roots = Vec::new();
@@ -138,26 +226,31 @@ pub(super) fn resolve(
     Ok(minimal(roots))
 }
 
-/// Everything that can be known before the container is stopped.
-fn validate(
-    layout: &SyncLayout,
-    paths: &[String],
-    spool: &crate::spool::Spool,
-) -> Result<Vec<ContainerPath>, Stopped> {
-    let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
-    let roots = resolve(layout, paths)?;
-    let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
-    let found = survey(&volumes, &roots).map_err(|error| fail(&error))?;
+/// Refuses an archive that the spool may have no room for.
+fn room(found: &Survey, spool: &Spool) -> Result<(), Stopped> {
     // Headers take at most a few blocks each and compress well; content may not compress at all.
     let needed = found.content.saturating_add(found.members.saturating_mul(2_048));
-    let room = spool.room().map_err(|error| fail(&error))?;
+    let room = spool.room().map_err(|error| Stopped::at(Stage::Validation, &error))?;
     if needed > room {
         let reason = format!(
             "the archive may take {needed} bytes and the host's state directory has {room} to spare"
         );
         return Err(Stopped::because(Stage::Validation, reason));
     }
-    Ok(roots)
+    Ok(())
+}
+
+fn archive_facts(
+    at: Timestamp,
+    roots: &[ContainerPath],
+    captured: Captured,
+    downtime_ms: Option<u64>,
+    capture: Capture,
+) -> CaptureFacts {
+    let Captured { tree, blob, size, skipped } = captured;
+    let encryption = Encryption::None;
+    let facts = Facts { at, roots, tree, skipped, encryption, downtime_ms, capture };
+    facts.of(ArchiveFormat::TarGz, blob, size, None)
 }
 
 async fn close(window: Window, spec: &crate::layout::SyncSpec) -> Option<WindowClosed> {
@@ -184,10 +277,11 @@ pub(super) struct Facts<'f> {
     pub(super) skipped: Skipped,
     pub(super) encryption: Encryption,
     pub(super) downtime_ms: Option<u64>,
+    pub(super) capture: Capture,
 }
 
 impl Facts<'_> {
-    pub(super) fn of(
+    fn of(
         self,
         format: ArchiveFormat,
         blob: Cid,
@@ -208,6 +302,12 @@ impl Facts<'_> {
             skipped: self.skipped.named,
             skipped_count: self.skipped.count,
             downtime_ms: self.downtime_ms,
+            capture: self.capture,
+            fallback: None,
         }
+    }
+
+    pub(super) fn of_tree(self, packed: &Packed) -> CaptureFacts {
+        self.of(ArchiveFormat::Tree, packed.blob, packed.stored_bytes, Some(packed.root_bytes))
     }
 }

@@ -6,6 +6,7 @@ use belay_store::{BlobStore, RecordStore};
 
 use super::Provider;
 use crate::control::{ControlDir, Fingerprint, Pending};
+use crate::core::capturing::CapturePolicy;
 use crate::core::request::{RefusedRequest, ValidRequest, judge};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
@@ -37,6 +38,7 @@ where
                 spec.request_grace,
                 since_capture,
                 spec.min_publish_interval,
+                spec.capture,
             )
         });
         let (look, unfinished) = looked.await.map_err(std::io::Error::other)??;
@@ -51,6 +53,7 @@ fn look_blocking(
     grace: Duration,
     since_capture: Option<Duration>,
     min_interval: Duration,
+    policy: CapturePolicy,
 ) -> std::io::Result<(Look, Option<(Fingerprint, Instant)>)> {
     let mounts = mount_table(layout).map_err(std::io::Error::other)?;
     let Some(control) = ControlDir::open(&layout.control)? else {
@@ -69,7 +72,7 @@ fn look_blocking(
         }
         Pending::Request { bytes, print } => (bytes, print),
     };
-    match judge(&bytes, &mounts) {
+    match judge(&bytes, &mounts, policy) {
         Err(refused) if refused.unfinished => {
             // Time counts from the last change, so a slow writer is waited for, but no longer than
             // the grace after it stops writing.
@@ -95,7 +98,7 @@ fn look_blocking(
     reached(Point::RequestClaimed);
     // What was taken is what counts, whatever it was a moment ago.
     let look = match claimed {
-        Ok(bytes) => match judge(&bytes, &mounts) {
+        Ok(bytes) => match judge(&bytes, &mounts, policy) {
             Ok(valid) => Look::Request(Box::new(valid)),
             Err(refused) => Look::Refused(refused),
         },

@@ -5,23 +5,45 @@ use std::sync::Arc;
 
 use belay_packs::{Keys, PackNumber};
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Encryption, Manifest};
+use belay_protocol::record::{ArchiveFormat, Capture, Encryption, Manifest};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
 use super::Provider;
-use super::capturing::{Facts, resolve};
+use super::capturing::Facts;
+use super::moment::Moment;
 use crate::context::{Stopped, blocking};
+use crate::core::path::ContainerPath;
 use crate::core::root::{RootFault, StoredPack};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
-use crate::packing::{Base, Packed, Packing, Walked};
+use crate::packing::{Base, Packing, Walked};
 use crate::remembered::{MANIFEST, SEEN};
 use crate::sealing::Seal;
 use crate::spool::Spooled;
-use crate::state::{CaptureFacts, PublishJournal};
+use crate::state::CaptureFacts;
 use crate::volume::Volumes;
 use crate::window::OfflineWindow;
+
+/// The form in which a capture is made.
+pub(super) enum Form {
+    Archive,
+    Tree(Box<TreeForm>),
+}
+
+/// What a capture of a tree needs beside the volumes.
+pub(super) struct TreeForm {
+    pub(super) seal: Seal,
+    pub(super) encryption: Encryption,
+    ground: Option<Ground>,
+}
+
+impl TreeForm {
+    /// What the capture builds on, and the file that this needs while it lasts.
+    pub(super) fn base(&mut self) -> (Option<Base>, Option<Spooled>) {
+        self.ground.take().map_or((None, None), |ground| (Some(ground.base), ground.fetched))
+    }
+}
 
 /// What a capture builds on.
 struct Ground {
@@ -35,34 +57,71 @@ where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
+    /// The form in which this workload is published, with all that can be fetched and judged for it
+    /// while the app runs.
+    pub(super) async fn form(&self) -> Result<Form, Stopped> {
+        match self.context.spec.format {
+            ArchiveFormat::TarGz => Ok(Form::Archive),
+            ArchiveFormat::Tree => {
+                let seal = self.seal().await?;
+                let is_open = seal.envelopes.is_empty();
+                let encryption = if is_open { Encryption::None } else { Encryption::Members };
+                let ground = self.ground(&seal.keys).await?;
+                Ok(Form::Tree(Box::new(TreeForm { seal, encryption, ground })))
+            }
+        }
+    }
+
+    /// Reads a tree that stands still.
+    pub(super) async fn tree_of(
+        &self,
+        moment: &Moment,
+        roots: &[ContainerPath],
+        mut form: TreeForm,
+    ) -> Result<(String, CaptureFacts), Stopped> {
+        let Moment { at, since, downtime_ms, capture, .. } = *moment;
+        let (layout, all) = (moment.layout.clone(), roots.to_vec());
+        let spool = self.context.spool.clone();
+        let encryption = form.encryption;
+        let captured = blocking(Stage::ArchiveBuild, move || {
+            let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
+            let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
+            let dir = spool.create_dir().map_err(|error| fail(&error))?;
+            let (base, _fetched) = form.base();
+            let mut packing =
+                Packing::begin(form.seal, dir, &volumes, base).map_err(|error| fail(&error))?;
+            let walked =
+                packing.capture_kept(&volumes, &all, since).map_err(|error| fail(&error))?;
+            reached(Point::Captured);
+            let mut packed = packing.finish().map_err(|error| fail(&error))?;
+            let name = packed.dir.keep().map_err(|error| fail(&error))?;
+            Ok((name, packed, walked))
+        });
+        let (name, packed, Walked { tree, skipped }) = captured.await?;
+        let facts = Facts { at, roots, tree, skipped, encryption, downtime_ms, capture };
+        Ok((name, facts.of_tree(&packed)))
+    }
+
     /// Reads the tree while the app runs, then what changed since while it is stopped. The window
     /// closes as soon as that is read.
     pub(super) async fn capture_tree(
         &mut self,
         layout: &SyncLayout,
-        journal: &PublishJournal,
+        roots: &[ContainerPath],
+        mut form: TreeForm,
     ) -> Result<(String, CaptureFacts), Stopped> {
         let context = Arc::clone(&self.context);
-        context.show("validating");
-        let (paths, look_layout) = (journal.request.archive_paths.clone(), layout.clone());
-        let roots = blocking(Stage::Validation, move || resolve(&look_layout, &paths)).await?;
-        let seal = self.seal().await?;
-        let is_open = seal.envelopes.is_empty();
-        let encryption = if is_open { Encryption::None } else { Encryption::Members };
-        let ground = self.ground(&seal.keys).await?;
+        let encryption = form.encryption;
         context.show("reading");
-        let (look_layout, look_roots) = (layout.clone(), roots.clone());
+        let (look_layout, look_roots) = (layout.clone(), roots.to_vec());
         let spool = context.spool.clone();
         let packing = blocking(Stage::Validation, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
             let volumes = Volumes::open(&look_layout).map_err(|error| fail(&error))?;
             let dir = spool.create_dir().map_err(|error| fail(&error))?;
-            let (base, fetched) = match ground {
-                Some(Ground { base, fetched }) => (Some(base), fetched),
-                None => (None, None),
-            };
+            let (base, fetched) = form.base();
             let mut packing =
-                Packing::begin(seal, dir, &volumes, base).map_err(|error| fail(&error))?;
+                Packing::begin(form.seal, dir, &volumes, base).map_err(|error| fail(&error))?;
             packing.look(&volumes, &look_roots).map_err(|error| fail(&error))?;
             Ok((packing, fetched))
         });
@@ -71,7 +130,7 @@ where
         let window = self.open_capture_window().await?;
         context.show("capturing");
         let at = Timestamp::now();
-        let (capture_layout, capture_roots) = (layout.clone(), roots.clone());
+        let (capture_layout, capture_roots) = (layout.clone(), roots.to_vec());
         let walked = blocking(Stage::ArchiveBuild, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
             let volumes = Volumes::open(&capture_layout).map_err(|error| fail(&error))?;
@@ -97,10 +156,12 @@ where
             })
             .await
         };
-        let (downtime, finished) = tokio::join!(self.close_capture_window(window), finished);
+        let (downtime_ms, finished) = tokio::join!(self.close_capture_window(window), finished);
         reached(Point::WindowClosed);
-        let (name, packed, walked) = finished?;
-        Ok((name, tree_facts(at, &roots, &packed, walked, encryption, downtime)))
+        let (name, packed, Walked { tree, skipped }) = finished?;
+        let capture = Capture::Stopped;
+        let facts = Facts { at, roots, tree, skipped, encryption, downtime_ms, capture };
+        Ok((name, facts.of_tree(&packed)))
     }
 
     /// What the trees of this workload are sealed with.
@@ -183,21 +244,4 @@ where
         }
         Ok(true)
     }
-}
-
-fn tree_facts(
-    at: Timestamp,
-    roots: &[crate::core::path::ContainerPath],
-    packed: &Packed,
-    walked: Walked,
-    encryption: Encryption,
-    downtime_ms: Option<u64>,
-) -> CaptureFacts {
-    let Walked { tree, skipped } = walked;
-    Facts { at, roots, tree, skipped, encryption, downtime_ms }.of(
-        ArchiveFormat::Tree,
-        packed.blob,
-        packed.stored_bytes,
-        Some(packed.root_bytes),
-    )
 }

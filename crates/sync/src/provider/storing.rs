@@ -6,7 +6,7 @@ use std::path::Path;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Capture, Manifest, RECORD_SCHEMA, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, Manifest, RECORD_SCHEMA, SyncRecord};
 use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
 use jiff::Timestamp;
 
@@ -334,7 +334,7 @@ where
             publish_id: journal.publish_id.clone(),
             version: version(capture.at),
             timestamp: capture.at,
-            capture: Capture::Stopped,
+            capture: capture.capture,
             metadata: journal.request.metadata.clone(),
             runtime: journal.request.runtime,
             manifest,

@@ -13,8 +13,8 @@ use belay_sync::{PublishCommand, SyncSpec, recover};
 use serde_json::{Map, json};
 
 use crate::scene::{
-    DEADLINE, FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start, start_with, tree,
-    trees,
+    CloningHost, DEADLINE, FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start,
+    start_with, tree, trees,
 };
 
 const CHILD: &str = "BELAY_SYNC_TEST_CHILD";
@@ -29,12 +29,18 @@ async fn child() {
     let format = FORMATS.into_iter().find(|known| format!("{known:?}") == format);
     let format = format.expect("a known form");
     let root = Path::new(root);
-    let all = Point::PUBLISH.iter().chain(&Point::FAILURE).chain(&Point::APPLY);
+    let publish = Point::PUBLISH.iter().chain(&Point::CLONES).chain(&Point::FAILURE);
+    let all = publish.chain(&Point::APPLY);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
     let (place, role) = match role {
-        "publish" => (Place { root: root.join("provider") }, SyncRole::Provider),
-        _ => (Place { root: root.join("consumer") }, SyncRole::Consumer),
+        "publish" => (Place::at(&root.join("provider")), SyncRole::Provider),
+        "publish-clones" => {
+            let place = Place::at(&root.join("provider"));
+            place.clones.with(|clones| clones.host = CloningHost::Clones);
+            (place, SyncRole::Provider)
+        }
+        _ => (Place::at(&root.join("consumer")), SyncRole::Consumer),
     };
     let spec = SyncSpec { format, ..spec(role) };
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
@@ -67,13 +73,15 @@ fn killed_as(format: ArchiveFormat, role: &str, point: Point, root: &Path) {
 
 #[tokio::test]
 async fn b9_a_publish_killed_anywhere_is_answered_once_and_published_once() {
-    for (point, format) in both(&Point::PUBLISH) {
+    let clones = both(&Point::CLONES).into_iter().map(|point| ("publish-clones", point));
+    let all = both(&Point::PUBLISH).into_iter().map(|point| ("publish", point)).chain(clones);
+    for (role, (point, format)) in all {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let place = Place::new(&temp.path().join("provider"), &VOLUMES);
         fill(&place, "one");
         fs::create_dir(place.sync_file("")).expect("creates");
         place.request(&json!({"archive_paths": ["/app"], "request_id": "once"}));
-        killed_as(format, "publish", point, temp.path());
+        killed_as(format, role, point, temp.path());
 
         let running = provide_as(&place, &temp.path().join("store"), format);
         let response = eventually("the answer", || place.json("response.json")).await;

@@ -1,6 +1,7 @@
 //! Providers and consumers over real directories and a real store, with a fake container.
 
 mod apply;
+mod capture;
 mod commands;
 mod exports;
 mod faults;

@@ -10,12 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use belay_protocol::record::ArchiveFormat;
-use belay_protocol::{SyncRole, SyncStatus};
+use belay_protocol::{SyncRole, SyncStatus, VolumeName};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{
-    AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishCommand, Ready,
-    SyncHandle, SyncLayout, SyncSpec, Window, WindowClosed, WindowOutcome, WindowPurpose,
-    WindowRefused, spawn,
+    AnswerPlace, CloneAnswer, CloneRefused, ControlVolume, FoundState, MountPoint, OfflineWindow,
+    PublishCommand, Ready, SyncHandle, SyncLayout, SyncSpec, VolumeClones, Window, WindowClosed,
+    WindowOutcome, WindowPurpose, WindowRefused, spawn,
 };
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -32,11 +32,18 @@ pub(crate) const VOLUMES: [(&str, &str); 2] = [("app", "/app"), ("data", "/app/d
 #[derive(Clone)]
 pub(crate) struct Place {
     pub(crate) root: PathBuf,
+    /// What its host clones: nothing, unless a test gives it something.
+    pub(crate) clones: FakeClones,
 }
 
 impl Place {
+    /// One that is there already.
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned(), clones: FakeClones::new(root) }
+    }
+
     pub(crate) fn new(root: &Path, volumes: &[(&str, &str)]) -> Self {
-        let place = Self { root: root.to_owned() };
+        let place = Self::at(root);
         for (name, _) in volumes {
             fs::create_dir_all(place.data(name)).expect("creates a volume");
         }
@@ -79,6 +86,7 @@ impl Place {
                 container_path: "/belay".to_owned(),
                 answers: Arc::new(PlainAnswers { private: self.root.clone() }),
             },
+            clones: Arc::new(self.clones.clone()),
         }
     }
 
@@ -110,6 +118,102 @@ impl AnswerPlace for PlainAnswers {
     }
 }
 
+/// Clones that are copies, where a test wants any.
+#[derive(Debug, Clone)]
+pub(crate) struct FakeClones {
+    root: PathBuf,
+    state: Arc<Mutex<Clones>>,
+}
+
+/// What the fake clones were made to do, and what they refuse.
+#[derive(Debug, Default)]
+pub(crate) struct Clones {
+    pub(crate) events: Vec<String>,
+    pub(crate) host: CloningHost,
+    /// Is called when clones were taken.
+    pub(crate) taken: Option<fn(&Path)>,
+}
+
+/// How far clones get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum CloningHost {
+    #[default]
+    Refuses,
+    RefusesToTake,
+    RefusesToOpen,
+    Clones,
+}
+
+impl FakeClones {
+    fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), state: Arc::default() }
+    }
+
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Clones) -> T) -> T {
+        work(&mut self.state.lock().expect("no test panics while it holds this"))
+    }
+
+    fn kept(&self, volume: &VolumeName) -> PathBuf {
+        self.root.join("clones").join(volume.as_str())
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        event: &str,
+        refusing: &[CloningHost],
+        done: impl FnOnce() -> T,
+    ) -> CloneAnswer<T> {
+        let refuses = self.with(|clones| {
+            clones.events.push(event.to_owned());
+            refusing.contains(&clones.host)
+        });
+        let reason = format!("{event} is refused");
+        let answer = if refuses { Err(CloneRefused { reason }) } else { Ok(done()) };
+        Box::pin(std::future::ready(answer))
+    }
+}
+
+fn names(volumes: &[VolumeName]) -> String {
+    volumes.iter().map(VolumeName::as_str).collect::<Vec<_>>().join(" ")
+}
+
+impl VolumeClones for FakeClones {
+    fn prepare(&self, volumes: Vec<VolumeName>) -> CloneAnswer<()> {
+        self.answer(&format!("prepare {}", names(&volumes)), &[CloningHost::Refuses], || ())
+    }
+
+    fn take(&self, volumes: Vec<VolumeName>) -> CloneAnswer<()> {
+        let refusing = [CloningHost::Refuses, CloningHost::RefusesToTake];
+        self.answer(&format!("take {}", names(&volumes)), &refusing, || {
+            for volume in &volumes {
+                let kept = self.kept(volume);
+                fs::create_dir_all(&kept).expect("creates");
+                let data = self.root.join("volumes").join(volume.as_str()).join("data");
+                let copied =
+                    std::process::Command::new("/bin/cp").arg("-a").args([&data, &kept]).status();
+                assert!(copied.expect("cp runs").success());
+            }
+            if let Some(taken) = self.with(|clones| clones.taken) {
+                taken(&self.root);
+            }
+        })
+    }
+
+    fn open(&self, volume: VolumeName) -> CloneAnswer<PathBuf> {
+        let refusing = [CloningHost::RefusesToOpen];
+        self.answer(&format!("open {volume}"), &refusing, || self.kept(&volume).join("data"))
+    }
+
+    fn discard(&self, volume: VolumeName) -> CloneAnswer<()> {
+        self.answer(&format!("discard {volume}"), &[], || {
+            let kept = self.kept(&volume);
+            if kept.exists() {
+                fs::remove_dir_all(kept).expect("removes");
+            }
+        })
+    }
+}
+
 /// What the fake container was made to do, and what it does next.
 #[derive(Debug, Default)]
 pub(crate) struct Container {
@@ -138,6 +242,7 @@ impl OfflineWindow for FakeWindow {
         }
         self.note(match purpose {
             WindowPurpose::Publish { .. } => "stop for publish",
+            WindowPurpose::Beside => "look on",
             WindowPurpose::Apply { .. } => "stop for apply",
         });
         let (window, owner) = Window::pair();
@@ -146,7 +251,12 @@ impl OfflineWindow for FakeWindow {
             let (outcome, reply) = owner.closed().await;
             let ready = match outcome {
                 WindowOutcome::Unchanged => {
-                    this.note("start unchanged");
+                    this.note(match purpose {
+                        WindowPurpose::Beside => "look away",
+                        WindowPurpose::Publish { .. } | WindowPurpose::Apply { .. } => {
+                            "start unchanged"
+                        }
+                    });
                     Ready::Ready
                 }
                 WindowOutcome::Applied { .. } => {
@@ -159,7 +269,12 @@ impl OfflineWindow for FakeWindow {
                     Ready::NotStarted
                 }
             };
-            let downtime = Duration::from_millis(7);
+            let downtime = match purpose {
+                WindowPurpose::Beside => Duration::ZERO,
+                WindowPurpose::Publish { .. } | WindowPurpose::Apply { .. } => {
+                    Duration::from_millis(7)
+                }
+            };
             reply.send(Ok(WindowClosed { found: FoundState::Running, ready, downtime }));
         });
         Ok(window)

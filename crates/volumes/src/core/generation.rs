@@ -28,10 +28,26 @@ impl fmt::Display for GenerationName {
     }
 }
 
+/// The name of clones that end with the process that made them.
+const PASSING: &str = "capture";
+
 const PREFIX: &str = "generation-";
 const SUFFIX: &str = ".img";
 
 impl GenerationName {
+    /// The name of a clone that is only read, and ends with the process that made it: what a killed
+    /// one leaves is deleted when the volumes are opened again.
+    ///
+    /// # Panics
+    /// Never: the name is lawful.
+    pub fn passing() -> Self {
+        Self(PASSING.parse().expect("it is in the alphabet of names"))
+    }
+
+    pub(crate) fn is_passing(&self) -> bool {
+        self.0.as_str() == PASSING
+    }
+
     /// The file that holds it, in the volume's directory.
     pub(crate) fn file_name(&self) -> String {
         format!("{PREFIX}{}{SUFFIX}", self.0)
@@ -121,6 +137,13 @@ mod tests {
         {
             assert_eq!(GenerationName::of_file(foreign), None, "{foreign}");
         }
+    }
+
+    #[test]
+    fn one_name_is_for_clones_that_pass() {
+        assert!(GenerationName::passing().is_passing());
+        let kept: GenerationName = "before-apply".parse().expect("a name");
+        assert!(!kept.is_passing());
     }
 
     #[test]

@@ -487,6 +487,8 @@ pub(crate) struct FoundAtStart {
     pub(crate) idle_minors: Vec<u32>,
     /// Directories in which a volume was being built or removed.
     pub(crate) half_done: Vec<(VolumeId, Place, PathBuf)>,
+    /// Clones that ended with the process that made them, and unfinished ones.
+    pub(crate) passing: Vec<PathBuf>,
 }
 
 /// What is done about one thing found at start.
@@ -504,6 +506,8 @@ pub(crate) enum RecoveryStep {
     RemoveMinor(u32),
     /// A volume that never got its name, or lost it.
     DeleteDirectory(PathBuf),
+    /// A clone that nobody reads any more.
+    DeleteClone(PathBuf),
 }
 
 /// Decides what to do with what an earlier run left.
@@ -533,6 +537,8 @@ pub(crate) fn plan_recovery(found: &FoundAtStart) -> Vec<RecoveryStep> {
             steps.push(RecoveryStep::DeleteDirectory(path.clone()));
         }
     }
+    // Their mounts were released above. One that another namespace still sees only loses its name.
+    steps.extend(found.passing.iter().cloned().map(RecoveryStep::DeleteClone));
     steps
 }
 

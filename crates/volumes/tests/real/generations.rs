@@ -253,3 +253,128 @@ async fn open_twice_is_quiet(volumes: Volumes, scratch: &Scratch) -> Vec<belay_v
     drop(volumes);
     open(scratch).await.recovered().thawed.clone()
 }
+
+fn passing() -> GenerationName {
+    GenerationName::passing()
+}
+
+fn count(directory: &Path) -> u64 {
+    fs::read_to_string(directory.join("count")).expect("a count").trim().parse().expect("a number")
+}
+
+/// Counts in one volume, then in the other, each time for good, until told to stop.
+fn count_in_turn(volumes: [&Path; 2], stop: &AtomicBool) {
+    let open = |directory: &Path| File::create(directory.join("count")).expect("a file");
+    let files = volumes.map(open);
+    for number in 0_u64.. {
+        for file in &files {
+            use std::os::unix::fs::FileExt as _;
+            file.write_all_at(format!("{number:020}").as_bytes(), 0).expect("it writes");
+        }
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_volumes_are_kept_as_they_are_at_one_moment() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 1280);
+    let volumes = open(&scratch).await;
+    let wanted = [spec("web/first", ByteSize::mib(32)), spec("web/second", ByteSize::mib(32))];
+    let mut data = Vec::new();
+    for wanted in &wanted {
+        data.push(volumes.ensure(wanted).await.expect("a volume").data);
+    }
+    let ids: std::collections::BTreeSet<_> = wanted.iter().map(|spec| spec.id.clone()).collect();
+    let stop = AtomicBool::new(false);
+    let pairs = std::thread::scope(|scope| {
+        scope.spawn(|| count_in_turn([&data[0], &data[1]], &stop));
+        let pairs = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let mut pairs = Vec::new();
+                for _ in 0..10 {
+                    volumes.prepare_generations(ids.clone(), &passing()).await?;
+                    let kept = volumes.keep_generations(ids.clone(), &passing()).await?;
+                    let mut pair = Vec::new();
+                    for kept in kept {
+                        let seen = volumes.mount_generation(&kept.id, &passing()).await?;
+                        pair.push(count(&seen.data));
+                        volumes.unmount_generation(&kept.id, &passing()).await?;
+                    }
+                    pairs.push(pair);
+                }
+                Ok::<_, GenerationError>(pairs)
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+        pairs
+    });
+    let pairs = pairs.expect("ten times kept");
+    for pair in &pairs {
+        // The second is counted after the first.
+        assert!(pair[0] == pair[1] || pair[0] == pair[1] + 1, "{pairs:?}");
+    }
+    assert!(pairs.first() != pairs.last(), "the writer went on in between: {pairs:?}");
+    for id in &ids {
+        volumes.release(id).await.expect("released");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_one_volume_cannot_be_frozen_none_is_kept_and_all_go_on() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 1280);
+    let volumes = open(&scratch).await;
+    let plain = spec("web/first", ByteSize::mib(32));
+    let other =
+        VolumeSpec { file_system: FileSystem::Btrfs, ..spec("web/second", ByteSize::mib(300)) };
+    let mut data = Vec::new();
+    for wanted in [&plain, &other] {
+        data.push(volumes.ensure(wanted).await.expect("a volume").data);
+    }
+    let ids = std::collections::BTreeSet::from([plain.id.clone(), other.id.clone()]);
+    let prepared = volumes.prepare_generations(ids.clone(), &passing()).await;
+    let kept = volumes.keep_generations(ids.clone(), &passing()).await;
+    for error in [prepared.expect_err("refused"), kept.map(drop).expect_err("refused")] {
+        assert!(matches!(error, GenerationError::NotMountedHere { .. }), "{error:?}");
+    }
+    for (id, data) in ids.iter().zip(&data) {
+        fs::write(data.join("state"), "x").expect("it is not frozen");
+        assert_eq!(volumes.generations(id).await.expect("a list"), []);
+        volumes.release(id).await.expect("released");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_that_a_killed_process_was_reading_are_swept() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 512);
+    let id: belay_volumes::VolumeId = "web/store".parse().expect("an id");
+    let directory = scratch.root().join("images/web/store");
+    let images = || {
+        let listed = fs::read_dir(&directory).expect("lists");
+        let names = listed.map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    assert!(child(&scratch, &["ensure", "web/store", "32M"], None).status.success());
+    for point in ["generation.Freeze.after=kill", "generation.Clone.after=kill"] {
+        let cut = child(&scratch, &["keep", "web/store", "capture"], Some(point));
+        assert_eq!(cut.status.signal(), Some(9), "{}", String::from_utf8_lossy(&cut.stderr));
+        let volumes = open(&scratch).await;
+        assert_eq!(images(), ["volume.img", "volume.json"], "{point}");
+        assert_eq!(volumes.recovered().discarded.len(), 1, "{point}");
+    }
+    let volumes = open(&scratch).await;
+    volumes.keep_generation(&id, &passing()).await.expect("kept");
+    volumes.keep_generation(&id, &name("a")).await.expect("kept for good");
+    let seen = volumes.mount_generation(&id, &passing()).await.expect("readable");
+    drop(volumes);
+    let volumes = open(&scratch).await;
+    assert_eq!(images(), ["generation-a.img", "volume.img", "volume.json"]);
+    assert!(!seen.mount.exists(), "it is mounted no more");
+    volumes.release(&id).await.expect("released");
+}

@@ -1,5 +1,6 @@
 //! `belay sync status` and `belay sync history`.
 
+use belay_protocol::record::Capture;
 use belay_protocol::{HistoryEntry, NodeStatus, SyncOutcome, SyncRole, SyncStatus};
 use jiff::Timestamp;
 
@@ -71,15 +72,30 @@ pub(crate) fn sentence(sync: &SyncStatus, now: Timestamp) -> String {
     };
     let last = match last(sync) {
         Some(last) => format!(
-            "{verb} {} {} ago ({}, down {})",
+            "{verb} {} {} ago ({}, down {}{})",
             last.cid.short(),
             human::age(now, last.at),
             human::size(last.bytes),
-            human::milliseconds(last.downtime_ms)
+            human::milliseconds(last.downtime_ms),
+            captured(last)
         ),
         None => format!("nothing {verb} yet"),
     };
     format!("{} of {}, {}, {last}", role(sync.role), sync.key, sync.stage)
+}
+
+/// What the capture was, if that is known, and why it was not another.
+fn captured(last: &SyncOutcome) -> String {
+    let Some(capture) = last.capture else { return String::new() };
+    let kind = match capture {
+        Capture::Stopped => "stopped",
+        Capture::Atomic => "atomic",
+        Capture::Live => "live",
+    };
+    match &last.capture_fallback {
+        Some(reason) => format!(", captured {kind} since {reason}"),
+        None => format!(", captured {kind}"),
+    }
 }
 
 fn last(sync: &SyncStatus) -> Option<&SyncOutcome> {
@@ -123,6 +139,24 @@ mod tests {
              \n\
              web: upload failed 2m ago: no space left in the store\n"
         );
+    }
+
+    #[test]
+    fn a_sentence_says_what_the_capture_was_and_why() {
+        let mut status = sample::status();
+        let sync = status.workloads[1].sync.as_mut().expect("it has one");
+        let last = sync.last_publish.as_mut().expect("it published");
+        last.capture = Some(Capture::Stopped);
+        let text = sentence(last_sync(&status), sample::now());
+        assert!(text.ends_with("(4 MiB, down 412 ms, captured stopped)"), "{text}");
+        let last = status.workloads[1].sync.as_mut().and_then(|sync| sync.last_publish.as_mut());
+        last.expect("it published").capture_fallback = Some("there is no room".to_owned());
+        let text = sentence(last_sync(&status), sample::now());
+        assert!(text.ends_with("captured stopped since there is no room)"), "{text}");
+    }
+
+    fn last_sync(status: &NodeStatus) -> &SyncStatus {
+        status.workloads[1].sync.as_ref().expect("it has one")
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SyncKey, SyncRole};
-use belay_sync::{Member, Sealing};
+use belay_sync::{CapturePolicy, Member, Sealing};
 
 use super::super::keys::Keys;
 use super::required;
@@ -23,6 +23,8 @@ pub struct SyncDeclaration {
     pub format: ArchiveFormat,
     /// How trees are sealed; none if anyone with the store may read them.
     pub sealing: Option<Sealing>,
+    /// What captures of a provider may be.
+    pub capture: CapturePolicy,
 }
 
 /// Members of one key, the provider not counted.
@@ -44,8 +46,30 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let formats = [("tree", ArchiveFormat::Tree), ("tar.gz", ArchiveFormat::TarGz)];
     let format = table.choice("archive_format", &formats).unwrap_or(ArchiveFormat::Tree);
     let sealing = read_sealing(&mut table, role, format, directory);
+    let capture = read_capture(&mut table, role, format);
     table.finish();
-    Some(SyncDeclaration { role: role?, key: key?, poll_interval, format, sealing })
+    Some(SyncDeclaration { role: role?, key: key?, poll_interval, format, sealing, capture })
+}
+
+fn read_capture(
+    table: &mut Keys<'_>,
+    role: Option<SyncRole>,
+    format: ArchiveFormat,
+) -> CapturePolicy {
+    let policies = [
+        ("stopped", CapturePolicy::Stopped),
+        ("atomic", CapturePolicy::Atomic),
+        ("live", CapturePolicy::Live),
+    ];
+    let Some(policy) = table.choice("capture", &policies) else { return CapturePolicy::Stopped };
+    if role == Some(SyncRole::Consumer) {
+        table.fault("capture", "a policy", "none, since a consumer captures nothing");
+    }
+    if policy == CapturePolicy::Live && format == ArchiveFormat::TarGz {
+        let expected = "\"stopped\" or \"atomic\", since an archive is read in one go";
+        table.fault("capture", "\"live\"", expected);
+    }
+    policy
 }
 
 fn read_sealing(
@@ -111,6 +135,30 @@ mod tests {
             read("role = \"consumer\"\nidentity = \"/k\"").expect("lawful").expect("declared");
         assert_eq!(sync.sealing.map(|sealing| sealing.members), Some(Vec::new()));
         assert_eq!(read("role = \"consumer\"").expect("lawful").expect("declared").sealing, None);
+    }
+
+    #[test]
+    fn captures_stop_the_container_unless_the_spec_permits_more() {
+        for (text, policy) in [
+            ("", CapturePolicy::Stopped),
+            ("capture = \"stopped\"", CapturePolicy::Stopped),
+            ("capture = \"atomic\"\narchive_format = \"tar.gz\"", CapturePolicy::Atomic),
+            ("capture = \"live\"", CapturePolicy::Live),
+        ] {
+            let sync = read(&format!("role = \"provider\"\n{text}")).expect("lawful");
+            assert_eq!(sync.expect("declared").capture, policy, "{text}");
+        }
+        for (spec, told) in [
+            ("role = \"provider\"\ncapture = \"online\"", "atomic"),
+            ("role = \"consumer\"\ncapture = \"atomic\"", "captures nothing"),
+            (
+                "role = \"provider\"\ncapture = \"live\"\narchive_format = \"tar.gz\"",
+                "read in one go",
+            ),
+        ] {
+            let faults = read(spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
     }
 
     #[test]

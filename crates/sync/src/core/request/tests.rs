@@ -9,7 +9,7 @@ fn mounts() -> Mounts {
 }
 
 fn judged(body: &Value) -> Result<ValidRequest, Box<RefusedRequest>> {
-    judge(body.to_string().as_bytes(), &mounts())
+    judge(body.to_string().as_bytes(), &mounts(), CapturePolicy::Stopped)
 }
 
 fn refused(body: &Value) -> RefusedRequest {
@@ -53,14 +53,14 @@ fn sm030_to_sm034_wishes_that_cannot_be_are_named_with_key_and_value() {
 #[test]
 fn sm035_cf06_malformed_json_is_given_back_cut() {
     let text = format!("{{\"archive_paths\": {}", "x".repeat(5_000));
-    let refused = judge(text.as_bytes(), &mounts()).expect_err("refused");
+    let refused = judge(text.as_bytes(), &mounts(), CapturePolicy::Stopped).expect_err("refused");
     assert!(refused.unfinished && refused.body.is_none());
     assert_eq!(refused.raw_body.as_deref().map(str::len), Some(RAW_BODY_MAX));
 }
 
 #[test]
 fn cf07_bytes_that_are_not_text_are_not_given_back() {
-    let refused = judge(b"\xff\xfe", &mounts()).expect_err("refused");
+    let refused = judge(b"\xff\xfe", &mounts(), CapturePolicy::Stopped).expect_err("refused");
     assert_eq!((refused.raw_body, refused.body), (None, None));
 }
 
@@ -101,18 +101,18 @@ fn sm038_to_sm045_each_fault_is_named_and_the_body_given_back() {
 #[test]
 fn b04_deep_nesting_and_huge_numbers_are_refused_without_a_panic() {
     let deep = format!("{{\"metadata\":{}", "[".repeat(60_000));
-    assert!(judge(deep.as_bytes(), &mounts()).is_err());
+    assert!(judge(deep.as_bytes(), &mounts(), CapturePolicy::Stopped).is_err());
     let huge = format!(
         "{{\"archive_paths\":[\"/app/data\"],\"metadata\":{{\"n\":{}}}}}",
         "9".repeat(5_000)
     );
-    assert!(judge(huge.as_bytes(), &mounts()).is_err());
+    assert!(judge(huge.as_bytes(), &mounts(), CapturePolicy::Stopped).is_err());
 }
 
 #[test]
 fn bounds_on_size_paths_metadata_and_id_hold() {
     let large = vec![b' '; REQUEST_MAX + 1];
-    let refused_size = judge(&large, &mounts()).expect_err("refused");
+    let refused_size = judge(&large, &mounts(), CapturePolicy::Stopped).expect_err("refused");
     assert!(!refused_size.unfinished && refused_size.error.contains("larger"));
     let many = vec!["/app/data"; PATHS_MAX + 1];
     assert!(refused(&json!({"archive_paths": many})).error.contains("65 paths"));
@@ -155,7 +155,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert!(judge(&bytes, &mounts()).is_err());
+        prop_assert!(judge(&bytes, &mounts(), CapturePolicy::Stopped).is_err());
     }
 }
 
@@ -164,9 +164,9 @@ fn numbers_of_the_app_travel_as_they_were_written() {
     // Read to the nearest number only by a reader that takes its time.
     for number in ["0.8862269254527579", "1.2345678901234567e-7", "3.0e-44", "-0.0"] {
         let body = format!(r#"{{"archive_paths": ["/app/data"], "metadata": {{"x": {number}}}}}"#);
-        let valid = judge(body.as_bytes(), &mounts()).expect("valid");
+        let valid = judge(body.as_bytes(), &mounts(), CapturePolicy::Stopped).expect("valid");
         let again = serde_json::to_vec(&valid.request).expect("serialises");
-        assert_eq!(judge(&again, &mounts()), Ok(valid.clone()), "{number}");
+        assert_eq!(judge(&again, &mounts(), CapturePolicy::Stopped), Ok(valid.clone()), "{number}");
         let exact: f64 = number.parse().expect("a number");
         assert_eq!(valid.request.metadata["x"].as_f64().map(f64::to_bits), Some(exact.to_bits()));
     }
@@ -176,6 +176,29 @@ fn numbers_of_the_app_travel_as_they_were_written() {
 fn the_faults_that_are_told_do_not_outgrow_the_request() {
     let fields: Vec<String> = (0..7_000).map(|number| format!("\"{number}\":1")).collect();
     let body = format!("{{{}}}", fields.join(","));
-    let refused = judge(body.as_bytes(), &mounts()).expect_err("refused");
+    let refused = judge(body.as_bytes(), &mounts(), CapturePolicy::Stopped).expect_err("refused");
     assert_eq!(refused.error.matches(" is not a field of a request").count(), FAULTS_MAX);
+}
+
+#[test]
+fn what_an_app_may_wish_of_its_capture_follows_from_the_spec() {
+    use CapturePolicy::{Atomic, Live, Stopped};
+    use ProviderCapture::{Offline, Online};
+    let wished = |runtime: Value, policy| {
+        let body = json!({"archive_paths": ["/app/data"], "runtime": runtime}).to_string();
+        let valid = judge(body.as_bytes(), &mounts(), policy).map_err(|refused| refused.error);
+        valid.map(|valid| valid.request.runtime.provider_capture)
+    };
+    for (policy, unsaid) in [(Stopped, Offline), (Atomic, Online), (Live, Online)] {
+        assert_eq!(wished(json!({}), policy), Ok(unsaid), "{policy:?}");
+        assert_eq!(wished(json!({"provider_capture": "offline"}), policy), Ok(Offline));
+        let command = judge_command(vec!["/app/data".into()], Map::new(), &mounts(), policy);
+        let request = command.expect("lawful").request;
+        assert_eq!(request.runtime.provider_capture, unsaid, "{policy:?}");
+    }
+    for policy in [Atomic, Live] {
+        assert_eq!(wished(json!({"provider_capture": "online"}), policy), Ok(Online));
+    }
+    let refused = wished(json!({"provider_capture": "online"}), Stopped).expect_err("refused");
+    assert!(refused.contains("capture = \"atomic\""), "{refused}");
 }

@@ -300,6 +300,7 @@ fn recovery_touches_nothing_that_is_mounted_or_foreign() {
         deleted,
     };
     let building = PathBuf::from("/v/images/web/.store.new");
+    let clone = PathBuf::from("/v/images/web/store/generation-capture.img");
     let found = FoundAtStart {
         devices: vec![
             ours(1, true, false),
@@ -311,6 +312,7 @@ fn recovery_touches_nothing_that_is_mounted_or_foreign() {
         ],
         idle_minors: vec![6],
         half_done: vec![(id.clone(), Place::Building, building.clone())],
+        passing: vec![clone.clone()],
     };
     assert_eq!(
         plan_recovery(&found),
@@ -324,6 +326,7 @@ fn recovery_touches_nothing_that_is_mounted_or_foreign() {
             RecoveryStep::ReleaseGeneration(7),
             RecoveryStep::RemoveMinor(6),
             RecoveryStep::DeleteDirectory(building.clone()),
+            RecoveryStep::DeleteClone(clone),
         ]
     );
     // A half-built volume that is mounted after all is not deleted.
@@ -334,6 +337,7 @@ fn recovery_touches_nothing_that_is_mounted_or_foreign() {
         }],
         idle_minors: vec![],
         half_done: vec![(id.clone(), Place::Building, building)],
+        passing: vec![],
     };
     assert_eq!(plan_recovery(&held), [RecoveryStep::Adopt(id, 1)]);
 }

@@ -1,0 +1,211 @@
+//! Captures on a host that clones: what is published of a database that is written all the time.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use belay_e2e::books;
+use belay_harness::{Node, NodeOptions, is_full, program_image, sync_spec, until};
+use belay_protocol::WorkloadPhase;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(90);
+
+/// Room for volumes of 64 MiB, their clones and what these may come to need.
+const DISK: u64 = 1_280;
+
+fn cloning(store: &Path) -> NodeOptions {
+    NodeOptions { store: Some(store.to_owned()), cloning: Some(DISK), ..NodeOptions::default() }
+}
+
+/// A provider that keeps books in this journal mode, captured as this policy says.
+fn books_spec(journal: &str, capture: &str) -> String {
+    sync_spec("provider")
+        .replace("file:busybox.tar", "file:bookkeeper.tar")
+        .replace(
+            "[\"/bin/sleep\", \"100000\"]",
+            &format!("[\"/bookkeeper\", \"/data/books\", \"{journal}\"]"),
+        )
+        .replace("size = \"32M\"", "size = \"64M\"")
+        .replace("poll_interval", &format!("capture = \"{capture}\"\npoll_interval"))
+}
+
+/// What a copy of the database holds; the volume itself is left as it was applied.
+fn audited(data: &Path) -> i64 {
+    let copy = tempfile::tempdir().expect("a directory");
+    for entry in std::fs::read_dir(data).expect("lists") {
+        let path = entry.expect("an entry").path();
+        if path.is_file() {
+            std::fs::copy(&path, copy.path().join(path.file_name().expect("a name")))
+                .expect("copies");
+        }
+    }
+    books::audit(&copy.path().join("books")).expect("whole")
+}
+
+/// When something in a directory was written last.
+fn newest(data: &Path) -> SystemTime {
+    let listed = std::fs::read_dir(data).expect("lists");
+    // A journal comes and goes.
+    let written = listed.filter_map(|entry| entry.ok()?.metadata().ok()?.modified().ok());
+    written.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn records(store: &Path) -> Vec<Value> {
+    let mut found = Vec::new();
+    let mut waiting = vec![store.join("records")];
+    while let Some(path) = waiting.pop() {
+        if path.is_dir() {
+            waiting.extend(
+                std::fs::read_dir(&path).expect("lists").map(|entry| entry.expect("one").path()),
+            );
+        } else if let Ok(record) =
+            serde_json::from_slice::<Value>(&std::fs::read(&path).expect("reads"))
+            && record["cid"].is_string()
+        {
+            found.push(record);
+        }
+    }
+    found
+}
+
+async fn applied(consumer: &Node, cid: &str) {
+    until("the consumer to apply", SOON, || async {
+        let found = consumer.client().workload("app").await?;
+        let sync = found.sync.ok_or("no sync")?;
+        match &sync.last_apply {
+            Some(apply) if apply.cid.to_string() == cid => Ok(()),
+            _ => Err(format!("{sync:?}")),
+        }
+    })
+    .await;
+}
+
+/// Publishes a database under load this many times; every replica is whole and later than the one
+/// before.
+async fn every_replica_is_whole(journal: &str, capture: &str, times: u32) {
+    let store = tempfile::tempdir().expect("a directory");
+    let provider = Node::start(cloning(store.path())).await;
+    let options = NodeOptions { store: Some(store.path().to_owned()), ..NodeOptions::default() };
+    let consumer = Node::start(options).await;
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_bookkeeper"));
+    program_image(provider.directory(), &program).expect("an image");
+    let spec = books_spec(journal, capture);
+    provider.client().deploy(&spec, provider.directory()).await.expect("deploys");
+    let replica = sync_spec("consumer").replace("size = \"32M\"", "size = \"64M\"");
+    consumer.client().deploy(&replica, consumer.directory()).await.expect("deploys");
+    let data = provider.volume("app", "data").await;
+    let running = provider.client().workload("app").await.expect("is there").container;
+
+    let mut last = -1;
+    let mut downtimes = Vec::new();
+    for time in 0..times {
+        // Written for a while since the last capture, and so many times.
+        let since = SystemTime::now() + Duration::from_millis(300);
+        until("the books to be kept", SOON, || {
+            let written = newest(&data);
+            std::future::ready(if written > since { Ok(()) } else { Err(format!("{written:?}")) })
+        })
+        .await;
+        let outcome = provider.client().publish("app", &["/data"]).await.expect("publishes");
+        let publish = outcome.publish.expect("says what it published");
+        downtimes.push(publish.downtime_ms);
+        applied(&consumer, &publish.cid.to_string()).await;
+        let entries = audited(&consumer.volume("app", "data").await);
+        assert!(entries > last, "capture {time} holds {entries} entries, the one before {last}");
+        last = entries;
+    }
+    let after = provider.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
+    if capture == "atomic" {
+        assert_eq!(after.container, running, "it ran on");
+        assert!(downtimes.iter().all(|downtime| *downtime == 0), "{downtimes:?}");
+    }
+    assert_eq!(after.restarts, 0, "a capture is no crash");
+    let records = records(store.path());
+    assert!(!records.is_empty());
+    for record in records {
+        assert_eq!(record["capture"], capture, "{record}");
+    }
+    assert_eq!(clones(&provider), [] as [PathBuf; 0], "what was cloned is given back");
+    provider.end().await;
+    consumer.end().await;
+}
+
+fn clones(node: &Node) -> Vec<PathBuf> {
+    let images = node.directory().join("state/volumes/images/app/data");
+    let listed = std::fs::read_dir(images).expect("lists");
+    let paths = listed.map(|entry| entry.expect("an entry").path());
+    paths.filter(|path| path.to_string_lossy().contains("generation")).collect()
+}
+
+fn times() -> u32 {
+    if is_full() { 50 } else { 4 }
+}
+
+#[tokio::test]
+async fn every_replica_of_a_database_that_is_frozen_under_load_is_whole() {
+    every_replica_is_whole("wal", "atomic", times()).await;
+}
+
+#[tokio::test]
+async fn every_replica_of_a_database_with_a_rollback_journal_is_whole_too() {
+    every_replica_is_whole("delete", "atomic", times()).await;
+}
+
+#[tokio::test]
+async fn every_replica_of_a_database_that_is_stopped_under_load_is_whole() {
+    every_replica_is_whole("wal", "stopped", times()).await;
+}
+
+#[tokio::test]
+async fn a_belayd_killed_while_it_captures_leaves_no_clone_and_nothing_frozen() {
+    let store = tempfile::tempdir().expect("a directory");
+    let mut node = Node::start(cloning(store.path())).await;
+    let spec =
+        sync_spec("provider").replace("poll_interval", "capture = \"atomic\"\npoll_interval");
+    node.client().deploy(&spec, node.directory()).await.expect("deploys");
+    let data = node.volume("app", "data").await;
+    let control = node.volume("app", "system").await.join("volume-sync");
+    let mut met = 0;
+    for round in 0..if is_full() { 20 } else { 4 } {
+        let content: Vec<u8> =
+            (0..12 << 20).map(|at: u32| (at / 7 + round).to_le_bytes()[0]).collect();
+        std::fs::write(data.join("large"), &content).expect("writes");
+        let request = format!("r{round}");
+        let body = json!({"archive_paths": ["/data"], "request_id": request}).to_string();
+        std::fs::write(control.join("next"), body).expect("writes");
+        std::fs::rename(control.join("next"), control.join("request.json")).expect("hands it in");
+        until("a clone", SOON, || {
+            let response = std::fs::read_to_string(control.join("response.json"));
+            let answered = response.is_ok_and(|text| text.contains(&request));
+            std::future::ready(if answered || !clones(&node).is_empty() {
+                Ok(())
+            } else {
+                Err("neither a clone nor an answer".to_owned())
+            })
+        })
+        .await;
+        met += usize::from(!clones(&node).is_empty());
+        node.kill();
+        // Nothing holds writers back for longer than the watchdog's time.
+        std::fs::write(data.join("after"), "x").expect("it takes writes");
+        node.launch().await;
+        assert_eq!(clones(&node), [] as [PathBuf; 0], "swept at the start");
+        until("the answer", SOON, || {
+            let answer = std::fs::read(control.join("response.json"))
+                .map_err(|error| error.to_string())
+                .and_then(|text| {
+                    serde_json::from_slice::<Value>(&text).map_err(|error| error.to_string())
+                });
+            std::future::ready(match answer {
+                Ok(answer) if answer["request_id"] == request => {
+                    assert_eq!(answer["status"], "ok", "{answer}");
+                    Ok(())
+                }
+                other => Err(format!("{other:?}")),
+            })
+        })
+        .await;
+    }
+    assert!(met > 0, "no kill met a clone");
+    node.end().await;
+}
