@@ -59,6 +59,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::ClearOverrides { .. } => "clear-overrides",
         Operation::Publish { .. } | Operation::PublishAll(_) => "publish",
         Operation::Sync { act, .. } => act.verb(),
+        Operation::SigningKey => "keygen",
         Operation::BreakLock { .. } => "lock break",
         Operation::Volume { act, .. } => act.verb(),
         Operation::Image { act } => act.verb(),
@@ -70,6 +71,7 @@ fn about(operation: &Operation) -> &str {
     match operation {
         Operation::Deploy(request) => &request.file,
         Operation::PublishAll(_) => "several",
+        Operation::SigningKey => "node",
         Operation::Start { workload }
         | Operation::Stop { workload }
         | Operation::Restart { workload }

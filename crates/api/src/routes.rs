@@ -50,6 +50,9 @@ const ACTS: [&str; 20] = [
     "/v1/images/rm",
 ];
 
+/// Says the key by which this node signs what it publishes.
+const KEYGEN: &str = "/v1/sync/keygen";
+
 /// Frees the locks of a workload.
 const BREAK: &str = "/v1/workloads/{name}/lock/break";
 
@@ -88,6 +91,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(env, delete(operate::clear_overrides))
         .route(publish, post(operate::publish))
         .route(publish_all, post(operate::publish_all))
+        .route(KEYGEN, post(operate::signing_key))
         .route(history, get(ask::history))
         .route(logs, get(ask::logs))
         .route(exec, post(operate::exec))
@@ -116,7 +120,7 @@ pub fn operator_router(state: ApiState) -> Router {
 /// name. Everything else is refused with `read-only-listener`.
 pub fn observer_router(state: ApiState) -> Router {
     ACTS.into_iter()
-        .chain(["/v1/locks", BREAK])
+        .chain(["/v1/locks", BREAK, KEYGEN])
         .chain(runs::OPERATOR_PAGES)
         .chain(sync::OPERATOR_PAGES)
         .fold(questions(), |router, path| router.route(path, any(read_only)))

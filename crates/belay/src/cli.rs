@@ -457,6 +457,9 @@ pub(crate) enum SyncVerb {
         #[command(flatten)]
         listing: Listing,
     },
+    /// Print the key by which this node signs what it publishes, and make one if there is none
+    #[command(after_help = "Example: belay sync keygen")]
+    Keygen,
     /// Show what was published and applied, newest first
     #[command(after_help = "Example: belay sync history web")]
     History {

@@ -97,6 +97,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
             let to = if live { DiffAgainst::Live } else { DiffAgainst::Generation(to) };
             sync::diff(&client()?, &workload, &from, &to, listing, output).await?;
         }
+        Verb::Sync(SyncVerb::Keygen) => operate::signing_key(&client()?, output).await?,
         Verb::Sync(SyncVerb::History { workload, listing }) => {
             show::history(&client()?, &workload, listing, output).await?;
         }

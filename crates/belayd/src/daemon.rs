@@ -17,6 +17,7 @@ use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
 use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_store::LocalStore;
+use belay_sync::NodeKey;
 use belay_volumes::{Volumes, VolumesConfig, Watchdog};
 use nix::unistd::Group;
 use sd_notify::NotifyState;
@@ -252,6 +253,7 @@ async fn supervise(
         ledger: ledger.clone(),
         events: events.clone(),
         store: Arc::new(store),
+        signing_key: NodeKey::new(&config.state_dir),
         workloads_dir: config.state_dir.join("workloads"),
         runtime_dir: config.runtime_dir.clone(),
         templates: Templates::default(),

@@ -9,7 +9,7 @@ use belay_events::EventSink;
 use belay_ledger::Ledger;
 use belay_locks::Locks;
 use belay_protocol::{NodeId, WorkloadName};
-use belay_sync::LocalStore;
+use belay_sync::{LocalStore, NodeKey};
 use belay_volumes::Volumes;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +42,8 @@ pub struct Context {
     pub ledger: Ledger,
     /// Where volume-sync publishes and looks.
     pub store: Arc<LocalStore>,
+    /// The key by which this node signs what it publishes.
+    pub signing_key: NodeKey,
     /// Directory with one directory per workload.
     pub workloads_dir: PathBuf,
     /// Where what happens is told.

@@ -8,9 +8,11 @@ mod locks;
 mod logs;
 mod measure;
 mod publish;
+mod signing_key;
 mod sweep;
 mod volumes;
 
+pub(crate) use signing_key::NEXT as SIGNING_KEY_NEXT;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -440,6 +442,10 @@ impl NodeTask {
             }
             Operation::BreakLock { workload, mode } => {
                 self.break_lock(workload, mode, reporter);
+                return;
+            }
+            Operation::SigningKey => {
+                self.say_signing_key(reporter);
                 return;
             }
             Operation::PublishAll(request) => {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::record::{Capture, RuntimeWishes};
-use crate::{Cid, NodeId};
+use crate::{Cid, NodeId, ProblemCode};
 
 /// Directory of the control files below the system volume.
 pub const CONTROL_DIR: &str = "volume-sync";
@@ -208,6 +208,9 @@ pub struct ApplyError {
     pub cid: Option<Cid>,
     /// Where the apply failed.
     pub stage: Stage,
+    /// What kind of failure it is, where it is one with a paragraph of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<ProblemCode>,
     /// Why.
     pub error: String,
     /// When.

@@ -15,6 +15,7 @@ mod log_position;
 mod operations;
 mod probe;
 mod problem;
+mod publisher;
 pub mod record;
 pub mod runner;
 mod status;
@@ -42,6 +43,7 @@ pub use operations::{
 };
 pub use probe::{ProbeCounts, ProbeSeen, ProbeStatus, ProbeVerdict};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
+pub use publisher::{InvalidPublisherKey, PublisherKey};
 pub use status::{
     BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,
     EngineStatus, ExitStatus, Fault, GenerationStorage, NodeReadiness, NodeStatus, PortStatus,

@@ -10,7 +10,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{BreakMode, Cid, ImageAct, LogPosition, Problem, SyncAct, VolumeName, WorkloadName};
+use crate::{
+    BreakMode, Cid, ImageAct, LogPosition, Problem, PublisherKey, SyncAct, VolumeName, WorkloadName,
+};
 
 /// What an operator asks for. Each acts on one workload or one of its volumes, but for
 /// [`Operation::PublishAll`].
@@ -63,6 +65,9 @@ pub enum Operation {
         /// What to do.
         act: SyncAct,
     },
+    /// Say the key by which this node signs, and make one if there is none
+    /// (`POST /v1/sync/keygen`).
+    SigningKey,
     /// Free its locks (`POST /v1/workloads/{name}/lock/break`).
     BreakLock {
         /// Which workload.
@@ -333,6 +338,9 @@ pub struct HistoryEntry {
     pub at: Timestamp,
     /// Node that published it.
     pub node: String,
+    /// Who signed the record; none if nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<PublisherKey>,
     /// Bytes of the archive.
     pub bytes: u64,
     /// Paths in it.

@@ -192,6 +192,22 @@ codes! {
     StoreUnavailable = "store-unavailable", 503, 69, "the store does not answer";
     /// The publish failed; the stage is in the detail.
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
+    /// A record is of a later version than this program reads.
+    RecordNewer = "record-newer", 422, 69, "the record is newer than this program";
+    /// A record carries no signature where one is wanted.
+    RecordUnsigned = "record-unsigned", 422, 77, "the record is not signed";
+    /// The signature of a record does not hold.
+    RecordForged = "record-forged", 422, 77, "the record is not what was signed";
+    /// A record is signed by somebody who may not publish here.
+    PublisherRefused = "publisher-refused", 422, 77, "the publisher is not one of those that are listed";
+    /// A record has a fault.
+    RecordRefused = "record-refused", 422, 65, "the record has faults";
+    /// A record stands before one that was accepted.
+    RecordBehind = "record-behind", 409, 69, "the record is older than one that was accepted";
+    /// Two records hold one place.
+    RecordFork = "record-fork", 409, 69, "two records hold one place";
+    /// The key of this node with which it signs cannot be used.
+    SigningKeyUnusable = "signing-key-unusable", 503, 69, "the signing key cannot be used";
     /// The program of a command is not in the container.
     ProgramNotFound = "program-not-found", 404, 127, "no such program in the container";
     /// The command in the container could not be run.

@@ -4,10 +4,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Cid, NodeId, SyncKey};
+use crate::{Cid, NodeId, PublisherKey, SyncKey};
 
 /// Schema of the records this program writes, and the newest it reads.
-pub const RECORD_SCHEMA: u32 = 1;
+pub const RECORD_SCHEMA: u32 = 2;
+/// Schema of records that are not signed; they are read and no longer written.
+pub const UNSIGNED_SCHEMA: u32 = 1;
 /// Newest schema of the manifests this program reads; which one it writes follows from the format.
 pub const MANIFEST_SCHEMA: u32 = 2;
 
@@ -15,7 +17,7 @@ pub const MANIFEST_SCHEMA: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyncRecord {
-    /// [`RECORD_SCHEMA`].
+    /// [`RECORD_SCHEMA`], or [`UNSIGNED_SCHEMA`].
     pub schema: u32,
     /// The key it is published under.
     pub key: SyncKey,
@@ -43,6 +45,12 @@ pub struct SyncRecord {
     pub runtime: RuntimeWishes,
     /// How the tree is stored.
     pub manifest: Manifest,
+    /// Who signed it; none in a record of [`UNSIGNED_SCHEMA`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<PublisherKey>,
+    /// The signature over all that stands before it. It comes last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// How the tree of a record is stored.
@@ -195,9 +203,18 @@ mod tests {
         assert_eq!(record.manifest.blob_bytes(), 100);
         assert_eq!(serde_json::to_value(&record).expect("serialises"), tree);
 
-        for (name, value) in
-            [("schema", json!(true)), ("signature", json!("x")), ("seq", json!(-1))]
-        {
+        let signer = PublisherKey::from_bytes([5; 32]).to_string();
+        let mut with_both = golden.clone();
+        with_both["schema"] = json!(RECORD_SCHEMA);
+        with_both["signer"] = json!(signer);
+        with_both["signature"] = json!("c2lnbmVk");
+        let record: SyncRecord = serde_json::from_value(with_both.clone()).expect("a record");
+        assert_eq!(record.signer, Some(PublisherKey::from_bytes([5; 32])));
+        assert_eq!(serde_json::to_value(&record).expect("serialises"), with_both);
+        let text = serde_json::to_string(&record).expect("serialises");
+        assert!(text.ends_with(",\"signature\":\"c2lnbmVk\"}"), "it comes last: {text}");
+
+        for (name, value) in [("schema", json!(true)), ("signer", json!("x")), ("seq", json!(-1))] {
             let mut wrong = golden.clone();
             wrong[name] = value;
             assert!(serde_json::from_value::<SyncRecord>(wrong).is_err(), "{name}");

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::record::Capture;
-use crate::{Cid, ImagesStatus, NodeId, ProbeStatus, SyncKey, VolumeName, WorkloadName};
+use crate::{
+    Cid, ImagesStatus, NodeId, ProbeStatus, ProblemCode, PublisherKey, SyncKey, VolumeName,
+    WorkloadName,
+};
 
 /// Version of [`NodeStatus`]'s shape; raised when a field changes its meaning or goes away.
 pub const STATUS_SCHEMA: u32 = 2;
@@ -498,12 +501,22 @@ pub struct SyncOutcome {
 pub struct SyncHead {
     /// Content it names.
     pub cid: Cid,
+    /// Raised by each takeover; with `seq` the order of the record under its key.
+    #[serde(default = "first_epoch")]
+    pub epoch: u64,
     /// Order of the record under its key.
     pub seq: u64,
     /// Informative version, seconds since 1970.
     pub version: u64,
     /// Node that published it.
     pub node: NodeId,
+    /// Who signed it; none if nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<PublisherKey>,
+}
+
+fn first_epoch() -> u64 {
+    1
 }
 
 /// A failed publish or apply.
@@ -511,6 +524,9 @@ pub struct SyncHead {
 pub struct SyncFailure {
     /// Stage that failed.
     pub stage: String,
+    /// What kind of failure it is, where it is one with a paragraph of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<ProblemCode>,
     /// What failed and why.
     pub error: String,
     /// When.

@@ -1,7 +1,7 @@
 //! What callers ask of a sync task, and what it answers.
 
 use belay_protocol::control::Stage;
-use belay_protocol::{Cid, HistoryEntry, PublishOutcome, SyncStatus};
+use belay_protocol::{Cid, HistoryEntry, ProblemCode, PublishOutcome, SyncStatus};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -23,6 +23,8 @@ pub enum PublishError {
     Failed {
         /// The stage.
         stage: Stage,
+        /// What kind of failure it is, where the documentation has a paragraph on it.
+        code: Option<ProblemCode>,
         /// What failed and why.
         reason: String,
     },

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use belay_protocol::control::{APPLY_ERROR_FILE, LAST_APPLY_FILE, LastApply, Stage};
 use belay_protocol::record::SyncRecord;
-use belay_protocol::{Cid, SyncHead, SyncOutcome};
+use belay_protocol::{Cid, ProblemCode, SyncHead, SyncOutcome};
 use belay_store::{BlobStore, RecordError, RecordStore};
 use commitment::sweep_blocking;
 use jiff::Timestamp;
@@ -134,7 +134,9 @@ where
             .await;
         // What the store does not tell now it tells at the next look.
         let stored = head.ok()?.ok()??;
-        let accepted = judge(&stored.bytes, key, &mount_table(layout).ok()?).ok()?;
+        let publishers = context.spec.publishers.as_deref();
+        let mounts = mount_table(layout).ok()?;
+        let accepted = judge(&stored.bytes, key, &mounts, publishers).ok()?;
         self.show_head(&accepted.record);
         let (layout, check) = (layout.clone(), accepted.clone());
         let applied = blocking(Stage::Validation, move || is_applied(&layout, &check)).await;
@@ -158,7 +160,7 @@ where
             // A store that is down delays; there is no content to hold it against.
             Ok(Err(error)) => {
                 let reason = with_causes(&error);
-                context.show_failure(&Failure { stage: Stage::Download, reason });
+                context.show_failure(&Failure::new(Stage::Download, reason));
                 return Ok(None);
             }
             Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
@@ -167,7 +169,8 @@ where
             }
         };
         let mounts = mount_table(layout).map_err(|error| unreadable(&stored.bytes, &error))?;
-        let accepted = match judge(&stored.bytes, key, &mounts) {
+        let publishers = context.spec.publishers.as_deref();
+        let accepted = match judge(&stored.bytes, key, &mounts, publishers) {
             Ok(accepted) => accepted,
             Err(refused) => {
                 let quarantine_key =
@@ -175,7 +178,8 @@ where
                 if self.is_quarantined(&quarantine_key).await {
                     return Ok(None);
                 }
-                let stopped = Stopped::because(Stage::Validation, refused.reasons.join("; "));
+                let reason = refused.reasons.join("; ");
+                let stopped = Stopped::coded(Stage::Validation, refused.code, reason);
                 return Err(ApplyFailure { cid: refused.cid, quarantine_key, stopped });
             }
         };
@@ -273,6 +277,7 @@ where
                 if self.told.as_ref() != Some(&told) {
                     self.context.show_failure(&Failure {
                         stage: Stage::Validation,
+                        code: Some(ProblemCode::RecordBehind),
                         reason: format!(
                             "the head, record {} of epoch {}, is older than one accepted before \
                              and is ignored",
@@ -287,8 +292,9 @@ where
                 if self.is_quarantined(&record.cid.to_string()).await {
                     return Ok(false);
                 }
-                Err(Stopped::because(
+                Err(Stopped::coded(
                     Stage::Validation,
+                    ProblemCode::RecordFork,
                     format!(
                         "record {} of epoch {} was accepted before with other content: two \
                          providers hold one place",
@@ -350,9 +356,11 @@ where
         self.context.status.send_modify(|status| {
             status.head = Some(SyncHead {
                 cid: record.cid,
+                epoch: record.epoch,
                 seq: record.seq,
                 version: record.version,
                 node: record.node_id.clone(),
+                signer: record.signer,
             });
         });
     }

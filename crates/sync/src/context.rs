@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::control::Stage;
-use belay_protocol::{NodeId, SyncFailure, SyncStatus, WorkloadName};
+use belay_protocol::{NodeId, ProblemCode, SyncFailure, SyncStatus, WorkloadName};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -55,17 +55,30 @@ pub(crate) enum Stopped {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {
     pub(crate) stage: Stage,
+    /// What kind of failure it is, where the documentation has a paragraph on it.
+    pub(crate) code: Option<ProblemCode>,
     pub(crate) reason: String,
+}
+
+impl Failure {
+    pub(crate) fn new(stage: Stage, reason: impl Into<String>) -> Self {
+        Self { stage, code: None, reason: reason.into() }
+    }
 }
 
 impl Stopped {
     /// A failure that says its causes too.
     pub(crate) fn at(stage: Stage, error: &dyn std::error::Error) -> Self {
-        Self::Failed(Failure { stage, reason: with_causes(error) })
+        Self::Failed(Failure::new(stage, with_causes(error)))
     }
 
     pub(crate) fn because(stage: Stage, reason: impl Into<String>) -> Self {
-        Self::Failed(Failure { stage, reason: reason.into() })
+        Self::Failed(Failure::new(stage, reason))
+    }
+
+    /// A failure that the documentation knows by its code.
+    pub(crate) fn coded(stage: Stage, code: ProblemCode, reason: impl Into<String>) -> Self {
+        Self::Failed(Failure { code: Some(code), ..Failure::new(stage, reason) })
     }
 }
 
@@ -133,6 +146,7 @@ impl<S, W> Context<S, W> {
         self.status.send_modify(|status| {
             status.last_failure = Some(SyncFailure {
                 stage: failure.stage.to_string(),
+                code: failure.code,
                 error: failure.reason.clone(),
                 at: Timestamp::now(),
             });
@@ -197,8 +211,8 @@ impl<S, W> Context<S, W> {
                 Ok(result) => return Ok(result),
                 Err(_) if attempt < TRIES => {}
                 Err(_) => {
-                    let reason = "the store did not answer in time".to_owned();
-                    return Err(Stopped::Unreachable(Failure { stage, reason }));
+                    let reason = "the store did not answer in time";
+                    return Err(Stopped::Unreachable(Failure::new(stage, reason)));
                 }
             }
             tokio::select! {

@@ -13,4 +13,5 @@ pub(crate) mod request;
 pub(crate) mod retention;
 pub(crate) mod root;
 pub(crate) mod seen;
+pub(crate) mod signature;
 pub(crate) mod tree;

@@ -194,7 +194,7 @@ pub(crate) fn lacking(stage: Stage, error: &BlobError) -> Stopped {
     match error {
         // The content is not to blame for a store, or a disk, that fails.
         BlobError::Io { .. } | BlobError::Full => {
-            Stopped::Unreachable(Failure { stage, reason: with_causes(error) })
+            Stopped::Unreachable(Failure::new(stage, with_causes(error)))
         }
         BlobError::Absent { .. } | BlobError::Mismatch { .. } | BlobError::Range { .. } => {
             Stopped::at(stage, error)

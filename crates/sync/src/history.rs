@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use belay_protocol::record::{Manifest, RuntimeWishes, SyncRecord};
-use belay_protocol::{Cid, HistoryEntry, NodeId};
+use belay_protocol::{Cid, HistoryEntry, NodeId, PublisherKey};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -36,6 +36,9 @@ pub(crate) struct SentEntry {
     pub(crate) manifest: Manifest,
     pub(crate) archive_size_bytes: u64,
     pub(crate) node_id: NodeId,
+    /// Who signed; none in entries of unsigned records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signer: Option<PublisherKey>,
     pub(crate) deletion: Deletion,
 }
 
@@ -67,6 +70,9 @@ pub(crate) struct ReceivedEntry {
     pub(crate) source_timestamp: Timestamp,
     pub(crate) applied_timestamp: Timestamp,
     pub(crate) node_id: NodeId,
+    /// Who signed; none in entries of unsigned records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signer: Option<PublisherKey>,
     pub(crate) metadata: Map<String, Value>,
     pub(crate) manifest: Manifest,
 }
@@ -95,6 +101,7 @@ impl History {
             manifest: record.manifest.clone(),
             archive_size_bytes: record.manifest.archive_size_bytes,
             node_id: record.node_id.clone(),
+            signer: record.signer,
             deletion: Deletion::default(),
         };
         self.put("sent", record, &entry)
@@ -111,6 +118,7 @@ impl History {
             source_timestamp: record.timestamp,
             applied_timestamp: at,
             node_id: record.node_id.clone(),
+            signer: record.signer,
             metadata: record.metadata.clone(),
             manifest: record.manifest.clone(),
         };
@@ -173,6 +181,7 @@ impl History {
                     version: entry.version,
                     at: entry.published_timestamp,
                     node: entry.node_id.to_string(),
+                    signer: entry.signer,
                     bytes: entry.archive_size_bytes,
                     archive_paths: entry.manifest.archive_paths,
                     file: path.display().to_string(),
@@ -187,6 +196,7 @@ impl History {
                     version: entry.version,
                     at: entry.applied_timestamp,
                     node: entry.node_id.to_string(),
+                    signer: entry.signer,
                     bytes: entry.manifest.archive_size_bytes,
                     archive_paths: entry.manifest.archive_paths,
                     file: path.display().to_string(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::record::ArchiveFormat;
-use belay_protocol::{SyncKey, SyncRole, VolumeName};
+use belay_protocol::{PublisherKey, SyncKey, SyncRole, VolumeName};
 
 use crate::clones::VolumeClones;
 use crate::core::capturing::CapturePolicy;
@@ -97,6 +97,8 @@ pub struct SyncSpec {
     pub sealing: Option<Sealing>,
     /// What captures may be.
     pub capture: CapturePolicy,
+    /// Whose records a consumer takes; none if it takes those of whoever writes to the store.
+    pub publishers: Option<Vec<PublisherKey>>,
     /// Requests and records are looked for this often even when nothing was noticed.
     pub poll_interval: Duration,
     /// Least time between the starts of two captures, so that an app cannot keep itself down.
@@ -122,6 +124,7 @@ impl SyncSpec {
             format: ArchiveFormat::Tree,
             sealing: None,
             capture: CapturePolicy::Stopped,
+            publishers: None,
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),

@@ -28,6 +28,7 @@ pub mod fuzzing;
 mod history;
 mod layout;
 mod manifest_file;
+mod node_key;
 mod packing;
 mod pausing;
 mod provider;
@@ -55,11 +56,12 @@ pub use control::{ControlDir, Fingerprint, Pending};
 pub use core::capturing::CapturePolicy;
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
+pub use node_key::{NodeKey, NodeKeyError};
 pub use pausing::{pause, resume};
 pub use reader::{Against, AskError, Diff, Export, SyncReader};
 pub use recovery::{clear_halt, is_recovery_needed, recover};
 pub use sealing::Sealing;
-pub use task::{SpawnError, spawn};
+pub use task::{SpawnError, SyncNode, spawn};
 pub use window::{
     FoundState, OfflineWindow, Ready, Require, Window, WindowClosed, WindowError, WindowOutcome,
     WindowOwner, WindowPurpose, WindowRefused, WindowReply,

@@ -22,6 +22,7 @@ use crate::control::{ControlDir, Fingerprint};
 use crate::core::request::judge_command;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
+use crate::node_key::NodeKey;
 use crate::state::{ApplyPhase, Origin, PublishJournal, PublishStep, StateDir, Unchanged};
 use crate::volume::{Volumes, mount_table};
 use crate::window::OfflineWindow;
@@ -46,6 +47,7 @@ const ANSWERS_MAX: u32 = 10;
 /// Publishes one workload's state.
 pub(crate) struct Provider<S, W> {
     context: Arc<Context<S, W>>,
+    key: NodeKey,
     /// A request that is not JSON yet, and since when it has been so.
     unfinished: Option<(Fingerprint, Instant)>,
     last_capture: Option<Instant>,
@@ -60,8 +62,9 @@ where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
-    pub(crate) fn new(context: Arc<Context<S, W>>) -> Self {
-        Self { context, unfinished: None, last_capture: None, unsettled: None, unanswered: 0 }
+    /// A provider that signs with `key`.
+    pub(crate) fn new(context: Arc<Context<S, W>>, key: NodeKey) -> Self {
+        Self { context, key, unfinished: None, last_capture: None, unsettled: None, unanswered: 0 }
     }
 
     /// Goes on with what an earlier process left, or makes its claim undone.
@@ -114,7 +117,7 @@ where
             Ok(Look::Nothing) => None,
             Ok(Look::Wait(wait)) => Some(wait),
             Ok(Look::Refused(refused)) => {
-                let failure = Failure { stage: Stage::Validation, reason: refused.error.clone() };
+                let failure = Failure::new(Stage::Validation, refused.error.clone());
                 self.context.show_failure(&failure);
                 self.refuse(layout, &refused).await;
                 None
@@ -164,6 +167,7 @@ where
     ) -> Result<PublishOutcome, PublishError> {
         let failed = |failure: Failure| PublishError::Failed {
             stage: failure.stage,
+            code: failure.code,
             reason: failure.reason,
         };
         let valid = mount_table(layout).map_err(|error| with_causes(&error)).and_then(|mounts| {
@@ -171,7 +175,7 @@ where
             judge_command(command.archive_paths, command.metadata, &mounts, policy)
         });
         let valid = valid.map_err(|reason| {
-            let failure = Failure { stage: Stage::Validation, reason };
+            let failure = Failure::new(Stage::Validation, reason);
             self.context.show_failure(&failure);
             failed(failure)
         })?;
@@ -181,7 +185,7 @@ where
         let journal = new_journal(&self.context.node, Origin::Command, valid.request);
         self.work(layout, journal).await.map_err(|stopped| match stopped {
             Stopped::Failed(failure) | Stopped::Unreachable(failure) => failed(failure),
-            Stopped::Later { reason } => failed(Failure { stage: Stage::RecordPublish, reason }),
+            Stopped::Later { reason } => failed(Failure::new(Stage::RecordPublish, reason)),
             Stopped::Shutdown => PublishError::ShuttingDown,
         })
     }
@@ -200,8 +204,7 @@ where
                 self.abandon(layout, journal, failure).await;
             }
             Err(Stopped::Later { reason }) => {
-                let (stage, reason) = (Stage::RecordPublish, reason.clone());
-                self.context.show_failure(&Failure { stage, reason });
+                self.context.show_failure(&Failure::new(Stage::RecordPublish, reason.clone()));
                 self.unsettled = Some(journal);
             }
             Ok(_) => self.context.status.send_modify(|status| status.last_failure = None),
@@ -240,6 +243,8 @@ where
                         let reason = "the captured archive was damaged each time";
                         return Err(Stopped::because(Stage::ArchiveBuild, reason));
                     }
+                    // A node that cannot sign stops nothing for it.
+                    self.publisher(Stage::Validation).await?;
                     let (spool, capture) = self.capture(layout, journal).await?;
                     journal.step = PublishStep::Captured { spool, capture };
                     self.write_down(journal, Stage::ArchiveBuild).await?;

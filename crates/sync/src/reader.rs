@@ -214,11 +214,17 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
             .await?
             .map_err(|error| AskError::Unavailable { reason: with_causes(&error) })?;
         let mounts = Mounts::of_everything();
+        let publishers = self.context.spec.publishers.as_deref();
         Ok(log
             .iter()
             .map(|stored| {
-                judge(&stored.bytes, key, &mounts).map_err(|refused| AskError::Damaged {
-                    reason: format!("a record of {key} is refused: {}", refused.reasons.join("; ")),
+                judge(&stored.bytes, key, &mounts, publishers).map_err(|refused| {
+                    AskError::Damaged {
+                        reason: format!(
+                            "a record of {key} is refused: {}",
+                            refused.reasons.join("; ")
+                        ),
+                    }
                 })
             })
             .collect())

@@ -19,6 +19,7 @@ use crate::context::Context;
 use crate::control::ControlDir;
 use crate::history::History;
 use crate::layout::{SyncLayout, SyncSpec};
+use crate::node_key::NodeKey;
 use crate::pausing::pause_in;
 use crate::provider::Provider;
 use crate::spool::Spool;
@@ -35,6 +36,15 @@ const REST: Duration = Duration::from_millis(100);
 #[error("the state directory of sync could not be used")]
 pub struct SpawnError(#[source] std::io::Error);
 
+/// The node on which a workload is.
+#[derive(Debug, Clone)]
+pub struct SyncNode {
+    /// Its name.
+    pub id: NodeId,
+    /// The key with which it signs.
+    pub key: NodeKey,
+}
+
 /// Starts the sync of one workload.
 ///
 /// `state_dir` is the workload's own directory on the host; journals and the spool go to `sync/` in
@@ -44,7 +54,7 @@ pub struct SpawnError(#[source] std::io::Error);
 #[expect(clippy::too_many_arguments, reason = "each is a different thing the task is given once")]
 pub fn spawn<S, W>(
     workload: WorkloadName,
-    node: NodeId,
+    node: SyncNode,
     spec: SyncSpec,
     state_dir: &Path,
     store: Arc<S>,
@@ -64,7 +74,7 @@ where
     let handle = SyncHandle { commands, status: shown, history: history.clone() };
     let context = Arc::new(Context {
         workload,
-        node,
+        node: node.id,
         spec,
         state,
         spool,
@@ -75,7 +85,7 @@ where
         shutdown,
     });
     let side = match context.spec.role {
-        SyncRole::Provider => Side::Provider(Provider::new(Arc::clone(&context))),
+        SyncRole::Provider => Side::Provider(Provider::new(Arc::clone(&context), node.key)),
         SyncRole::Consumer => Side::Consumer(Consumer::new(Arc::clone(&context))),
     };
     let task = SyncTask { context, side, layout, inbox, resumed: false };

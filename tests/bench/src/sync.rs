@@ -17,9 +17,9 @@ use belay_packs::{ContentWriter, Effort, Keys, Known, PackNumber, PackSink, Pack
 use belay_protocol::{Cid, SyncRole, SyncStatus};
 use belay_store::{BlobStore, LocalStore};
 use belay_sync::{
-    AnswerPlace, ControlVolume, FoundState, MountPoint, NoClones, OfflineWindow, PublishCommand,
-    Ready, SyncHandle, SyncLayout, SyncSpec, Window, WindowClosed, WindowPurpose, WindowRefused,
-    spawn,
+    AnswerPlace, ControlVolume, FoundState, MountPoint, NoClones, NodeKey, OfflineWindow,
+    PublishCommand, Ready, SyncHandle, SyncLayout, SyncNode, SyncSpec, Window, WindowClosed,
+    WindowPurpose, WindowRefused, spawn,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use tokio::sync::watch;
@@ -387,7 +387,7 @@ impl Running {
         spec.keep_generations = 100;
         let (handle, join) = spawn(
             "bench".parse()?,
-            "node".parse()?,
+            SyncNode { id: "node".parse()?, key: NodeKey::new(&place.root) },
             spec,
             &place.root.join("state"),
             Arc::new(LocalStore::open(store)?),

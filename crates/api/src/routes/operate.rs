@@ -109,6 +109,13 @@ pub(crate) async fn publish_all(
     carry_out(&state, caller, None, Operation::PublishAll(request)).await
 }
 
+pub(crate) async fn signing_key(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+) -> Response {
+    carry_out(&state, caller, None, Operation::SigningKey).await
+}
+
 pub(crate) async fn grow(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,

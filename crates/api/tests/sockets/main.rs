@@ -175,6 +175,7 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
             Operation::Sync { workload: web(), act: SyncAct::Resume },
         ),
         (Method::POST, "/v1/sync/publish", publish_all_body, Operation::PublishAll(publish_all)),
+        (Method::POST, "/v1/sync/keygen", vec![], Operation::SigningKey),
     ];
     for (method, path, body, expected) in cases {
         let client = node.unix();
@@ -493,6 +494,7 @@ async fn a_history_is_passed_on() {
         version: 7,
         at: "2026-01-01T00:00:00Z".parse().expect("a time"),
         node: "north".to_owned(),
+        signer: Some(belay_protocol::PublisherKey::from_bytes([1; 32])),
         bytes: 12,
         archive_paths: vec!["/data".to_owned()],
         file: "/var/lib/belay/x.json".to_owned(),
@@ -529,6 +531,7 @@ async fn the_tcp_port_changes_nothing_and_shows_no_logs() {
         (Method::POST, "/v1/workloads/web/restart"),
         (Method::POST, "/v1/workloads/web/sync/publish"),
         (Method::POST, "/v1/sync/publish"),
+        (Method::POST, "/v1/sync/keygen"),
         (Method::GET, "/v1/workloads/web/sync/history"),
         (Method::GET, "/v1/workloads/web/logs"),
         (Method::GET, "/v1/locks"),

@@ -91,6 +91,10 @@ pub(crate) async fn publish(
     act(client, Method::POST, &path, document, output).await
 }
 
+pub(crate) async fn signing_key(client: &Client, output: &Output) -> Result<(), Ending> {
+    act(client, Method::POST, "/v1/sync/keygen", Document::none(), output).await
+}
+
 /// Asks for an operation, shows its progress and what came of it.
 pub(crate) async fn act(
     client: &Client,

@@ -78,6 +78,7 @@ fn verbs_ask_for_what_they_say() {
             "POST /v1/workloads/web/sync/publish",
             publish,
         ),
+        (&["sync", "keygen"], "POST /v1/sync/keygen", ""),
         (
             &["sync", "publish", "web", "db", "/data"],
             "POST /v1/sync/publish",

@@ -119,7 +119,8 @@ mod tests {
     fn a_failed_apply_is_told_with_its_quarantine_and_not_when_it_is_forgotten() {
         let before = idle(SyncRole::Consumer);
         let cid = Cid::from_digest([1; 32]).to_string();
-        let failure = SyncFailure { stage: "extract".into(), error: "torn".into(), at: at(10) };
+        let failure =
+            SyncFailure { stage: "extract".into(), code: None, error: "torn".into(), at: at(10) };
         let failed = SyncStatus {
             last_failure: Some(failure),
             quarantine: [(cid.clone(), at(70))].into(),

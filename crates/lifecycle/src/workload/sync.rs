@@ -11,8 +11,8 @@ use belay_protocol::event::HaltCleared;
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
     AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishError, Require,
-    SyncLayout, SyncSpec, Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused,
-    WindowReply,
+    SyncLayout, SyncNode, SyncSpec, Window, WindowClosed, WindowOutcome, WindowPurpose,
+    WindowRefused, WindowReply,
 };
 use belay_volumes::{MountedVolume, SYSTEM_VOLUME};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -172,7 +172,7 @@ impl State {
         let token = CancellationToken::new();
         let spawned = belay_sync::spawn(
             self.name.clone(),
-            self.context.node.clone(),
+            SyncNode { id: self.context.node.clone(), key: self.context.signing_key.clone() },
             spec,
             &self.context.state_dir(&self.name),
             Arc::clone(&self.context.store),
@@ -427,6 +427,7 @@ pub(crate) fn sync_spec(spec: &WorkloadSpec) -> Option<SyncSpec> {
     settings.format = declared.format;
     settings.sealing = declared.sealing;
     settings.capture = declared.capture;
+    settings.publishers = declared.publishers;
     Some(settings)
 }
 
@@ -449,10 +450,21 @@ pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Prob
         PublishError::ShuttingDown => {
             Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs")
         }
-        PublishError::Failed { .. } => Problem::new(
+        PublishError::Failed { code: Some(code), .. } => {
+            Problem::new(*code, detail, next_after(*code, name))
+        }
+        PublishError::Failed { code: None, .. } => Problem::new(
             ProblemCode::PublishFailed,
             detail,
             format!("the workload is as it was; belay sync status {name} shows the stage"),
         ),
     }
+}
+
+/// What to do about a failure of volume-sync that has a code of its own.
+fn next_after(code: ProblemCode, name: &WorkloadName) -> String {
+    if code == ProblemCode::SigningKeyUnusable {
+        return crate::node::SIGNING_KEY_NEXT.to_owned();
+    }
+    format!("the workload is as it was; belay sync status shows the head of {name}'s key")
 }

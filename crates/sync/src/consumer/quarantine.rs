@@ -62,6 +62,7 @@ where
         let notice = ApplyError {
             cid,
             stage: failure.stage,
+            code: failure.code,
             error: failure.reason.clone(),
             failed_timestamp: now,
             failure_count: failures,

@@ -1,13 +1,16 @@
 //! Judges records: shape, consistency, order.
 
-use belay_protocol::record::{ArchiveFormat, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SyncRecord};
-use belay_protocol::{Cid, SyncKey};
+use belay_protocol::record::{
+    ArchiveFormat, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SyncRecord, UNSIGNED_SCHEMA,
+};
+use belay_protocol::{Cid, ProblemCode, PublisherKey, SyncKey};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::path::{ContainerPath, Mounts, minimal};
 use super::request::kind;
 use super::root::ROOT_MAX;
+use super::signature::is_signed_by;
 use super::tree::MEMBERS_MAX;
 
 /// A gzip stream holds at most 1,032 bytes for each of its own; what declares more lies.
@@ -33,21 +36,26 @@ pub(crate) struct AcceptedRecord {
 /// Why a record was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RefusedRecord {
-    /// The content it names, if that can be read.
+    /// What kind of refusal it is.
+    pub(crate) code: ProblemCode,
+    /// The content it names, if that can be read and who names it is believed: nobody else may have
+    /// content held back.
     pub(crate) cid: Option<Cid>,
     /// Every fault found.
     pub(crate) reasons: Vec<String>,
 }
 
-/// Judges a record found under `key`. All faults are gathered.
+/// Judges a record found under `key`. First of all who published it, which must be one of
+/// `publishers` if there are any; then all faults are gathered.
 pub(crate) fn judge(
     bytes: &[u8],
     key: &SyncKey,
     mounts: &Mounts,
+    publishers: Option<&[PublisherKey]>,
 ) -> Result<AcceptedRecord, RefusedRecord> {
     let refuse = |cid, mut reasons: Vec<String>| {
         reasons.truncate(REASONS_MAX);
-        Err(RefusedRecord { cid, reasons })
+        Err(RefusedRecord { code: ProblemCode::RecordRefused, cid, reasons })
     };
     let value: Value = match serde_json::from_slice(bytes) {
         Ok(value) => value,
@@ -55,6 +63,9 @@ pub(crate) fn judge(
     };
     if !value.is_object() {
         return refuse(None, vec![format!("the record is {}, expected an object", kind(&value))]);
+    }
+    if let Err((code, reason)) = authenticate(bytes, &value, publishers) {
+        return Err(RefusedRecord { code, cid: None, reasons: vec![reason] });
     }
     let cid = value.get("cid").and_then(Value::as_str).and_then(|text| text.parse().ok());
     let mut reasons = surface_faults(&value, mounts);
@@ -76,6 +87,44 @@ pub(crate) fn judge(
             .push("manifest.archive_paths is not normal, in order and without repetition".into());
     }
     if reasons.is_empty() { Ok(AcceptedRecord { record, roots }) } else { refuse(cid, reasons) }
+}
+
+/// Whether a record is from whom it may be from. Nothing else that it says is believed before.
+fn authenticate(
+    bytes: &[u8],
+    record: &Value,
+    publishers: Option<&[PublisherKey]>,
+) -> Result<(), (ProblemCode, String)> {
+    let schema = record.get("schema").and_then(Value::as_u64);
+    if let Some(schema) = schema.filter(|schema| *schema > u64::from(RECORD_SCHEMA)) {
+        let reason = format!(
+            "schema is {schema}, expected at most {RECORD_SCHEMA}: the record is newer than this \
+             version of belayd"
+        );
+        return Err((ProblemCode::RecordNewer, reason));
+    }
+    let signer = record.get("signer").filter(|signer| !signer.is_null());
+    let Some(signer) = signer else {
+        // Before records were signed nobody could; who lists publishers does not take their word.
+        let unsigned = schema.is_none_or(|schema| schema <= u64::from(UNSIGNED_SCHEMA));
+        return if unsigned && publishers.is_none() {
+            Ok(())
+        } else {
+            Err((ProblemCode::RecordUnsigned, "the record is not signed".to_owned()))
+        };
+    };
+    let forged = |reason: String| Err((ProblemCode::RecordForged, reason));
+    let Some(signer) = signer.as_str().and_then(|text| text.parse::<PublisherKey>().ok()) else {
+        return forged(format!("signer is {}, expected a key", or_missing(Some(signer))));
+    };
+    if !is_signed_by(bytes, &signer) {
+        return forged(format!("the record is not what {signer} signed"));
+    }
+    if publishers.is_some_and(|listed| !listed.contains(&signer)) {
+        let reason = format!("the record is from {signer}, who is not among the publishers");
+        return Err((ProblemCode::PublisherRefused, reason));
+    }
+    Ok(())
 }
 
 /// What can be said of a record of any schema, so that a newer one is named as such rather than
@@ -177,6 +226,10 @@ fn inner_faults(record: &SyncRecord, key: &SyncKey) -> Vec<String> {
     let mut reasons = Vec::new();
     if record.key != *key {
         reasons.push(format!("the record is for the key {}, found under {key}", record.key));
+    }
+    let signed = record.signer.is_some() && record.signature.is_some();
+    if signed != (record.schema > UNSIGNED_SCHEMA) {
+        reasons.push(format!("a record of schema {RECORD_SCHEMA} is signed, and no other"));
     }
     if record.epoch == 0 || record.seq == 0 {
         reasons.push("epoch and seq count from 1".into());

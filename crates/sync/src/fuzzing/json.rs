@@ -94,7 +94,7 @@ pub fn request_seeds() -> Vec<Vec<u8>> {
 pub fn record(bytes: &[u8]) -> Verdict {
     let (key, mounts) = (key(), mounts());
     let named = record::named(bytes);
-    let accepted = match record::judge(bytes, &key, &mounts) {
+    let accepted = match record::judge(bytes, &key, &mounts, None) {
         Ok(accepted) => accepted,
         Err(refused) => {
             assert!((1..=16).contains(&refused.reasons.len()), "1 to 16 reasons are told");
@@ -120,7 +120,11 @@ pub fn record(bytes: &[u8]) -> Verdict {
     }
     let again = serde_json::to_vec(found).expect("a record is JSON");
     assert_eq!(record::named(&again), named, "what it needs stays");
-    assert_eq!(record::judge(&again, &key, &mounts), Ok(accepted), "a record has one meaning");
+    // What was signed is a text and not its meaning; written again it may be another one.
+    if found.signer.is_none() {
+        let judged = record::judge(&again, &key, &mounts, None);
+        assert_eq!(judged, Ok(accepted), "a record has one meaning");
+    }
     Verdict::Accepted
 }
 
@@ -148,5 +152,6 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
     tree["manifest"]["encryption"] = json!("members");
     tree["manifest"]["root_bytes"] = json!(100);
     let bytes = |record: &Value| record.to_string().into_bytes();
-    vec![bytes(&archive), bytes(&tree)]
+    let signed = include_bytes!("../core/signature/golden.json").trim_ascii_end().to_vec();
+    vec![bytes(&archive), bytes(&tree), signed]
 }

@@ -136,9 +136,11 @@ where
             });
             status.head = Some(SyncHead {
                 cid: record.cid,
+                epoch: record.epoch,
                 seq: record.seq,
                 version: record.version,
                 node: record.node_id.clone(),
+                signer: record.signer,
             });
         });
     }

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use belay_protocol::Cid;
 use belay_protocol::control::Stage;
 use belay_protocol::record::{ArchiveFormat, Manifest, RECORD_SCHEMA, SyncRecord};
+use belay_protocol::{Cid, ProblemCode, PublisherKey};
 use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
 use jiff::Timestamp;
 
@@ -14,7 +14,9 @@ use super::Provider;
 use crate::context::{Failure, Stopped, blocking, version, with_causes};
 use crate::core::record::Order;
 use crate::core::root::StoredRoot;
+use crate::core::signature::{is_signed_by, signed};
 use crate::failpoint::{Point, reached};
+use crate::node_key::NodeKeyError;
 use crate::packing::pack_file;
 use crate::remembered::{BASE_ROOT, ROOT};
 use crate::state::{CaptureFacts, PublishJournal, PublishStep, Unchanged};
@@ -26,7 +28,11 @@ pub(super) const LOOK_BACK: usize = 64;
 const RACES_MAX: u32 = 5;
 
 fn unreachable(stage: Stage, error: &dyn std::error::Error) -> Stopped {
-    Stopped::Unreachable(Failure { stage, reason: with_causes(error) })
+    Stopped::Unreachable(Failure::new(stage, with_causes(error)))
+}
+
+fn unusable(stage: Stage, error: &NodeKeyError) -> Stopped {
+    Stopped::coded(stage, ProblemCode::SigningKeyUnusable, with_causes(error))
 }
 
 impl<S, W> Provider<S, W>
@@ -45,7 +51,9 @@ where
         self.context.show("uploading");
         let head = self.head(Stage::Upload).await?.map(|(_, record)| record);
         let same = head.filter(|head| {
-            head.cid == capture.cid
+            // One that nobody signed is announced again, signed.
+            head.signer.is_some()
+                && head.cid == capture.cid
                 && head.manifest.archive_paths == capture.roots
                 && head.manifest.archive_format == capture.format
         });
@@ -306,12 +314,17 @@ where
             .await?
             .map_err(|error| unreachable(stage, &error))?;
         let Some(stored) = stored else { return Ok(None) };
-        let record = serde_json::from_slice(&stored.bytes).map_err(|error| {
+        let record: SyncRecord = serde_json::from_slice(&stored.bytes).map_err(|error| {
             Stopped::because(
                 stage,
                 format!("the head of {key} is no record this version reads: {error}"),
             )
         })?;
+        // What follows from it would be signed.
+        if record.signer.is_some_and(|signer| !is_signed_by(&stored.bytes, &signer)) {
+            let reason = format!("the head of {key} is not what its signer signed");
+            return Err(Stopped::coded(stage, ProblemCode::RecordForged, reason));
+        }
         Ok(Some((stored.revision, record)))
     }
 
@@ -338,7 +351,26 @@ where
             metadata: journal.request.metadata.clone(),
             runtime: journal.request.runtime,
             manifest,
+            signer: Some(self.publisher(Stage::RecordPublish).await?),
+            // It is signed as it is sent.
+            signature: None,
         })
+    }
+
+    /// Who signs what this node publishes.
+    pub(super) async fn publisher(&self, stage: Stage) -> Result<PublisherKey, Stopped> {
+        let key = self.key.clone();
+        blocking(stage, move || key.publisher().map_err(|error| unusable(stage, &error))).await
+    }
+
+    /// The record as it is stored.
+    async fn signed(&self, record: &SyncRecord) -> Result<Vec<u8>, Stopped> {
+        let (key, record, stage) = (self.key.clone(), record.clone(), Stage::RecordPublish);
+        blocking(stage, move || {
+            let key = key.load().map_err(|error| unusable(stage, &error))?;
+            signed(&record, &key).map_err(|error| Stopped::at(stage, &error))
+        })
+        .await
     }
 
     /// The place after the head. Where the store lost its records, the place after the last one
@@ -377,7 +409,7 @@ where
                 record = self.record(journal, capture, record.manifest).await?;
                 continue;
             }
-            let bytes = serde_json::to_vec(&record).map_err(|error| Stopped::at(stage, &error))?;
+            let bytes = self.signed(&record).await?;
             let expected = head.map(|(revision, _)| revision);
             let key = &self.context.spec.key;
             let set = tokio::time::timeout(

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use belay_protocol::record::{ArchiveFormat, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, SyncRecord, UNSIGNED_SCHEMA};
 use belay_protocol::{Cid, SyncRole};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{PublishCommand, WindowRefused, clear_halt, is_recovery_needed, recover};
@@ -68,6 +68,10 @@ impl Scene {
         let head = store.head(&key).await.expect("reads").expect("a head");
         let mut record: Value = serde_json::from_slice(&head.bytes).expect("a record");
         change(&mut record);
+        // As from before records were signed: no test could sign for the provider.
+        let fields = record.as_object_mut().expect("an object");
+        fields.retain(|name, _| name != "signer" && name != "signature");
+        record["schema"] = json!(UNSIGNED_SCHEMA);
         let bytes = record.to_string().into();
         store.compare_and_set(&key, Some(head.revision), bytes).await.expect("sets");
     }

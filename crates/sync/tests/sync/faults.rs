@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use belay_protocol::record::SyncRecord;
+use belay_protocol::record::{SyncRecord, UNSIGNED_SCHEMA};
 use belay_protocol::{Cid, SyncRole};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::failpoint::Point;
@@ -66,9 +66,11 @@ impl Scene {
         records.map(|record| record.expect("a record")).collect()
     }
 
-    /// Sets a changed copy of the head under a key.
+    /// Sets a changed copy of the head under a key, as from before records were signed.
     async fn forge(&self, key: &str, record: &SyncRecord, change: impl FnOnce(&mut Value)) {
-        let mut record = serde_json::to_value(record).expect("serialises");
+        let unsigned = SyncRecord { signer: None, signature: None, ..record.clone() };
+        let mut record = serde_json::to_value(unsigned).expect("serialises");
+        record["schema"] = json!(UNSIGNED_SCHEMA);
         record["key"] = json!(key);
         change(&mut record);
         let (store, key) = (self.store(), key.parse().expect("a key"));

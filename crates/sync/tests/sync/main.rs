@@ -10,4 +10,5 @@ mod kill;
 mod publish;
 mod scene;
 mod sealed;
+mod signed;
 mod tree;

@@ -13,9 +13,9 @@ use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SyncRole, SyncStatus, VolumeName};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{
-    AnswerPlace, CloneAnswer, CloneRefused, ControlVolume, FoundState, MountPoint, OfflineWindow,
-    PublishCommand, Ready, SyncHandle, SyncLayout, SyncSpec, VolumeClones, Window, WindowClosed,
-    WindowOutcome, WindowPurpose, WindowRefused, spawn,
+    AnswerPlace, CloneAnswer, CloneRefused, ControlVolume, FoundState, MountPoint, NodeKey,
+    OfflineWindow, PublishCommand, Ready, SyncHandle, SyncLayout, SyncNode, SyncSpec, VolumeClones,
+    Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused, spawn,
 };
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -65,6 +65,10 @@ impl Place {
 
     pub(crate) fn sync_file(&self, name: &str) -> PathBuf {
         self.control().join("volume-sync").join(name)
+    }
+
+    pub(crate) fn key(&self) -> NodeKey {
+        NodeKey::new(&self.root)
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -323,7 +327,7 @@ pub(crate) fn start_on<S: BlobStore + RecordStore>(
     let shutdown = CancellationToken::new();
     let (handle, join) = spawn(
         "app".parse().expect("a workload name"),
-        "node-a".parse().expect("a node name"),
+        SyncNode { id: "node-a".parse().expect("a node name"), key: place.key() },
         spec,
         &place.state(),
         Arc::new(store),

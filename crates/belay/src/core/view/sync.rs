@@ -48,8 +48,16 @@ pub(crate) fn history(entries: &[HistoryEntry], style: Style) -> String {
     if entries.is_empty() {
         return "nothing was published or applied yet\n".to_owned();
     }
-    let mut table =
-        Table::new(&["WHEN", "DIRECTION", "CID", "VERSION", "BYTES", "FROM NODE", "PATHS"]);
+    let mut table = Table::new(&[
+        "WHEN",
+        "DIRECTION",
+        "CID",
+        "VERSION",
+        "BYTES",
+        "FROM NODE",
+        "SIGNER",
+        "PATHS",
+    ]);
     for entry in entries {
         table.row([
             human::clock(entry.at).into(),
@@ -58,6 +66,7 @@ pub(crate) fn history(entries: &[HistoryEntry], style: Style) -> String {
             entry.version.to_string().into(),
             human::size(entry.bytes).into(),
             entry.node.as_str().into(),
+            entry.signer.map_or_else(|| "none".to_owned(), |signer| signer.short()).into(),
             entry.archive_paths.join(" ").into(),
         ]);
     }
@@ -116,7 +125,8 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
     }
     if let Some(failure) = &sync.last_failure {
         let when = human::age(now, failure.at);
-        troubles.push(format!("{} failed {when} ago: {}", failure.stage, failure.error));
+        let code = failure.code.map(|code| format!(" ({})", code.as_str())).unwrap_or_default();
+        troubles.push(format!("{} failed {when} ago: {}{code}", failure.stage, failure.error));
     }
     for (cid, until) in &sync.quarantine {
         let short: String = cid.chars().take(12).collect();
@@ -179,14 +189,17 @@ mod tests {
             version: 1_772_365_800,
             at: sample::now(),
             node: "north".to_owned(),
+            signer: Some(belay_protocol::PublisherKey::from_bytes([7; 32])),
             bytes: 2048,
             archive_paths: vec!["/data".to_owned(), "/models".to_owned()],
             file: "/x".to_owned(),
         };
         assert_eq!(
             history(&[entry], Style::Plain),
-            "WHEN                  DIRECTION  CID           VERSION     BYTES  FROM NODE  PATHS\n\
-             2026-03-01 12:00:00Z  received   bafkr4iaha4d  1772365800  2 KiB  north      /data \
+            "WHEN                  DIRECTION  CID           VERSION     BYTES  FROM NODE  SIGNER    \
+             PATHS\n\
+             2026-03-01 12:00:00Z  received   bafkr4iaha4d  1772365800  2 KiB  north      BwcHBwcH  \
+             /data \
              /models\n"
         );
         assert!(history(&[], Style::Plain).contains("nothing"));

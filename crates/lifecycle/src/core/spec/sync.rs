@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use belay_protocol::record::ArchiveFormat;
-use belay_protocol::{SyncKey, SyncRole};
+use belay_protocol::{PublisherKey, SyncKey, SyncRole};
 use belay_sync::{CapturePolicy, Member, Sealing};
 
 use super::super::keys::Keys;
@@ -25,10 +25,17 @@ pub struct SyncDeclaration {
     pub sealing: Option<Sealing>,
     /// What captures of a provider may be.
     pub capture: CapturePolicy,
+    /// Whose records a consumer takes; none if it takes those of whoever writes to the store.
+    pub publishers: Option<Vec<PublisherKey>>,
 }
 
 /// Members of one key, the provider not counted.
 const MEMBERS_MAX: usize = 1_000;
+
+/// Publishers of one key.
+const PUBLISHERS_MAX: usize = 1_000;
+
+const PUBLISHERS: &str = "Ed25519 keys, each as `belay sync keygen` prints it";
 
 const MEMBERS: &str = "X25519 keys, each the middle line of what `openssl pkey -pubout` writes";
 
@@ -47,8 +54,17 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let format = table.choice("archive_format", &formats).unwrap_or(ArchiveFormat::Tree);
     let sealing = read_sealing(&mut table, role, format, directory);
     let capture = read_capture(&mut table, role, format);
+    let publishers = read_publishers(&mut table, role);
     table.finish();
-    Some(SyncDeclaration { role: role?, key: key?, poll_interval, format, sealing, capture })
+    Some(SyncDeclaration {
+        role: role?,
+        key: key?,
+        poll_interval,
+        format,
+        sealing,
+        capture,
+        publishers,
+    })
 }
 
 fn read_capture(
@@ -70,6 +86,26 @@ fn read_capture(
         table.fault("capture", "\"live\"", expected);
     }
     policy
+}
+
+fn read_publishers(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Vec<PublisherKey>> {
+    let declared = table.texts("publishers", PUBLISHERS)?;
+    if role == Some(SyncRole::Provider) {
+        table.fault("publishers", "a list", "none, since a provider takes nothing over");
+    }
+    // An empty list would let nobody in, or anybody; whoever writes one means either.
+    if declared.is_empty() || declared.len() > PUBLISHERS_MAX {
+        let expected = format!("1 to {PUBLISHERS_MAX} keys");
+        table.fault("publishers", &declared.len().to_string(), &expected);
+    }
+    let mut publishers = Vec::new();
+    for text in &declared {
+        match text.parse::<PublisherKey>() {
+            Ok(publisher) => publishers.push(publisher),
+            Err(_) => table.fault("publishers", &format!("{text:?}"), PUBLISHERS),
+        }
+    }
+    Some(publishers)
 }
 
 fn read_sealing(
@@ -157,6 +193,28 @@ mod tests {
             ),
         ] {
             let faults = read(spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_lists_whose_records_it_takes() {
+        let signer = PublisherKey::from_bytes([9; 32]);
+        let spec = format!("role = \"consumer\"\npublishers = [\"{signer}\"]");
+        let sync = read(&spec).expect("lawful").expect("declared");
+        assert_eq!(sync.publishers, Some(vec![signer]));
+        assert_eq!(
+            read("role = \"consumer\"").expect("lawful").expect("declared").publishers,
+            None
+        );
+        for (spec, told) in [
+            ("role = \"consumer\"\npublishers = []".to_owned(), "1 to 1000 keys"),
+            ("role = \"consumer\"\npublishers = [\"me\"]".to_owned(), "belay sync keygen"),
+            // The key of a member reads and does not sign.
+            (format!("role = \"consumer\"\npublishers = [\"{KEY}\"]"), "Ed25519"),
+            (format!("role = \"provider\"\npublishers = [\"{signer}\"]"), "takes nothing over"),
+        ] {
+            let faults = read(&spec).expect_err("a fault");
             assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
         }
     }

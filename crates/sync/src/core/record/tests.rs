@@ -1,6 +1,8 @@
+use ed25519_dalek::SigningKey;
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::super::signature::{publisher, signed};
 use super::*;
 
 fn mounts() -> Mounts {
@@ -30,7 +32,7 @@ fn lawful() -> Value {
 fn reasons(change: impl FnOnce(&mut Value)) -> Vec<String> {
     let mut record = lawful();
     change(&mut record);
-    match judge(record.to_string().as_bytes(), &key(), &mounts()) {
+    match judge(record.to_string().as_bytes(), &key(), &mounts(), None) {
         Ok(_) => Vec::new(),
         Err(refused) => refused.reasons,
     }
@@ -61,13 +63,88 @@ fn sm079_sm080_to_sm084_b35_each_fault_has_one_reason() {
     one(|r| r["manifest"]["archive_format"] = json!("zip"), "\"zip\", expected \"tar.gz\"");
     one(|r| r["manifest"]["encryption"] = json!("plaintext"), "\"plaintext\", expected \"none\"");
     one(|r| r["version"] = json!(true), "version");
-    one(|r| r["schema"] = json!(2), "schema is 2");
+    one(|r| r["schema"] = json!(2), "not signed");
+    one(|r| r["schema"] = json!(3), "schema is 3, expected at most 2: the record is newer");
     one(|r| r["key"] = json!("other"), "other");
     one(|r| r["seq"] = json!(0), "count from 1");
     one(|r| r["metadata"] = json!([]), "not as it should be");
     one(|r| r["extra"] = json!(1), "extra");
     one(|r| r["manifest"]["archive_paths"] = json!(["/app/data/b", "/app/data/a"]), "in order");
     one(|r| r["manifest"]["archive_paths"] = json!(["/app/data/"]), "normal");
+}
+
+/// A lawful record that the key of this seed signed.
+fn signed_by(seed: u8) -> Vec<u8> {
+    let mut record = lawful();
+    record["schema"] = json!(RECORD_SCHEMA);
+    let record: SyncRecord = serde_json::from_value(record).expect("a record");
+    signed(&record, &secret(seed)).expect("serialises")
+}
+
+fn secret(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+fn from(bytes: &[u8], publishers: Option<&[PublisherKey]>) -> Result<(), ProblemCode> {
+    match judge(bytes, &key(), &mounts(), publishers) {
+        Ok(_) => Ok(()),
+        Err(refused) => {
+            assert_eq!(refused.cid, None, "nobody has content held back by naming it");
+            assert_eq!(refused.reasons.len(), 1);
+            Err(refused.code)
+        }
+    }
+}
+
+#[test]
+fn b40_a_record_is_from_a_publisher_that_is_listed_or_is_refused() {
+    let listed = [publisher(&secret(1)), publisher(&secret(2))];
+    assert_eq!(from(&signed_by(2), Some(&listed)), Ok(()));
+    assert_eq!(from(&signed_by(3), Some(&listed)), Err(ProblemCode::PublisherRefused));
+    let unsigned = lawful().to_string();
+    assert_eq!(from(unsigned.as_bytes(), Some(&listed)), Err(ProblemCode::RecordUnsigned));
+    // Without a list whoever writes to the store is believed, and yet must be who he says.
+    assert_eq!(from(&signed_by(3), None), Ok(()));
+    assert_eq!(from(unsigned.as_bytes(), None), Ok(()));
+    for publishers in [None, Some(&listed[..])] {
+        let text = String::from_utf8(signed_by(1)).expect("text");
+        let other = text.replace("\"seq\":4", "\"seq\":5");
+        assert_ne!(other, text);
+        assert_eq!(from(other.as_bytes(), publishers), Err(ProblemCode::RecordForged));
+        let other = text.replace(&listed[0].to_string(), &listed[1].to_string());
+        assert_eq!(from(other.as_bytes(), publishers), Err(ProblemCode::RecordForged));
+        let other = text.replace("\"signer\":\"M", "\"signer\":\"N");
+        assert_eq!(from(other.as_bytes(), publishers), Err(ProblemCode::RecordForged));
+        // Written anew it is another text.
+        let value: Value = serde_json::from_str(&text).expect("JSON");
+        let other = serde_json::to_string_pretty(&value).expect("serialises");
+        assert_eq!(from(other.as_bytes(), publishers), Err(ProblemCode::RecordForged));
+    }
+}
+
+#[test]
+fn a_record_of_another_version_is_not_taken_for_one_of_ours() {
+    let mut newer = lawful();
+    newer["schema"] = json!(RECORD_SCHEMA + 1);
+    newer["signer"] = json!({"form": "unheard of"});
+    assert_eq!(from(newer.to_string().as_bytes(), None), Err(ProblemCode::RecordNewer));
+    // Stripped of its signature it is not of the version before.
+    let mut stripped = lawful();
+    stripped["schema"] = json!(RECORD_SCHEMA);
+    assert_eq!(from(stripped.to_string().as_bytes(), None), Err(ProblemCode::RecordUnsigned));
+    // A signed one of the version before is none either.
+    let record: SyncRecord = serde_json::from_value(lawful()).expect("a record");
+    let bytes = signed(&record, &secret(1)).expect("serialises");
+    let refused = judge(&bytes, &key(), &mounts(), None).expect_err("neither");
+    assert_eq!(refused.reasons, ["a record of schema 2 is signed, and no other"]);
+}
+
+#[test]
+fn a_record_that_was_signed_for_another_key_is_no_record_of_this_one() {
+    let other: SyncKey = "other".parse().expect("a key");
+    let refused = judge(&signed_by(1), &other, &mounts(), None).expect_err("a replay");
+    assert_eq!(refused.code, ProblemCode::RecordRefused);
+    assert!(refused.reasons[0].contains("is for the key models, found under other"));
 }
 
 #[test]
@@ -175,7 +252,7 @@ fn a_record_is_judged_by_epoch_then_seq_and_never_by_version() {
 proptest! {
     #[test]
     fn any_bytes_are_judged(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        prop_assert!(judge(&bytes, &key(), &mounts()).is_err());
+        prop_assert!(judge(&bytes, &key(), &mounts(), None).is_err());
     }
 
     #[test]
@@ -193,9 +270,9 @@ proptest! {
         let name = fields.keys().nth(pick.index(fields.len())).expect("in range").clone();
         fields.insert(name, put);
         // Judged without a panic; what is accepted must survive its own text.
-        if let Ok(accepted) = judge(record.to_string().as_bytes(), &key(), &mounts()) {
+        if let Ok(accepted) = judge(record.to_string().as_bytes(), &key(), &mounts(), None) {
             let again = serde_json::to_vec(&accepted.record).expect("serialises");
-            prop_assert_eq!(judge(&again, &key(), &mounts()), Ok(accepted));
+            prop_assert_eq!(judge(&again, &key(), &mounts(), None), Ok(accepted));
         }
     }
 }
