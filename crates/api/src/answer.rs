@@ -5,10 +5,12 @@ use std::convert::Infallible;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use belay_protocol::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
+use belay_protocol::{LogLine, PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
@@ -80,6 +82,16 @@ pub(crate) fn lines<T: Serialize>(values: impl Stream<Item = T> + Send + 'static
         Ok::<Bytes, Infallible>(line.into())
     });
     with_type(StatusCode::OK, LINES, Body::from_stream(chunks))
+}
+
+/// Lines of a log as they come. One that is followed has no end of its own: `shutdown` ends it, or
+/// the drain would wait for it in vain.
+pub(crate) fn log(lines: mpsc::Receiver<LogLine>, shutdown: &CancellationToken) -> Response {
+    let coming = stream::unfold(lines, |mut lines| async move {
+        let line = lines.recv().await?;
+        Some((line, lines))
+    });
+    self::lines(coming.take_until(shutdown.clone().cancelled_owned()))
 }
 
 /// A refusal of a request that does not have the documented shape.

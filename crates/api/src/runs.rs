@@ -1,11 +1,12 @@
 //! What the API asks of the runner server.
 
-use belay_protocol::Problem;
 use belay_protocol::runner::{
-    CompleteWaitpoint, IssuedToken, RunDetail, RunId, RunPage, RunQuery, RunnerId, RunnerStatus,
-    SubmitRequest, Submitted, TokenRequest, WaitpointId, WaitpointPage, WaitpointQuery,
+    CompleteWaitpoint, IssuedToken, RunDetail, RunId, RunLogQuery, RunPage, RunQuery, RunnerId,
+    RunnerStatus, SubmitRequest, Submitted, TokenRequest, WaitpointId, WaitpointPage,
+    WaitpointQuery,
 };
-use tokio::sync::oneshot;
+use belay_protocol::{LogLine, Problem};
+use tokio::sync::{mpsc, oneshot};
 
 /// Where the answer goes.
 pub type RunnerReply<T> = oneshot::Sender<Result<T, Problem>>;
@@ -34,6 +35,15 @@ pub enum RunnerCommand {
         run: RunId,
         /// All of it.
         reply: RunnerReply<RunDetail>,
+    },
+    /// Show what a run wrote.
+    Logs {
+        /// Which.
+        run: RunId,
+        /// What of it.
+        query: RunLogQuery,
+        /// The lines, until the receiver is dropped.
+        reply: RunnerReply<mpsc::Receiver<LogLine>>,
     },
     /// List runs.
     Runs {

@@ -75,7 +75,7 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     let (count, run_tally) = watch::channel(RunnerTally::default());
     let (host_count, host_tally) = watch::channel(HostTally::default());
     let (asks, of_runs) = mpsc::channel(QUEUE);
-    let (runners, runner_handle) = watch::channel(None);
+    let (served, of_served) = watch::channel(None);
     let runs = RunFeed { tally: run_tally, host_tally, asks };
     let api = ApiState::new(watched.clone(), sender, feed, shutdown.clone()).with_runs(runs);
 
@@ -83,13 +83,13 @@ pub(crate) async fn run(config: Config, file: Option<PathBuf>) -> anyhow::Result
     serve(&config, &api, &shutdown, &mut tasks).await?;
     tasks.spawn(bridge::carry(commands, node_commands, shutdown.clone()));
     tasks.spawn(bridge::read_events(asked, log, shutdown.clone()));
-    tasks.spawn(bridge::answer_runs(of_runs, runner_handle, shutdown.clone()));
+    tasks.spawn(bridge::answer_runs(of_runs, of_served, shutdown.clone()));
     tasks.spawn(watchdog::run(watched, turns, shutdown.clone()));
 
     if let Err(error) = locks.prepare() {
         tracing::error!("{:#}; nothing is changed until that is mended", anyhow::Error::new(error));
     }
-    let shown = Shown { handle: runners, count, host_count };
+    let shown = Shown { served, count, host_count };
     let parts =
         Parts { locks: &locks, ledger: &ledger, events: &events, board: &board, runs: &shown };
     let supervised = supervise(&config, &shutdown, parts, &turned, &node);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use belay_hosting::{Host, HostConfig, Keeping};
+use belay_hosting::{Host, HostConfig, HostHandle, Keeping, RunLogs};
 use belay_ledger::Ledger;
 use belay_lifecycle::{Context, StatusBoard};
 use belay_protocol::runner::{HostTally, RunnerTally};
@@ -34,11 +34,20 @@ pub(crate) const NOT_YET: &str = "runners are not listened for yet";
 #[derive(Debug)]
 pub(crate) struct Shown {
     /// Through which others ask, while runs are served.
-    pub handle: watch::Sender<Option<RunnerHandle>>,
+    pub served: watch::Sender<Option<Served>>,
     /// Its counts.
     pub count: watch::Sender<RunnerTally>,
     /// Those of the host of its runners.
     pub host_count: watch::Sender<HostTally>,
+}
+
+/// The ways to those who serve runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    /// To the runs.
+    pub runs: RunnerHandle,
+    /// To what they wrote.
+    pub logs: RunLogs<RunnerHandle>,
 }
 
 /// Serves runs until belayd ends.
@@ -54,13 +63,15 @@ pub(crate) async fn serve(
         let served = match Serving::begin(config, state_dir, context).await {
             Ok(serving) => {
                 context.board.serve_runs();
-                shown.handle.send_replace(Some(serving.handle.clone()));
+                let runs = serving.handle.clone();
+                let logs = serving.run_logs.clone();
+                shown.served.send_replace(Some(Served { runs, logs }));
                 let counting = pass_on(serving.handle.tally(), &shown.count);
                 let keeping = show_keeping(serving.keeping.clone(), &context.board);
                 let host_counting = pass_on(serving.host_tally.clone(), &shown.host_count);
                 let (served, (), (), ()) =
                     tokio::join!(serving.run(&context.shutdown), counting, host_counting, keeping);
-                shown.handle.send_replace(None);
+                shown.served.send_replace(None);
                 served
             }
             Err(error) => Err(error),
@@ -82,6 +93,7 @@ pub(crate) async fn serve(
 /// Runs are served.
 struct Serving {
     handle: RunnerHandle,
+    run_logs: RunLogs<RunnerHandle>,
     keeping: watch::Receiver<Keeping>,
     host_tally: watch::Receiver<HostTally>,
     hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
@@ -113,6 +125,7 @@ impl Serving {
             host: context.instance.clone(),
             boot_id: context.boot_id.clone(),
             checkpoints: state_dir.join("checkpoints"),
+            run_logs: state_dir.join("run-logs"),
             bounds: config.checkpoints,
             workloads_dir: context.workloads_dir.clone(),
             door,
@@ -143,8 +156,18 @@ impl Serving {
             let server = server.clone();
             listening.spawn(async move { server.serve_tcp(listener).await });
         }
-        let (keeping, host_tally) = (hosting.keeping, hosting.tally);
-        Ok(Self { handle, keeping, host_tally, hub: task, host, server, listening, ending })
+        let HostHandle { tally: host_tally, keeping, run_logs, .. } = hosting;
+        Ok(Self {
+            handle,
+            run_logs,
+            keeping,
+            host_tally,
+            hub: task,
+            host,
+            server,
+            listening,
+            ending,
+        })
     }
 
     /// Goes on until the shutdown, or until the hub fails; either way everything has ended then.

@@ -7,6 +7,7 @@ pub(crate) mod diagnosis;
 pub(crate) mod events;
 pub(crate) mod fault;
 pub(crate) mod image_name;
+pub(crate) mod k8s_file;
 pub(crate) mod multiplex;
 pub(crate) mod oom;
 pub(crate) mod process;

@@ -15,6 +15,7 @@ mod oom;
 mod request;
 mod session;
 mod survivor;
+mod timed_log;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use session::{
     Session, SessionInput, SessionOutput, SessionPiece, SessionSignal, SessionSpec, Stdin, Terminal,
 };
 pub use survivor::Survivor;
+pub use timed_log::TimedLog;
 
 use crate::core::abilities::{InfoBody, VersionBody, abilities, go_architecture};
 use crate::core::image_name;

@@ -23,6 +23,8 @@ use crate::core::container::{self, HOST, Identity};
 use crate::core::job::{Booking, Job, Progress, Step, Told, next_step};
 use crate::core::sight::{Maker, Sight, Stored, sight};
 use crate::grants::{Door, Grants};
+use crate::kept_logs::KeptLogs;
+use crate::run_logs::{Harvest, harvest};
 use crate::store::CheckpointStore;
 
 /// First pause before something that did not work is tried again; it doubles.
@@ -39,6 +41,7 @@ const STARTS: usize = 4;
 pub(crate) struct Tools<G> {
     pub(crate) engine: Engine,
     pub(crate) store: CheckpointStore,
+    pub(crate) kept_logs: KeptLogs,
     pub(crate) templates: watch::Receiver<std::collections::BTreeMap<WorkloadName, Template>>,
     pub(crate) grants: G,
     pub(crate) door: Door,
@@ -290,6 +293,14 @@ impl<G: Grants> Tools<G> {
         if let Some(exit) = exit
             && doing.progress.exit.is_none()
         {
+            let (runner, container) = (&doing.runner, found.id.as_str());
+            let (engine, kept) = (&self.engine, &self.kept_logs);
+            match harvest(engine, kept, &self.grants, (runner, container), Harvest::All).await {
+                Ok(true) => {}
+                Ok(false) => return Outcome::Later("its runs cannot be told".to_owned()),
+                // A full disk must not keep the container.
+                Err(error) => tracing::warn!(%runner, "what its runs wrote is not kept: {error}"),
+            }
             doing.progress.exit = Some(exit);
             doing.measured.push(Measured::Ended { exit });
             if let Some(identity) = container::identity(found, &self.host) {
@@ -308,6 +319,15 @@ impl<G: Grants> Tools<G> {
         self.forget(&doing.runner).await;
         self.grants.revoke(&doing.runner).await;
         Outcome::Carried
+    }
+
+    /// Keeps what runs that are over wrote, before the engine begins the log of their runner anew.
+    pub(crate) async fn keep_over(&self, runner: &RunnerId, container: &str) {
+        let (engine, kept) = (&self.engine, &self.kept_logs);
+        let kept = harvest(engine, kept, &self.grants, (runner, container), Harvest::Over).await;
+        if let Err(error) = kept {
+            tracing::warn!(%runner, "what its runs wrote is not kept yet: {error}");
+        }
     }
 
     /// Lets go of what the store has of a runner. What stays is let go of by the next look.

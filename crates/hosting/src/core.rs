@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod container;
+pub mod cut;
 pub mod job;
 pub mod queue;
 pub mod sight;

@@ -4,8 +4,8 @@ use std::future::Future;
 
 use belay_lifecycle::core::spec::NetworkMode;
 use belay_protocol::WorkloadName;
-use belay_protocol::runner::{RunnerActivity, RunnerId};
-use belay_runner::{IssueToken, RunnerHandle, TokenLife, WorkloadPolicy};
+use belay_protocol::runner::{RunId, RunnerActivity, RunnerId};
+use belay_runner::{IssueToken, RunStints, RunnerHandle, Stint, TokenLife, WorkloadPolicy};
 
 use crate::core::container::Reach;
 
@@ -31,7 +31,27 @@ pub trait Grants: Clone + Send + Sync + 'static {
 
     /// The runners that are known, and what they are at; none when that cannot be told.
     fn runners(&self) -> impl Future<Output = Option<Vec<(RunnerId, RunnerActivity)>>> + Send;
+
+    /// The times that a runner had runs, the oldest first; none when that cannot be told.
+    fn stints_of(
+        &self,
+        runner: &RunnerId,
+    ) -> impl Future<Output = Option<Vec<(RunId, Stint)>>> + Send;
+
+    /// The times that runners had a run; none if it is not known.
+    fn run_stints(
+        &self,
+        run: RunId,
+    ) -> impl Future<Output = Result<Option<RunStints>, NotTold>> + Send;
+
+    /// Those of these runs that are forgotten; none when that cannot be told.
+    fn forgotten(&self, runs: Vec<RunId>) -> impl Future<Output = Option<Vec<RunId>>> + Send;
 }
+
+/// Those who serve runs do not answer: they end, or the disk holds them up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("those who serve runs do not answer")]
+pub struct NotTold;
 
 impl Grants for RunnerHandle {
     async fn token(&self, runner: &RunnerId, workload: &WorkloadName) -> Result<String, String> {
@@ -62,6 +82,18 @@ impl Grants for RunnerHandle {
     async fn runners(&self) -> Option<Vec<(RunnerId, RunnerActivity)>> {
         let found = Self::runners(self).await.ok()?;
         Some(found.into_iter().map(|runner| (runner.runner, runner.activity)).collect())
+    }
+
+    async fn stints_of(&self, runner: &RunnerId) -> Option<Vec<(RunId, Stint)>> {
+        Self::stints_of(self, runner.clone()).await.ok()
+    }
+
+    async fn run_stints(&self, run: RunId) -> Result<Option<RunStints>, NotTold> {
+        Self::run_stints(self, run).await.map_err(|_| NotTold)
+    }
+
+    async fn forgotten(&self, runs: Vec<RunId>) -> Option<Vec<RunId>> {
+        Self::forgotten(self, runs).await.ok()
     }
 }
 

@@ -3,15 +3,17 @@
 //! A [`Host`] looks at the node, and [`Host::spawn`] begins its task. Orders come and events go
 //! through the hub's [`HostLink`](belay_runner::HostLink), both bounded. Each runner's jobs are done
 //! one after the other, those of different runners side by side, in a set of tasks that the host's
-//! own joins. Beside it, one task follows the engine's events, and one tells those who serve runs
+//! own joins. What runs wrote is cut out of their runners' logs and kept, see [`RunLogs`]. Beside it, one task follows the engine's events, and one tells those who serve runs
 //! what each workload is granted. `docs/checkpoints.md` says what follows from that.
 
 pub mod core;
 
 mod act;
 mod grants;
+mod kept_logs;
 mod measure;
 mod policies;
+mod run_logs;
 mod store;
 mod tally;
 mod task;
@@ -19,7 +21,8 @@ mod telling;
 mod watch;
 
 pub use act::Keeping;
-pub use grants::{Door, Grants};
+pub use grants::{Door, Grants, NotTold};
 pub use policies::{policies, policy};
+pub use run_logs::{ReaderPlace, RunLogs};
 pub use store::{CheckpointStore, StoreError};
 pub use task::{Host, HostConfig, HostError, HostHandle};

@@ -28,8 +28,10 @@ use crate::core::job::Job;
 use crate::core::queue::{Aborted, Pushed, Queues};
 use crate::core::sight::Sight;
 use crate::grants::{Door, Grants};
+use crate::kept_logs::KeptLogs;
+use crate::run_logs::RunLogs;
 use crate::store::{CheckpointStore, StoreError};
-use crate::{measure, policies, tally, telling, watch as engine_watch};
+use crate::{measure, policies, run_logs, tally, telling, watch as engine_watch};
 
 /// How often the engine is asked for all runners, should an event have been lost.
 const RELIST: Duration = Duration::from_secs(30);
@@ -53,6 +55,8 @@ pub struct HostConfig {
     pub boot_id: String,
     /// Directory of the books of checkpoints.
     pub checkpoints: PathBuf,
+    /// Directory of what runs wrote.
+    pub run_logs: PathBuf,
     /// What the store takes.
     pub bounds: Bounds,
     /// Directory with one directory for each workload.
@@ -86,6 +90,7 @@ pub enum HostError {
 pub struct Host {
     config: HostConfig,
     store: CheckpointStore,
+    kept_logs: KeptLogs,
     present: BTreeMap<RunnerId, Present>,
     /// Runners that have ended while no belayd ran.
     ended: Vec<RunnerId>,
@@ -93,13 +98,15 @@ pub struct Host {
 
 /// Held by whoever shows what the host does.
 #[derive(Debug, Clone)]
-pub struct HostHandle {
+pub struct HostHandle<G> {
     /// What was done.
     pub tally: watch::Receiver<HostTally>,
     /// How snapshotted runners are kept.
     pub keeping: watch::Receiver<Keeping>,
     /// The checkpoints.
     pub store: CheckpointStore,
+    /// What runs wrote.
+    pub run_logs: RunLogs<G>,
 }
 
 /// A runner with a container.
@@ -122,8 +129,13 @@ impl Host {
     /// order to start them is not given again.
     pub async fn look(config: HostConfig) -> Result<(HostFound, Self), HostError> {
         let (directory, bounds) = (config.checkpoints.clone(), config.bounds);
-        let open = move || CheckpointStore::open(&directory, bounds);
-        let store = tokio::task::spawn_blocking(open).await.map_err(HostError::Cut)??;
+        let run_logs = config.run_logs.clone();
+        let open = move || {
+            let store = CheckpointStore::open(&directory, bounds)?;
+            Ok::<_, StoreError>((store, KeptLogs::open(&run_logs)))
+        };
+        let (store, kept_logs) =
+            tokio::task::spawn_blocking(open).await.map_err(HostError::Cut)??;
         let label = format!("{HOST}={}", config.host);
         let listed = config.engine.list(&[label]).await?;
         let (mut present, mut ended, mut hosted) = (BTreeMap::new(), Vec::new(), Vec::new());
@@ -158,7 +170,7 @@ impl Host {
         } else {
             Snapshotting::Unsupported
         };
-        Ok((HostFound { hosted, snapshots }, Self { config, store, present, ended }))
+        Ok((HostFound { hosted, snapshots }, Self { config, store, kept_logs, present, ended }))
     }
 
     /// What the workloads that take runs are granted now.
@@ -173,8 +185,8 @@ impl Host {
         link: HostLink,
         grants: G,
         said: BTreeMap<WorkloadName, WorkloadPolicy>,
-    ) -> (HostHandle, JoinHandle<()>) {
-        let Self { config, store, present, ended } = self;
+    ) -> (HostHandle<G>, JoinHandle<()>) {
+        let Self { config, store, kept_logs, present, ended } = self;
         let HostConfig { engine, templates, ending, .. } = config;
         let keeping = if engine.info().abilities.checkpoint {
             Keeping::Checkpoint
@@ -184,10 +196,19 @@ impl Host {
         let versions = measure::versions(engine.info()).await;
         let (kept, shown_keeping) = watch::channel(keeping.clone());
         let (counted, tally) = watch::channel(HostTally::default());
-        let handle = HostHandle { tally, keeping: shown_keeping, store: store.clone() };
+        let run_logs = RunLogs::new(
+            engine.clone(),
+            config.node.clone(),
+            kept_logs.clone(),
+            grants.clone(),
+            ending.clone(),
+        );
+        let handle = HostHandle { tally, keeping: shown_keeping, store: store.clone(), run_logs };
+        let collecting = run_logs::collect(kept_logs.clone(), grants.clone(), ending.clone());
         let tools = Arc::new(Tools {
             engine: engine.clone(),
             store,
+            kept_logs,
             templates: templates.follow(),
             grants: grants.clone(),
             door: config.door,
@@ -222,8 +243,9 @@ impl Host {
         };
         let task = tokio::spawn(async move {
             let policies = tokio::spawn(said);
+            let collecting = tokio::spawn(collecting);
             task.run(ended).await;
-            for ended in [watching.await, policies.await] {
+            for ended in [watching.await, policies.await, collecting.await] {
                 if let Err(error) = ended {
                     tracing::error!("a task beside the host of runners failed: {error}");
                 }
@@ -548,10 +570,15 @@ async fn list<G: Grants>(tools: Arc<Tools<G>>) -> Option<Listing> {
     // between the two is known too late to be a stranger for long.
     let known = tools.grants.runners().await;
     let listed: Vec<Container> = tools.engine.list(&[label]).await.ok()?;
-    let containers = listed
-        .iter()
-        .filter_map(|found| Some((identity(found, &tools.host)?, found.state.liveness())))
-        .collect();
+    let mut containers = Vec::new();
+    for found in &listed {
+        let Some(identity) = identity(found, &tools.host) else { continue };
+        let liveness = found.state.liveness();
+        if liveness == Liveness::Running {
+            tools.keep_over(&identity.runner, found.id.as_str()).await;
+        }
+        containers.push((identity, liveness));
+    }
     Some(Listing { containers, known: known.map(|known| known.into_iter().collect()) })
 }
 

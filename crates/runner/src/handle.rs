@@ -12,8 +12,9 @@ use belay_protocol::runner::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::core::event::{Answer, Ask, Origin, Refusal, WhetherNew};
+use crate::core::hub::RunStints;
 use crate::core::lane::WorkloadPolicy;
-use crate::core::run::Submission;
+use crate::core::run::{Stint, Submission};
 
 /// Requests that may wait for the hub's task.
 pub(crate) const REQUESTS: usize = 256;
@@ -91,6 +92,9 @@ pub(crate) enum Request {
     Withdraw { workload: WorkloadName, reply: oneshot::Sender<()> },
     Issue { token: IssueToken, reply: oneshot::Sender<Result<IssuedToken, Refusal>> },
     Revoke { runner: RunnerId, reply: oneshot::Sender<()> },
+    RunStints { run: RunId, reply: oneshot::Sender<Option<RunStints>> },
+    StintsOf { runner: RunnerId, reply: oneshot::Sender<Vec<(RunId, Stint)>> },
+    Forgotten { runs: Vec<RunId>, reply: oneshot::Sender<Vec<RunId>> },
 }
 
 impl RunnerHandle {
@@ -183,6 +187,21 @@ impl RunnerHandle {
     /// Makes every token of a runner worthless for connecting. A session that is open stays.
     pub async fn revoke(&self, runner: RunnerId) -> Result<(), AskError> {
         self.send(|reply| Request::Revoke { runner, reply }).await
+    }
+
+    /// The times that runners had a run; none if the run is not known.
+    pub async fn run_stints(&self, run: RunId) -> Result<Option<RunStints>, AskError> {
+        self.send(|reply| Request::RunStints { run, reply }).await
+    }
+
+    /// The times that a runner had runs which are remembered, the oldest first.
+    pub async fn stints_of(&self, runner: RunnerId) -> Result<Vec<(RunId, Stint)>, AskError> {
+        self.send(|reply| Request::StintsOf { runner, reply }).await
+    }
+
+    /// Those of these runs that are not remembered any more.
+    pub async fn forgotten(&self, runs: Vec<RunId>) -> Result<Vec<RunId>, AskError> {
+        self.send(|reply| Request::Forgotten { runs, reply }).await
     }
 
     /// Counts, changed when they change.

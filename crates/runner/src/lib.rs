@@ -22,12 +22,12 @@ pub use crate::core::event::{
     Answer, Ask, AskId, Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord, Refusal,
     RunRecord, SnapshotOutcome, WhetherNew,
 };
-pub use crate::core::hub::{Hosted, Hub, HubPolicy, Snapshotting};
+pub use crate::core::hub::{Hosted, Hub, HubPolicy, RunProgress, RunStints, Snapshotting};
 pub use crate::core::lane::{RunnerSource, WorkloadPolicy};
 pub use crate::core::now::Now;
 pub use crate::core::run::{
-    Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Submission, SuspendedWait,
-    WrongState,
+    Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Stint, Submission,
+    SuspendedWait, WrongState,
 };
 pub use crate::core::snapshots::Ticket;
 pub use crate::core::tale::{Happening, Tale};

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use belay_harness::{Node, NodeOptions, program_image, until};
+use belay_harness::{Node, NodeOptions, binary, program_image, until};
 use belay_protocol::runner::{
     RunDetail, RunId, RunState, SnapshotStatus, SubmitRequest, Submitted,
 };
+use belay_protocol::{LogLine, LogStream};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(90);
@@ -84,9 +85,91 @@ impl Bench {
         page["events"].as_array().cloned().unwrap_or_default()
     }
 
+    /// What a run wrote.
+    async fn wrote(&self, run: RunId) -> Result<Vec<String>, String> {
+        let sent = self.http.get(format!("http://belay/v1/runs/{run}/logs")).send().await;
+        let answer = sent.map_err(|error| format!("{error:?}"))?;
+        let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
+        let lines: Result<Vec<LogLine>, _> = text.lines().map(serde_json::from_str).collect();
+        let lines = lines.map_err(|error| format!("{error}: {text}"))?;
+        let written = lines.into_iter().filter(|line| line.stream == LogStream::Stdout);
+        Ok(written.map(|line| line.text).collect())
+    }
+
+    async fn writes(&self, run: RunId, lines: &[&str]) {
+        until(&format!("{run} to have written {lines:?}"), SOON, || async {
+            let found = self.wrote(run).await?;
+            if found == lines { Ok(()) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+    }
+
     async fn end(self) {
         self.node.end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_run_has_what_it_wrote_also_when_its_runner_had_others_and_is_gone() {
+    let mut bench = Bench::new(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
+    let say = |word: &str| json!({ "say": [format!("{word}, one"), format!("{word}, two")] });
+    let first = bench.submit(say("first"), 3).await;
+    let second = bench.submit(say("second"), 3).await;
+    assert_eq!(bench.output(first).await["runs"], 1);
+    assert_eq!(bench.output(second).await["runs"], 2, "its runner was warm");
+    bench.writes(first, &["first, one", "first, two"]).await;
+    bench.writes(second, &["second, one", "second, two"]).await;
+
+    // One that is followed ends with its run.
+    let mut wish = say("third");
+    wish["wait_ms"] = 1500.into();
+    let third = bench.submit(wish, 3).await;
+    let following = tokio::process::Command::new(binary("belay"))
+        .arg("--socket")
+        .arg(bench.node.socket())
+        .args(["run", "logs", "--follow", &third.to_string()])
+        .output();
+    let followed =
+        tokio::time::timeout(SOON, following).await.expect("it ends").expect("belay runs");
+    let (shown, said) =
+        (String::from_utf8_lossy(&followed.stdout), String::from_utf8_lossy(&followed.stderr));
+    assert!(followed.status.success(), "{said}");
+    assert_eq!(shown, "third, one\nthird, two\n");
+    assert!(said.contains("attempt 1, run-"), "{said}");
+    assert_eq!(bench.run(third).await.expect("is there").status.state, RunState::Finished);
+
+    // Its container dies while nobody looks.
+    let containers = bench.containers();
+    bench.node.kill();
+    for container in &containers {
+        let killed = Command::new("/usr/bin/podman").args(["kill", container]).output();
+        assert!(killed.expect("podman kills").status.success());
+    }
+    bench.node.launch().await;
+    until("the container to be gone", SOON, || async {
+        let left = bench.containers();
+        if containers.iter().any(|gone| left.contains(gone)) {
+            Err(format!("{left:?}"))
+        } else {
+            Ok(())
+        }
+    })
+    .await;
+    bench.writes(first, &["first, one", "first, two"]).await;
+    bench.writes(second, &["second, one", "second, two"]).await;
+    bench.writes(third, &["third, one", "third, two"]).await;
+
+    // An attempt that ends with its runner's life has what it wrote before.
+    let mut wish = say("last words");
+    wish["exit"] = 7.into();
+    let dying = bench.submit(wish, 2).await;
+    bench.is(dying, RunState::Failed).await;
+    let twice = ["last words, one", "last words, two", "last words, one", "last words, two"];
+    bench.writes(dying, &twice).await;
+    bench.node.kill();
+    bench.node.launch().await;
+    bench.writes(dying, &twice).await;
+    bench.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

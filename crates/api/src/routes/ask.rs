@@ -5,7 +5,6 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::Response;
 use belay_protocol::{NodeReadiness, Problem, ProblemCode};
-use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
 use super::extract::{Named, NamedVolume, Pairs};
@@ -94,13 +93,7 @@ pub(crate) async fn logs(
     let (reply, lines) = oneshot::channel();
     state.send(Command::Logs { workload, query, reply }).await?;
     let lines = replied(lines).await?;
-    let lines = stream::unfold(lines, |mut lines| async move {
-        let line = lines.recv().await?;
-        Some((line, lines))
-    });
-    // A followed log has no end of its own; without this the drain would wait for it in vain.
-    let shutdown = state.shutdown().clone();
-    Ok(answer::lines(lines.take_until(shutdown.cancelled_owned())))
+    Ok(answer::log(lines, state.shutdown()))
 }
 
 /// The reply to a command, or what its absence means.

@@ -18,10 +18,11 @@ use crate::runs::{RunnerCommand, RunnerReply};
 use crate::state::ApiState;
 
 /// Pages about runs, which carry what apps put in them, and about tokens: the operator's alone.
-pub(crate) const OPERATOR_PAGES: [&str; 7] = [
+pub(crate) const OPERATOR_PAGES: [&str; 8] = [
     "/v1/runs",
     "/v1/runs/{run}",
     "/v1/runs/{run}/cancel",
+    "/v1/runs/{run}/logs",
     "/v1/waitpoints",
     "/v1/waitpoints/{waitpoint}/complete",
     "/v1/runners/tokens",
@@ -30,11 +31,12 @@ pub(crate) const OPERATOR_PAGES: [&str; 7] = [
 
 /// What those pages do; `limit` is of the body of a submission.
 pub(crate) fn operator_routes(limit: usize) -> Router<ApiState> {
-    let [all, one, cancelled, all_waitpoints, completed, issued, revoked] = OPERATOR_PAGES;
+    let [all, one, cancelled, logged, all_waitpoints, completed, issued, revoked] = OPERATOR_PAGES;
     Router::new()
         .route(all, get(runs).post(submit).layer(DefaultBodyLimit::max(limit)))
         .route(one, get(run))
         .route(cancelled, post(cancel))
+        .route(logged, get(logs))
         .route(all_waitpoints, get(waitpoints))
         .route(completed, post(complete_waitpoint))
         .route(issued, post(issue_token))
@@ -76,6 +78,16 @@ pub(crate) async fn run(
 ) -> Result<Response, Refusal> {
     let detail = asked(&state, |reply| RunnerCommand::Run { run, reply }).await?;
     Ok(answer::json(&detail))
+}
+
+pub(crate) async fn logs(
+    State(state): State<ApiState>,
+    OfPath(run): OfPath<RunId>,
+    Pairs(pairs): Pairs,
+) -> Result<Response, Refusal> {
+    let query = query::runs::logs(&pairs)?;
+    let lines = asked(&state, |reply| RunnerCommand::Logs { run, query, reply }).await?;
+    Ok(answer::log(lines, state.shutdown()))
 }
 
 pub(crate) async fn cancel(

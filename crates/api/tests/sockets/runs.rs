@@ -2,11 +2,11 @@
 
 use belay_api::RunnerCommand;
 use belay_protocol::runner::{
-    Acceptance, CompleteWaitpoint, IssuedToken, MAX_PAYLOAD, RunDetail, RunId, RunPage, RunQuery,
-    RunState, RunnerStatus, RunnerToken, SubmitRequest, Submitted, TokenRequest, WaitpointId,
-    WaitpointPage,
+    Acceptance, CompleteWaitpoint, IssuedToken, MAX_PAYLOAD, RunDetail, RunId, RunLogQuery,
+    RunPage, RunQuery, RunState, RunnerStatus, RunnerToken, SubmitRequest, Submitted, TokenRequest,
+    WaitpointId, WaitpointPage,
 };
-use belay_protocol::{Problem, ProblemCode};
+use belay_protocol::{LogLine, LogStream, Problem, ProblemCode};
 use reqwest::{Method, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -260,5 +260,33 @@ async fn the_loopback_port_shows_runners_and_nothing_of_runs() {
     ] {
         problem(tcp.send(method, &path).await, ProblemCode::ReadOnlyListener).await;
     }
+    node.end().await;
+}
+
+#[tokio::test]
+async fn what_a_run_wrote_comes_line_by_line_and_is_the_operators_alone() {
+    let mut node = TestNode::start().await;
+    let unix = node.unix();
+    let path = format!("/v1/runs/{}/logs", run());
+    let followed = format!("{path}?follow&tail=5&after=2026-01-01T00:00:00.5Z");
+    let asked = tokio::spawn(async move { unix.get(&followed).await });
+    let RunnerCommand::Logs { run: of, query, reply } = node.runner_command().await else {
+        panic!("logs");
+    };
+    let after = "2026-01-01T00:00:00.5Z".parse().ok();
+    assert_eq!((of, query), (run(), RunLogQuery { follow: true, tail: Some(5), after }));
+    let (lines, receiver) = tokio::sync::mpsc::channel(4);
+    reply.send(Ok(receiver)).expect("the API waits");
+    let line =
+        LogLine { stream: LogStream::Stdout, at: after, text: "sent".into(), container: None };
+    lines.send(line.clone()).await.expect("the API reads");
+    drop(lines);
+    let text = asked.await.expect("no panic").text().await.expect("a body");
+    assert_eq!(serde_json::from_str::<LogLine>(text.trim()).expect("a line"), line);
+
+    let wrong = node.unix().get(&format!("{path}?tail=all")).await;
+    problem(wrong, ProblemCode::InvalidRequest).await;
+    let elsewhere = node.tcp().get(&path).await;
+    assert_ne!(elsewhere.status().as_u16(), 200, "runs' output is not for everybody on the host");
     node.end().await;
 }

@@ -48,6 +48,21 @@ pub(crate) enum RunVerb {
         #[command(flatten)]
         listing: Listing,
     },
+    /// Show what a run wrote
+    #[command(after_help = "Example: belay run logs --follow run_06cp9m2k2g000f0e1d2c3b4a50")]
+    Logs {
+        run: RunId,
+        /// Go on with lines as they are written, until the run is over
+        #[arg(long, short)]
+        follow: bool,
+        /// Only so many of the newest lines
+        #[arg(long, short = 'n', value_name = "NUMBER",
+              value_parser = clap::value_parser!(u32).range(..=10_000))]
+        tail: Option<u32>,
+        /// With the time of each line
+        #[arg(long, short)]
+        timestamps: bool,
+    },
     /// End a run, whatever it is in
     #[command(after_help = "Example: belay run cancel run_06cp9m2k2g000f0e1d2c3b4a50")]
     Cancel { run: RunId },

@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
-    Acceptance, CompleteWaitpoint, Empty, IssuedToken, RunDetail, RunId, RunPage, RunState,
-    RunnerStatus, SubmitRequest, Submitted, TokenRequest, WaitpointPage,
+    Acceptance, CompleteWaitpoint, Empty, IssuedToken, RunDetail, RunId, RunLogQuery, RunPage,
+    RunState, RunnerStatus, SubmitRequest, Submitted, TokenRequest, WaitpointPage,
 };
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::logs::{self, Stamps};
 use crate::cli::{Format, Listing, NewRun, RunVerb, RunnerVerb, WaitpointVerb};
 use crate::client::{Client, Document};
 use crate::core::view::runs as view;
@@ -60,6 +61,11 @@ pub(crate) async fn run(
             let detail = detail(client, run).await?;
             let now = Timestamp::now();
             show(listing, output, &detail, || view::run(&detail, now, output.style()))?;
+        }
+        RunVerb::Logs { run, follow, tail, timestamps } => {
+            let stamps = if timestamps { Stamps::Shown } else { Stamps::Hidden };
+            let query = RunLogQuery { follow, tail, after: None };
+            logs::run_of(client, run, query, stamps, output).await?;
         }
         RunVerb::Cancel { run } => {
             let path = format!("/v1/runs/{run}/cancel");

@@ -232,3 +232,41 @@ fn refusals_end_the_command_with_their_codes() {
     assert_eq!((code, &*stdout), (Some(66), ""));
     assert!(stderr.contains("there is none") && stderr.contains("belay run ls"), "{stderr}");
 }
+
+#[test]
+fn what_a_run_wrote_is_the_output_and_whose_it_is_is_said_beside_it() {
+    let lines = [
+        json!({"stream": "notice", "at": "2026-01-01T08:00:00Z", "text": "attempt 1, run-7"}),
+        json!({"stream": "stdout", "at": "2026-01-01T08:00:01.5Z", "text": "sent"}),
+        json!({"stream": "stderr", "at": "2026-01-01T08:00:02Z", "text": "slowly"}),
+    ];
+    let body = || lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n";
+    let belayd = Belayd::answering(vec![Answer::ok(body())]);
+    let (code, stdout, stderr) = parts(&belayd.belay(&["run", "logs", "-n", "20", RUN]));
+    assert_eq!((code, &*stdout), (Some(0), "sent\nslowly\n"));
+    assert!(stderr.contains("attempt 1, run-7"), "{stderr}");
+    assert_eq!(belayd.asked().line, format!("GET /v1/runs/{RUN}/logs?follow=false&tail=20"));
+
+    // One that is followed is gone on with behind the last line, until the run is over.
+    let more = json!({"stream": "stdout", "at": "2026-01-01T08:00:03Z", "text": "done"});
+    let detail = |ended: Value| {
+        let mut status = json!({"run": RUN, "workload": "mailer", "state": "executing",
+            "attempt": 1, "created_at": "2026-01-01T08:00:00Z", "priority": 0, "max_attempts": 3,
+            "epoch": 1});
+        if !ended.is_null() {
+            status["state"] = "finished".into();
+            status["ended_at"] = ended;
+        }
+        Answer::ok(json!({"status": status, "payload": null}).to_string())
+    };
+    let belayd = Belayd::answering(vec![
+        Answer::ok(body()),
+        detail(Value::Null),
+        Answer::ok(format!("{more}\n")),
+        detail("2026-01-01T08:00:03Z".into()),
+    ]);
+    let (code, stdout, stderr) = parts(&belayd.belay(&["run", "logs", "--follow", RUN]));
+    assert_eq!((code, &*stdout), (Some(0), "sent\nslowly\ndone\n"), "{stderr}");
+    let asked: Vec<String> = (0..4).map(|_| belayd.asked().line).collect();
+    assert_eq!(asked[2], format!("GET /v1/runs/{RUN}/logs?follow=true&after=2026-01-01T08:00:02Z"));
+}

@@ -3,15 +3,21 @@
 use std::time::Duration;
 
 use belay_api::RunnerCommand;
-use belay_protocol::runner::{RunId, TokenRequest};
-use belay_protocol::{Problem, ProblemCode};
+use belay_hosting::RunLogs;
+use belay_protocol::runner::{RunId, RunLogQuery, TokenRequest};
+use belay_protocol::{LogLine, Problem, ProblemCode};
 use belay_runner::{AskError, IssueToken, Refusal, RunnerHandle, TokenLife};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Questions that are answered at a time. Many of them wait for one and the same write.
+use crate::runners::Served;
+
+/// Questions that are answered at a time. Many of them wait for one and the same write, and some
+/// follow a log.
 const AT_ONCE: usize = 256;
+/// Lines of a log that may wait for a slow reader.
+const LINES: usize = 256;
 /// How long a token is good for unless it is said.
 const TOKEN_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The longest.
@@ -20,7 +26,7 @@ const LONGEST_TOKEN_LIFE: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Answers what is asked about runs, each question on its own.
 pub(crate) async fn answer_runs(
     mut commands: mpsc::Receiver<RunnerCommand>,
-    runners: watch::Receiver<Option<RunnerHandle>>,
+    served: watch::Receiver<Option<Served>>,
     shutdown: CancellationToken,
 ) {
     let mut answering = JoinSet::new();
@@ -28,8 +34,8 @@ pub(crate) async fn answer_runs(
         tokio::select! {
             command = commands.recv(), if answering.len() < AT_ONCE => match command {
                 Some(command) => {
-                    let runners = runners.borrow().clone();
-                    answering.spawn(answer(command, runners));
+                    let served = served.borrow().clone();
+                    answering.spawn(answer(command, served));
                 }
                 None => break,
             },
@@ -41,9 +47,12 @@ pub(crate) async fn answer_runs(
     while answering.join_next().await.is_some() {}
 }
 
-async fn answer(command: RunnerCommand, runners: Option<RunnerHandle>) {
-    let Some(runners) = runners else { return refuse(command, not_ready()) };
+async fn answer(command: RunnerCommand, served: Option<Served>) {
+    let Some(Served { runs: runners, logs }) = served else { return refuse(command, not_ready()) };
     match command {
+        RunnerCommand::Logs { run, query, reply } => {
+            show_logs(&runners, &logs, (run, query), reply).await;
+        }
         RunnerCommand::Submit { request, reply } => {
             tell(reply, runners.submit(request).await.map_err(|error| problem(&error)));
         }
@@ -77,8 +86,37 @@ async fn answer(command: RunnerCommand, runners: Option<RunnerHandle>) {
     }
 }
 
+/// Answers with the lines of a run's log, and goes on until they end or nobody reads them.
+async fn show_logs(
+    runners: &RunnerHandle,
+    logs: &RunLogs<RunnerHandle>,
+    (run, query): (RunId, RunLogQuery),
+    reply: oneshot::Sender<Result<mpsc::Receiver<LogLine>, Problem>>,
+) {
+    match runners.run_stints(run).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return tell(reply, Err(no_such_run(run))),
+        Err(error) => return tell(reply, Err(problem(&error))),
+    }
+    let Some(place) = logs.place() else {
+        return tell(
+            reply,
+            Err(Problem::new(
+                ProblemCode::Busy,
+                "as many logs of runs are being read as belayd reads at a time",
+                "end one that is followed, or try again later",
+            )),
+        );
+    };
+    let (sender, lines) = mpsc::channel(LINES);
+    if reply.send(Ok(lines)).is_ok() {
+        logs.read(run, query, sender, place).await;
+    }
+}
+
 fn refuse(command: RunnerCommand, why: Problem) {
     match command {
+        RunnerCommand::Logs { reply, .. } => tell(reply, Err(why)),
         RunnerCommand::Submit { reply, .. } => tell(reply, Err(why)),
         RunnerCommand::Cancel { reply, .. }
         | RunnerCommand::CompleteWaitpoint { reply, .. }

@@ -48,6 +48,40 @@ async fn the_log_tells_what_was_written_where_and_when() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_read_on_with_times_that_tell_lines_of_one_second_apart() {
+    let world = World::new().await;
+    let script = "echo one; sleep 0.05; echo two >&2; read x < /go; echo three; printf 'no end'";
+    let script = format!("mkfifo /go; {script}");
+    let mut spec = world.spec("timed", &["/bin/sh", "-c", &script]);
+    spec.network = Network::None;
+    let id = world.run(&spec).await;
+    let mut log = world.engine.timed_log(&id).await.expect("it has one");
+    let gather = |lines: &mut Vec<LogLine>, line: LogLine| lines.push(line);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let mut first = Vec::new();
+    while first.len() < 2 {
+        assert!(tokio::time::Instant::now() < deadline, "{first:?}");
+        first = log.read(first, gather).await.expect("read");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(texts(&first), ["one", "two"]);
+    let times: Vec<jiff::Timestamp> = first.iter().map(|line| line.time.expect("a time")).collect();
+    let apart = times[1].duration_since(times[0]);
+    assert!(apart >= jiff::SignedDuration::from_millis(40), "{apart}");
+    assert!(log.size().await > Some(0) || world.engine.info().kind == EngineKind::Docker);
+
+    let go = ExecSpec::new(["/bin/sh", "-c", "echo > /go"]);
+    world.engine.exec(&id, &go).await.expect("it goes on");
+    world.engine.wait(&id, Duration::from_secs(20)).await.expect("it ends");
+    let mut last = log.read(Vec::new(), gather).await.expect("read");
+    last.extend(log.rest());
+    assert_eq!(texts(&last), ["three", "no end"], "and nothing a second time");
+    world.engine.remove(&id, belay_engine::Removal::Stopped).await.expect("removed");
+    assert!(log.read(Vec::new(), gather).await.expect("nothing more").is_empty());
+    assert!(world.engine.timed_log(&id).await.is_err(), "there is none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_followed_log_ends_with_the_container_and_can_be_dropped() {
     let world = World::new().await;
     let script = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done";

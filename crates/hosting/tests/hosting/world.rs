@@ -11,7 +11,7 @@ use std::time::Duration;
 use belay_engine::{Container, ContainerState, Engine, Image, PodmanService, connect_own};
 use belay_events::EventsTask;
 use belay_hosting::core::checkpoint::Bounds;
-use belay_hosting::{Door, Grants, Host, HostConfig, HostHandle};
+use belay_hosting::{Door, Grants, Host, HostConfig, HostHandle, NotTold};
 use belay_ledger::Ledger;
 use belay_lifecycle::core::record::{Declaration, Source};
 use belay_lifecycle::core::spec::parse;
@@ -19,7 +19,10 @@ use belay_lifecycle::core::template::Standing;
 use belay_lifecycle::{Template, Templates};
 use belay_protocol::runner::{Epoch, RunId, RunnerActivity, RunnerId, SuspensionId};
 use belay_protocol::{NodeId, WorkloadName};
-use belay_runner::{HostEvent, HostFound, HostLink, HostOrder, Ticket, WorkloadPolicy};
+use belay_runner::{
+    HostEvent, HostFound, HostLink, HostOrder, RunProgress, RunStints, Stint, Ticket,
+    WorkloadPolicy,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +35,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Served {
     pub(crate) policies: Arc<Mutex<BTreeMap<WorkloadName, WorkloadPolicy>>>,
     pub(crate) revoked: Arc<Mutex<Vec<RunnerId>>>,
+    pub(crate) stints: Arc<Mutex<Vec<(RunId, Stint)>>>,
 }
 
 impl Grants for Served {
@@ -55,6 +59,21 @@ impl Grants for Served {
     async fn runners(&self) -> Option<Vec<(RunnerId, RunnerActivity)>> {
         None
     }
+
+    async fn stints_of(&self, runner: &RunnerId) -> Option<Vec<(RunId, Stint)>> {
+        let stints = self.stints.lock().expect("whole");
+        Some(stints.iter().filter(|(_, stint)| stint.runner == *runner).cloned().collect())
+    }
+
+    async fn run_stints(&self, run: RunId) -> Result<Option<RunStints>, NotTold> {
+        let stints = self.stints.lock().expect("whole");
+        let stints = stints.iter().filter(|(of, _)| *of == run).map(|(_, stint)| stint.clone());
+        Ok(Some(RunStints { stints: stints.collect(), progress: RunProgress::Over }))
+    }
+
+    async fn forgotten(&self, _: Vec<RunId>) -> Option<Vec<RunId>> {
+        Some(Vec::new())
+    }
 }
 
 /// What outlives a host.
@@ -74,7 +93,7 @@ pub(crate) struct World {
 pub(crate) struct Running {
     pub(crate) orders: mpsc::Sender<HostOrder>,
     pub(crate) events: mpsc::Receiver<HostEvent>,
-    pub(crate) handle: HostHandle,
+    pub(crate) handle: HostHandle<Served>,
     pub(crate) found: HostFound,
     pub(crate) served: Served,
     ending: CancellationToken,
@@ -157,6 +176,7 @@ impl World {
             host: self.name.clone(),
             boot_id: self.boot_id.clone(),
             checkpoints: self.dir.path().join("checkpoints"),
+            run_logs: self.dir.path().join("run-logs"),
             bounds: self.bounds,
             workloads_dir: self.dir.path().join("workloads"),
             door: Door { bridge: Some("ws://bridge".into()), host: "ws://host".into() },

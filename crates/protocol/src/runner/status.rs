@@ -552,6 +552,17 @@ pub struct SnapshotTally {
     pub longest_lag_ms: u64,
 }
 
+/// What of a run's output is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RunLogQuery {
+    /// Go on with lines as they are written, until the run is over.
+    pub follow: bool,
+    /// Only so many of the newest to begin with.
+    pub tail: Option<u32>,
+    /// Only lines that were written after this time.
+    pub after: Option<Timestamp>,
+}
+
 /// Suspensions without a snapshot, by the reason.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -37,6 +37,7 @@ use crate::core::snapshots::{Pending, Snapshots, Ticket};
 use crate::core::tale::{Happening, Tale};
 
 pub use restart::Hosted;
+pub use views::{RunProgress, RunStints};
 
 /// How often a snapshot of one suspension is dispatched.
 const MAX_DISPATCHES: u32 = 3;
@@ -419,6 +420,7 @@ impl Hub {
     fn unbind(&mut self, id: RunId, now: &Now) -> Option<Binding> {
         self.stop_timers(id, now);
         let binding = self.bindings.release(id)?;
+        self.change(id, |run| run.end_stint(now));
         self.watch_runner(&binding.runner, now);
         Some(binding)
     }

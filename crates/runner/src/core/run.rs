@@ -15,10 +15,13 @@ use belay_protocol::runner::{
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::core::event::Origin;
 use crate::core::now::Now;
 
 /// Assignments in a row that may end before the run was started.
 const MAX_FAILED_STARTS: u32 = 5;
+/// Stints of a run that are remembered.
+const MAX_STINTS: usize = 16;
 /// The first pause before another attempt; it doubles.
 const BACK_OFF: Duration = Duration::from_secs(1);
 /// The longest.
@@ -68,6 +71,25 @@ pub struct Run {
     pub failure: Option<Failure>,
     /// Why the last snapshot of the last suspension was not taken.
     pub snapshot_failure: Option<String>,
+    /// The last times that runners had it, the oldest first.
+    pub stints: Vec<Stint>,
+}
+
+/// A time that a runner had a run, from its assignment on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stint {
+    /// The epoch it began in; no two stints of a run have one.
+    pub epoch: Epoch,
+    /// The attempt that it was for.
+    pub attempt: Attempt,
+    /// Who had it.
+    pub runner: RunnerId,
+    /// Where that one comes from.
+    pub origin: Origin,
+    /// Since then.
+    pub from: Timestamp,
+    /// Until then; none while it has it.
+    pub until: Option<Timestamp>,
 }
 
 /// How a run stands.
@@ -262,6 +284,23 @@ impl Run {
             settled: None,
             failure: None,
             snapshot_failure: None,
+            stints: Vec::new(),
+        }
+    }
+
+    /// A runner has it from now on.
+    pub(crate) fn begin_stint(&mut self, runner: RunnerId, origin: Origin, now: &Now) {
+        if self.stints.len() >= MAX_STINTS {
+            self.stints.remove(0);
+        }
+        let (epoch, attempt) = (self.epoch, self.attempt.next());
+        self.stints.push(Stint { epoch, attempt, runner, origin, from: now.wall, until: None });
+    }
+
+    /// Nobody has it from now on.
+    pub(crate) fn end_stint(&mut self, now: &Now) {
+        if let Some(last) = self.stints.last_mut() {
+            last.until.get_or_insert(now.wall);
         }
     }
 

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::core::dispatch::{Flight, Stage};
 use crate::core::event::{Origin, Owner, PendingRecord, RunRecord};
 use crate::core::run::{
-    Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Submission, SuspendedWait,
+    Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Stint, Submission, SuspendedWait,
 };
 use crate::core::snapshots::Ticket;
 use crate::core::tokens::Grant;
@@ -76,6 +76,19 @@ pub(super) struct RunShape {
     owner: Option<OwnerShape>,
     pending: Option<PendingShape>,
     flight: Option<FlightShape>,
+    #[serde(default)]
+    stints: Vec<StintShape>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StintShape {
+    epoch: Epoch,
+    attempt: Attempt,
+    runner: RunnerId,
+    origin: OriginShape,
+    from: Timestamp,
+    until: Option<Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -259,6 +272,7 @@ impl RunShape {
                 failures: pending.failures,
             }),
             flight: flight.as_ref().map(FlightShape::of),
+            stints: run.stints.iter().cloned().map(StintShape::from).collect(),
         }
     }
 
@@ -298,6 +312,7 @@ impl RunShape {
             }),
             failure: self.failure.map(Failure::from),
             snapshot_failure: self.snapshot_failure,
+            stints: self.stints.into_iter().map(Stint::from).collect(),
         };
         let owner =
             self.owner.map(|owner| Owner { runner: owner.runner, origin: owner.origin.into() });
@@ -459,6 +474,20 @@ impl From<FlightShape> for Flight {
         };
         let ticket = Ticket { run, runner, epoch, suspension };
         Self { ticket, stage, failures, exit: exit.map(Exit::from) }
+    }
+}
+
+impl From<Stint> for StintShape {
+    fn from(stint: Stint) -> Self {
+        let Stint { epoch, attempt, runner, origin, from, until } = stint;
+        Self { epoch, attempt, runner, origin: origin.into(), from, until }
+    }
+}
+
+impl From<StintShape> for Stint {
+    fn from(shape: StintShape) -> Self {
+        let StintShape { epoch, attempt, runner, origin, from, until } = shape;
+        Self { epoch, attempt, runner, origin: origin.into(), from, until }
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 use crate::core::dispatch::{Flight, Stage};
 use crate::core::event::{Origin, Owner, PendingRecord};
-use crate::core::run::{Exit, Failure, Means, MemoryFate, Run, Settled, SuspendedWait};
+use crate::core::run::{Exit, Failure, Means, MemoryFate, Run, Settled, Stint, SuspendedWait};
 use crate::core::snapshots::Ticket;
 
 fn id(n: u64) -> RunId {
@@ -23,6 +23,17 @@ fn waitpoint(n: u64) -> WaitpointId {
 
 fn wall(nanos: i128) -> Timestamp {
     Timestamp::from_nanosecond(1_700_000_000_123_456_789 + nanos).expect("in range")
+}
+
+fn stint(epoch: u64, until: Option<Timestamp>) -> Stint {
+    Stint {
+        epoch: Epoch::new(epoch),
+        attempt: Attempt::new(1),
+        runner: "run-a-1".parse().expect("a name"),
+        origin: Origin::Hosted,
+        from: wall(5),
+        until,
+    }
 }
 
 fn record(n: u64, phase: Phase) -> RunRecord {
@@ -47,6 +58,7 @@ fn record(n: u64, phase: Phase) -> RunRecord {
         settled: None,
         failure: None,
         snapshot_failure: None,
+        stints: vec![stint(1, Some(wall(9))), Stint { origin: Origin::Foreign, ..stint(2, None) }],
     };
     RunRecord { run, owner: None, pending: None, flight: None }
 }

@@ -161,6 +161,18 @@ impl HubTask {
                 let issued = self.issue(token);
                 self.show(reply, issued);
             }
+            Request::RunStints { run, reply } => {
+                let stints = self.hub.run_stints(run);
+                self.show(reply, stints);
+            }
+            Request::StintsOf { runner, reply } => {
+                let stints = self.hub.stints_of(&runner);
+                self.show(reply, stints);
+            }
+            Request::Forgotten { runs, reply } => {
+                let forgotten = self.hub.forgotten(&runs);
+                self.show(reply, forgotten);
+            }
             Request::Revoke { runner, reply } => {
                 for hash in self.tokens.revoke(&runner) {
                     self.outbox.write(|writes| writes.remove_token(hash));

@@ -1,8 +1,9 @@
 //! A runner for the tests: what a run asks for in its payload, it does.
 //!
-//! `hold_mib` is memory to be held, `exit` a code to end with, `hog` everything there is, `wait_ms` a
+//! `say` are lines to be written, `hold_mib` is memory to be held, `exit` a code to end with, `hog` everything there is, `wait_ms` a
 //! wait. The result says what became of the memory and how many runs this process has had.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use belay_runner_client::{Failure, Run, RunnerConfig, serve};
@@ -22,6 +23,12 @@ async fn main() {
         if let Some(mib) = number("hold_mib") {
             let mib = usize::try_from(mib).expect("it fits");
             held = pattern(mib * MIB).collect();
+        }
+        if let Some(lines) = wish["say"].as_array() {
+            let mut out = std::io::stdout().lock();
+            for line in lines {
+                writeln!(out, "{}", line.as_str().expect("a line")).expect("it is written");
+            }
         }
         if let Some(code) = number("exit") {
             std::process::exit(i32::try_from(code).expect("a code"));

@@ -1,7 +1,7 @@
 //! Which runs and waitpoints are asked for.
 
 use belay_protocol::Problem;
-use belay_protocol::runner::{PAGE_LIMIT, RunQuery, WaitpointQuery};
+use belay_protocol::runner::{PAGE_LIMIT, RunLogQuery, RunQuery, WaitpointQuery};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -9,6 +9,9 @@ use super::{unexpected, wrong};
 
 const WORKLOAD: &str = "a workload's name";
 const LIMIT: &str = "a number from 1 to 500";
+/// Newest lines that may be asked for: they are gathered before the first is sent.
+const MOST_LINES: u32 = 10_000;
+const LINES: &str = "a number of lines, up to 10000";
 
 /// `workload=NAME`, `state=STATE` as often as wanted, `before=RUN`, `limit=N`.
 pub(crate) fn runs(pairs: &[(String, String)]) -> Result<RunQuery, Box<Problem>> {
@@ -43,6 +46,25 @@ pub(crate) fn waitpoints(pairs: &[(String, String)]) -> Result<WaitpointQuery, B
             unknown => {
                 return Err(unexpected(unknown, "workload, run, state, before and limit").into());
             }
+        }
+    }
+    Ok(query)
+}
+
+/// `follow` (alone, or `true` or `false`), `tail=N` and `after=TIME`.
+pub(crate) fn logs(pairs: &[(String, String)]) -> Result<RunLogQuery, Box<Problem>> {
+    let mut query = RunLogQuery::default();
+    for (key, value) in pairs {
+        match (key.as_str(), value.as_str()) {
+            ("follow", "" | "true") => query.follow = true,
+            ("follow", "false") => query.follow = false,
+            ("follow", found) => return Err(wrong(key, found, "true or false").into()),
+            ("tail", found) => {
+                let lines = found.parse::<u32>().ok().filter(|lines| *lines <= MOST_LINES);
+                query.tail = Some(lines.ok_or_else(|| wrong(key, found, LINES))?);
+            }
+            ("after", found) => query.after = Some(read(key, found, "a time, as a line has it")?),
+            (unknown, _) => return Err(unexpected(unknown, "follow, tail and after").into()),
         }
     }
     Ok(query)
@@ -112,6 +134,28 @@ mod tests {
             limit: Some(1),
         };
         assert_eq!(waitpoints(&pairs(&asked)), Ok(expected));
+    }
+
+    #[test]
+    fn lines_of_a_run_are_asked_for_from_a_time_on_and_so_many() {
+        assert_eq!(logs(&[]), Ok(RunLogQuery::default()));
+        let asked = [("follow", ""), ("tail", "20"), ("after", "2026-01-31T12:00:00.5Z")];
+        let expected = RunLogQuery {
+            follow: true,
+            tail: Some(20),
+            after: "2026-01-31T12:00:00.5Z".parse().ok(),
+        };
+        assert_eq!(logs(&pairs(&asked)), Ok(expected));
+        for (asked, words) in [
+            (("follow", "yes"), "true or false"),
+            (("tail", "10001"), "up to 10000"),
+            (("after", "noon"), "as a line has it"),
+            (("since", "1"), "only follow, tail and after"),
+        ] {
+            let problem = logs(&pairs(&[asked])).expect_err(words);
+            assert_eq!(problem.code, ProblemCode::InvalidRequest);
+            assert!(problem.detail.contains(words), "{}", problem.detail);
+        }
     }
 
     #[test]

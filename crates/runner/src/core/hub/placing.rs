@@ -120,6 +120,8 @@ impl Hub {
         let epoch = self.next_epoch(id).expect("the run is known");
         let bound = self.bindings.bind(id, Binding { runner: runner.clone(), epoch });
         bound.expect("an idle runner and a queued run are free");
+        let origin = self.origin(runner);
+        self.change(id, |run| run.begin_stint(runner.clone(), origin, now));
         self.start_timer(id, RunTimer::Start, self.policy.start_timeout, now);
         self.save(id, now, fx);
     }

@@ -3,5 +3,6 @@ mod promises;
 mod rig;
 mod scenarios;
 mod shown;
+mod stints;
 mod told;
 mod warm;

@@ -16,7 +16,25 @@ use crate::core::admission::Fate;
 use crate::core::dispatch::Stage;
 use crate::core::event::Origin;
 use crate::core::now::Now;
-use crate::core::run::{Means, Phase, Run, RunEnd, SuspendedWait};
+use crate::core::run::{Means, Phase, Run, RunEnd, Stint, SuspendedWait};
+
+/// The times that runners had a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunStints {
+    /// The last ones, the oldest first.
+    pub stints: Vec<Stint>,
+    /// Whether more may come.
+    pub progress: RunProgress,
+}
+
+/// Whether a run goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunProgress {
+    /// It does.
+    GoesOn,
+    /// It is over.
+    Over,
+}
 
 impl Hub {
     /// All of a run.
@@ -33,6 +51,29 @@ impl Hub {
             output,
             waitpoints: waitpoints.collect(),
         })
+    }
+
+    /// The times that runners had a run.
+    pub fn run_stints(&self, id: RunId) -> Option<RunStints> {
+        let run = self.runs.get(&id)?;
+        let progress = if run.is_ended() { RunProgress::Over } else { RunProgress::GoesOn };
+        Some(RunStints { stints: run.stints.clone(), progress })
+    }
+
+    /// The times that a runner had runs which are remembered, the oldest first.
+    pub fn stints_of(&self, runner: &RunnerId) -> Vec<(RunId, Stint)> {
+        let stints = self.runs.values().flat_map(|run| {
+            let its = run.stints.iter().filter(|stint| stint.runner == *runner);
+            its.map(|stint| (run.id, stint.clone()))
+        });
+        let mut stints: Vec<_> = stints.collect();
+        stints.sort_by_key(|(_, stint)| stint.from);
+        stints
+    }
+
+    /// Those of these runs that are not remembered.
+    pub fn forgotten(&self, runs: &[RunId]) -> Vec<RunId> {
+        runs.iter().filter(|run| !self.runs.contains_key(run)).copied().collect()
     }
 
     /// Runs, the newest first.
