@@ -1,9 +1,9 @@
 //! What the API asks of the runner server.
 
 use belay_protocol::runner::{
-    CompleteWaitpoint, IssuedToken, RunDetail, RunId, RunLogQuery, RunPage, RunQuery, RunnerId,
-    RunnerStatus, SubmitRequest, Submitted, TokenRequest, WaitpointId, WaitpointPage,
-    WaitpointQuery,
+    CheckpointStatus, CompleteWaitpoint, IssuedToken, RunDetail, RunId, RunLogQuery, RunPage,
+    RunQuery, RunnerId, RunnerStatus, SubmitRequest, Submitted, TokenRequest, WaitpointId,
+    WaitpointPage, WaitpointQuery,
 };
 use belay_protocol::{LogLine, Problem};
 use tokio::sync::{mpsc, oneshot};
@@ -56,6 +56,18 @@ pub enum RunnerCommand {
     Runners {
         /// All of them.
         reply: RunnerReply<Vec<RunnerStatus>>,
+    },
+    /// List the runners that are on the disk.
+    Checkpoints {
+        /// All of them.
+        reply: RunnerReply<Vec<CheckpointStatus>>,
+    },
+    /// Remove a runner that is on the disk.
+    RemoveCheckpoint {
+        /// Which.
+        runner: RunnerId,
+        /// The run that waited in it, once that it is given up is on the disk.
+        reply: RunnerReply<RunId>,
     },
     /// List waitpoints.
     Waitpoints {

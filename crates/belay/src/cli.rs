@@ -10,7 +10,7 @@ use belay_protocol::{CidPrefix, EventKind, EventSeq, VolumeName, WorkloadName};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 
-pub(crate) use runs::{NewRun, RunVerb, RunnerVerb, WaitpointVerb};
+pub(crate) use runs::{CheckpointVerb, NewRun, RunVerb, RunnerVerb, WaitpointVerb};
 
 /// Where belayd listens unless it is told otherwise.
 const DEFAULT_SOCKET: &str = "/run/belay/belay.sock";
@@ -162,6 +162,9 @@ pub(crate) enum Verb {
     /// Waitpoints: what runs wait for until somebody completes it
     #[command(subcommand, after_help = "Example: belay waitpoint ls")]
     Waitpoint(WaitpointVerb),
+    /// Checkpoints: runners that wait on the disk
+    #[command(subcommand, after_help = "Example: belay checkpoint ls")]
+    Checkpoint(CheckpointVerb),
     /// Look at everything belayd needs of this host
     #[command(after_help = "Example: belay doctor")]
     Doctor {

@@ -104,6 +104,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Run(verb) => return runs::run(&client()?, verb, output).await,
         Verb::Runner(verb) => runs::runner(&client()?, verb, output).await?,
         Verb::Waitpoint(verb) => runs::waitpoint(&client()?, verb, output).await?,
+        Verb::Checkpoint(verb) => runs::checkpoint(&client()?, verb, output).await?,
         Verb::Doctor { listing, belayd } => {
             return doctor::run(belayd.as_deref(), listing, output).await;
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use belay_hosting::{Host, HostConfig, HostHandle, Keeping, RunLogs};
+use belay_hosting::{Checkpoints, Host, HostConfig, HostHandle, Keeping, RunLogs};
 use belay_ledger::Ledger;
 use belay_lifecycle::{Context, StatusBoard};
 use belay_protocol::runner::{HostTally, RunnerTally};
@@ -48,6 +48,8 @@ pub(crate) struct Served {
     pub runs: RunnerHandle,
     /// To what they wrote.
     pub logs: RunLogs<RunnerHandle>,
+    /// To the runners that are on the disk.
+    pub checkpoints: Checkpoints,
 }
 
 /// Serves runs until belayd ends.
@@ -65,7 +67,8 @@ pub(crate) async fn serve(
                 context.board.serve_runs();
                 let runs = serving.handle.clone();
                 let logs = serving.run_logs.clone();
-                shown.served.send_replace(Some(Served { runs, logs }));
+                let checkpoints = serving.checkpoints.clone();
+                shown.served.send_replace(Some(Served { runs, logs, checkpoints }));
                 let counting = pass_on(serving.handle.tally(), &shown.count);
                 let keeping = show_keeping(serving.keeping.clone(), &context.board);
                 let host_counting = pass_on(serving.host_tally.clone(), &shown.host_count);
@@ -94,6 +97,7 @@ pub(crate) async fn serve(
 struct Serving {
     handle: RunnerHandle,
     run_logs: RunLogs<RunnerHandle>,
+    checkpoints: Checkpoints,
     keeping: watch::Receiver<Keeping>,
     host_tally: watch::Receiver<HostTally>,
     hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
@@ -156,10 +160,11 @@ impl Serving {
             let server = server.clone();
             listening.spawn(async move { server.serve_tcp(listener).await });
         }
-        let HostHandle { tally: host_tally, keeping, run_logs, .. } = hosting;
+        let HostHandle { tally: host_tally, keeping, checkpoints, run_logs, .. } = hosting;
         Ok(Self {
             handle,
             run_logs,
+            checkpoints,
             keeping,
             host_tally,
             hub: task,

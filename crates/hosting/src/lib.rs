@@ -25,4 +25,4 @@ pub use grants::{Door, Grants, NotTold};
 pub use policies::{policies, policy};
 pub use run_logs::{ReaderPlace, RunLogs};
 pub use store::{CheckpointStore, StoreError};
-pub use task::{Host, HostConfig, HostError, HostHandle};
+pub use task::{Checkpoints, Host, HostConfig, HostError, HostHandle};

@@ -10,7 +10,7 @@ use belay_engine::{Container, ContainerState, Engine, EngineError, Liveness, Rem
 use belay_events::EventSink;
 use belay_lifecycle::core::template::{RunnersSeen, Standing};
 use belay_lifecycle::{Template, Templates};
-use belay_protocol::runner::{HostTally, RunnerActivity, RunnerId};
+use belay_protocol::runner::{CheckpointStatus, HostTally, RunnerActivity, RunnerId};
 use belay_protocol::{NodeId, WorkloadName};
 use belay_runner::{
     HostEvent, HostFound, HostLink, HostOrder, Hosted, SnapshotOutcome, Snapshotting,
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::act::{Done, Keeping, Tools, places};
-use crate::core::checkpoint::Bounds;
+use crate::core::checkpoint::{Bounds, Versions};
 use crate::core::container::{HOST, Identity, identity};
 use crate::core::job::Job;
 use crate::core::queue::{Aborted, Pushed, Queues};
@@ -105,8 +105,24 @@ pub struct HostHandle<G> {
     pub keeping: watch::Receiver<Keeping>,
     /// The checkpoints.
     pub store: CheckpointStore,
+    /// The same, as they are shown.
+    pub checkpoints: Checkpoints,
     /// What runs wrote.
     pub run_logs: RunLogs<G>,
+}
+
+/// The runners that are on the disk, and what they would be restored with.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    store: CheckpointStore,
+    now: Versions,
+}
+
+impl Checkpoints {
+    /// Everything that is on the disk, by the runners' names.
+    pub fn list(&self) -> Vec<CheckpointStatus> {
+        self.store.all().into_iter().map(|record| record.shown(&self.now)).collect()
+    }
 }
 
 /// A runner with a container.
@@ -203,7 +219,13 @@ impl Host {
             grants.clone(),
             ending.clone(),
         );
-        let handle = HostHandle { tally, keeping: shown_keeping, store: store.clone(), run_logs };
+        let handle = HostHandle {
+            tally,
+            keeping: shown_keeping,
+            store: store.clone(),
+            checkpoints: Checkpoints { store: store.clone(), now: versions.clone() },
+            run_logs,
+        };
         let collecting = run_logs::collect(kept_logs.clone(), grants.clone(), ending.clone());
         let tools = Arc::new(Tools {
             engine: engine.clone(),

@@ -226,6 +226,8 @@ codes! {
     TooManyRuns = "too-many-runs", 503, 75, "the node keeps as many runs as it may";
     /// No waitpoint of that id is remembered.
     NoSuchWaitpoint = "no-such-waitpoint", 404, 66, "no such waitpoint";
+    /// No runner of that name is on the disk.
+    NoSuchCheckpoint = "no-such-checkpoint", 404, 66, "no such checkpoint";
     /// The waitpoint was completed with something else.
     WaitpointCompleted = "waitpoint-completed", 409, 69, "the waitpoint was completed with another result";
     /// It was not confirmed in time that it is on the disk.

@@ -26,12 +26,12 @@ pub use message::{
 
 pub use host_tally::{HostTally, Spans};
 pub use status::{
-    Acceptance, CancelledSnapshots, CompleteWaitpoint, DEFAULT_MAX_ATTEMPTS, IdempotencyKey,
-    InvalidIdempotencyKey, IssuedToken, MAX_IDEMPOTENCY_KEY, OmittedSnapshots, PAGE_LIMIT,
-    RunDetail, RunLogQuery, RunPage, RunQuery, RunState, RunStatus, RunnerActivity, RunnerLink,
-    RunnerOrigin, RunnerStatus, RunnerTally, SnapshotStatus, SnapshotTally, SubmitRequest,
-    Submitted, TokenRequest, WaitStatus, WaitpointPage, WaitpointQuery, WaitpointState,
-    WaitpointStatus,
+    Acceptance, CancelledSnapshots, CheckpointStatus, CheckpointVersions, CompleteWaitpoint,
+    DEFAULT_MAX_ATTEMPTS, IdempotencyKey, InvalidIdempotencyKey, IssuedToken, MAX_IDEMPOTENCY_KEY,
+    OmittedSnapshots, PAGE_LIMIT, RemovedCheckpoint, RunDetail, RunLogQuery, RunPage, RunQuery,
+    RunState, RunStatus, RunnerActivity, RunnerLink, RunnerOrigin, RunnerStatus, RunnerTally,
+    SnapshotStatus, SnapshotTally, SubmitRequest, Submitted, TokenRequest, WaitStatus,
+    WaitpointPage, WaitpointQuery, WaitpointState, WaitpointStatus,
 };
 
 /// Name of the subprotocol, as the handshake negotiates it.

@@ -122,7 +122,7 @@ impl RunnerHandle {
                 };
                 Ok(Submitted { run, acceptance })
             }
-            Answer::Cancelled | Answer::WaitpointCompleted => {
+            Answer::Cancelled | Answer::Discarded { .. } | Answer::WaitpointCompleted => {
                 unreachable!("the hub answers what it was asked")
             }
         }
@@ -187,6 +187,17 @@ impl RunnerHandle {
     /// Makes every token of a runner worthless for connecting. A session that is open stays.
     pub async fn revoke(&self, runner: RunnerId) -> Result<(), AskError> {
         self.send(|reply| Request::Revoke { runner, reply }).await
+    }
+
+    /// Gives up what is on the disk of a runner, which is on its way out when this returns. The run
+    /// that waited in it is tried again, if it may be.
+    pub async fn discard(&self, runner: RunnerId) -> Result<RunId, AskError> {
+        match self.ask(Ask::Discard { runner }).await? {
+            Answer::Discarded { run } => Ok(run),
+            Answer::Submitted { .. } | Answer::Cancelled | Answer::WaitpointCompleted => {
+                unreachable!("the hub answers what it was asked")
+            }
+        }
     }
 
     /// The times that runners had a run; none if the run is not known.

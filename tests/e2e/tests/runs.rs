@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use belay_harness::{Node, NodeOptions, binary, program_image, until};
 use belay_protocol::runner::{
-    RunDetail, RunId, RunState, SnapshotStatus, SubmitRequest, Submitted,
+    CheckpointStatus, RunDetail, RunId, RunState, SnapshotStatus, SubmitRequest, Submitted,
 };
 use belay_protocol::{LogLine, LogStream};
 use serde_json::{Value, json};
@@ -240,6 +240,54 @@ async fn a_long_wait_goes_to_the_disk_and_frees_its_memory_and_the_run_goes_on()
     let output = bench.output(run).await;
     assert_eq!((&output["held"], &output["whole"]), (&json!(48 << 20), &json!(true)));
     assert_eq!(bench.run(run).await.expect("is there").status.attempt.get(), 1);
+    for kind in [
+        "run-submitted",
+        "run-suspended",
+        "snapshot-scheduled",
+        "snapshot-dispatched",
+        "snapshot-taken",
+        "run-resumed",
+        "run-finished",
+    ] {
+        let told = bench.told(kind).await;
+        assert_eq!(told.len(), 1, "{kind}: {told:?}");
+        assert_eq!(told[0]["details"]["run"], json!(run), "{kind}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_shown_and_its_removal_begins_the_run_anew() {
+    let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
+    let bench = Bench::new(NodeOptions::default(), "64M", runner).await;
+    let run = bench.submit(json!({ "wait_ms": 3_600_000 }), 1).await;
+    bench.is(run, RunState::Suspended).await;
+    let kept = bench.http.get("http://belay/v1/checkpoints").send().await.expect("belayd answers");
+    let kept: Vec<CheckpointStatus> = kept.json().await.expect("the documented shape");
+    let [checkpoint] = &kept[..] else { panic!("{kept:?}") };
+    assert_eq!((checkpoint.run, &checkpoint.incompatible), (run, &None));
+    assert!(checkpoint.bytes > 0 && checkpoint.taken_with.criu.is_some(), "{checkpoint:?}");
+    let containers = bench.containers();
+    assert_eq!(containers.len(), 1, "{containers:?}");
+
+    let remove = |name: String| {
+        let path = format!("http://belay/v1/checkpoints/{name}");
+        bench.http.delete(path).send()
+    };
+    let unknown = remove("run-unknown".to_owned()).await.expect("belayd answers");
+    assert_eq!(unknown.status().as_u16(), 404);
+    let removed = remove(checkpoint.runner.to_string()).await.expect("belayd answers");
+    assert_eq!(removed.status().as_u16(), 200);
+    let failed = bench.is(run, RunState::Failed).await;
+    let why = "an operator removed the checkpoint of its runner";
+    assert_eq!(failed.status.failure.as_deref(), Some(why));
+    until("its container to be gone", SOON, || async {
+        let left = bench.containers();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    let none = bench.http.get("http://belay/v1/checkpoints").send().await.expect("belayd answers");
+    assert_eq!(none.text().await.expect("a body"), "[]");
     bench.end().await;
 }
 

@@ -159,6 +159,16 @@ pub(crate) enum WaitpointVerb {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum CheckpointVerb {
+    /// List the runners that wait on the disk
+    #[command(after_help = "Example: belay checkpoint ls")]
+    Ls(Listing),
+    /// Remove one; the run that waits in it is tried again from the start
+    #[command(after_help = "Example: belay checkpoint rm run-06cp9m2k2g000f0e1d2c3b4a50-1")]
+    Rm { runner: RunnerId },
+}
+
 fn json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("this is not JSON: {error}"))
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
-    Acceptance, CompleteWaitpoint, Empty, IssuedToken, RunDetail, RunId, RunLogQuery, RunPage,
-    RunState, RunnerStatus, SubmitRequest, Submitted, TokenRequest, WaitpointPage,
+    Acceptance, CheckpointStatus, CompleteWaitpoint, Empty, IssuedToken, RemovedCheckpoint,
+    RunDetail, RunId, RunLogQuery, RunPage, RunState, RunnerStatus, SubmitRequest, Submitted,
+    TokenRequest, WaitpointPage,
 };
 use jiff::Timestamp;
 use reqwest::Method;
@@ -17,7 +18,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::logs::{self, Stamps};
-use crate::cli::{Format, Listing, NewRun, RunVerb, RunnerVerb, WaitpointVerb};
+use crate::cli::{CheckpointVerb, Format, Listing, NewRun, RunVerb, RunnerVerb, WaitpointVerb};
 use crate::client::{Client, Document};
 use crate::core::view::runs as view;
 use crate::failure::{self, Ending, Failure};
@@ -208,6 +209,29 @@ pub(crate) async fn runner(
             let path = format!("/v1/runners/{runner}/tokens");
             let _: Empty = client.send(Method::DELETE, &path, Document::none()).await?;
             output.text(&format!("no token of {runner} lets it connect any more\n"))
+        }
+    }
+}
+
+pub(crate) async fn checkpoint(
+    client: &Client,
+    verb: CheckpointVerb,
+    output: &Output,
+) -> Result<(), Ending> {
+    match verb {
+        CheckpointVerb::Ls(listing) => {
+            let kept: Vec<CheckpointStatus> = client.get("/v1/checkpoints").await?;
+            let now = Timestamp::now();
+            show(listing, output, &kept, || view::checkpoints(&kept, now, output.style()))
+        }
+        CheckpointVerb::Rm { runner } => {
+            let path = format!("/v1/checkpoints/{runner}");
+            let removed: RemovedCheckpoint =
+                client.send(Method::DELETE, &path, Document::none()).await?;
+            let run = removed.run;
+            output.text(&format!(
+                "the checkpoint of {runner} goes; {run} does not wait in it any more\n"
+            ))
         }
     }
 }

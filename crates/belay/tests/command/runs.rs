@@ -153,6 +153,11 @@ fn questions_ask_for_what_they_say() {
     let waitpoints = json!({"waitpoints": []}).to_string();
     let runner = json!([{"runner": "laptop", "workload": "mailer", "origin": "foreign",
                          "activity": "idle", "link": "connected"}]);
+    let checkpoints = json!([{"runner": "run-7", "workload": "mailer", "run": RUN, "image": "sha256:1",
+        "taken_at": "2026-01-01T00:00:00Z", "bytes": 48_000_000, "digest": "00",
+        "taken_with": {"engine": "podman", "engine_version": "4.3.1", "runtime": "runc",
+                       "criu": "4.2", "kernel": "6.1"},
+        "incompatible": "it was taken by CRIU 4.2, and this host has 4.1 now"}]);
     for (arguments, line, body, words) in [
         (
             &[
@@ -178,6 +183,12 @@ fn questions_ask_for_what_they_say() {
             waitpoints,
             "no waitpoints",
         ),
+        (
+            &["checkpoint", "ls"],
+            "GET /v1/checkpoints".to_owned(),
+            checkpoints.to_string(),
+            "podman 4.3.1, runc, CRIU 4.2  it was taken by CRIU 4.2",
+        ),
         (&["runner", "ls"], "GET /v1/runners".to_owned(), runner.to_string(), "elsewhere"),
         (
             &["run", "cancel", RUN],
@@ -196,6 +207,12 @@ fn questions_ask_for_what_they_say() {
             "DELETE /v1/runners/laptop/tokens".to_owned(),
             "{}".to_owned(),
             "no token of laptop",
+        ),
+        (
+            &["checkpoint", "rm", "run-7"],
+            "DELETE /v1/checkpoints/run-7".to_owned(),
+            json!({"run": RUN}).to_string(),
+            "does not wait in it any more",
         ),
     ] {
         let belayd = Belayd::answering(vec![Answer::ok(body)]);

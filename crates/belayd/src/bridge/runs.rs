@@ -48,7 +48,8 @@ pub(crate) async fn answer_runs(
 }
 
 async fn answer(command: RunnerCommand, served: Option<Served>) {
-    let Some(Served { runs: runners, logs }) = served else { return refuse(command, not_ready()) };
+    let Some(served) = served else { return refuse(command, not_ready()) };
+    let Served { runs: runners, logs, checkpoints } = served;
     match command {
         RunnerCommand::Logs { run, query, reply } => {
             show_logs(&runners, &logs, (run, query), reply).await;
@@ -68,6 +69,10 @@ async fn answer(command: RunnerCommand, served: Option<Served>) {
         }
         RunnerCommand::Runners { reply } => {
             tell(reply, runners.runners().await.map_err(|error| problem(&error)));
+        }
+        RunnerCommand::Checkpoints { reply } => tell(reply, Ok(checkpoints.list())),
+        RunnerCommand::RemoveCheckpoint { runner, reply } => {
+            tell(reply, runners.discard(runner).await.map_err(|error| problem(&error)));
         }
         RunnerCommand::Waitpoints { query, reply } => {
             tell(reply, runners.waitpoints(query).await.map_err(|error| problem(&error)));
@@ -117,6 +122,8 @@ async fn show_logs(
 fn refuse(command: RunnerCommand, why: Problem) {
     match command {
         RunnerCommand::Logs { reply, .. } => tell(reply, Err(why)),
+        RunnerCommand::Checkpoints { reply } => tell(reply, Err(why)),
+        RunnerCommand::RemoveCheckpoint { reply, .. } => tell(reply, Err(why)),
         RunnerCommand::Submit { reply, .. } => tell(reply, Err(why)),
         RunnerCommand::Cancel { reply, .. }
         | RunnerCommand::CompleteWaitpoint { reply, .. }
@@ -213,6 +220,9 @@ fn refused(refusal: &Refusal) -> (ProblemCode, String) {
         Refusal::ReservedName(_) => {
             (ProblemCode::InvalidRequest, "ask for a token under another name".to_owned())
         }
+        Refusal::NoCheckpoint(_) => {
+            (ProblemCode::NoSuchCheckpoint, "belay checkpoint ls".to_owned())
+        }
         Refusal::CompletedOtherwise(_) => {
             (ProblemCode::WaitpointCompleted, "belay waitpoint ls".to_owned())
         }
@@ -294,6 +304,12 @@ mod tests {
                  not begin with \"run-\""
                     .to_owned(),
                 "ask for a token under another name".to_owned(),
+            ),
+            (
+                Refusal::NoCheckpoint("run-7".parse().expect("a name")),
+                ProblemCode::NoSuchCheckpoint,
+                "run-7 is not on the disk".to_owned(),
+                "belay checkpoint ls".to_owned(),
             ),
             (
                 Refusal::CompletedOtherwise(waitpoint),

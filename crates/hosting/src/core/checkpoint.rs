@@ -4,7 +4,7 @@
 use std::cmp::Ordering;
 
 use belay_protocol::WorkloadName;
-use belay_protocol::runner::{RunId, RunnerId};
+use belay_protocol::runner::{CheckpointStatus, CheckpointVersions, RunId, RunnerId};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,25 @@ pub fn compare(then: &Versions, now: &Versions) -> Result<(), Incompatible> {
             Ordering::Less => Err(Incompatible::CriuOlder { then: then.clone(), now: now.clone() }),
             Ordering::Equal | Ordering::Greater => Ok(()),
         },
+    }
+}
+
+impl CheckpointRecord {
+    /// As it is shown, on a node that would restore it with these.
+    pub fn shown(self, now: &Versions) -> CheckpointStatus {
+        let incompatible = compare(&self.versions, now).err().map(|error| error.to_string());
+        let Versions { engine, engine_version, runtime, criu, kernel } = self.versions;
+        CheckpointStatus {
+            runner: self.runner,
+            workload: self.workload,
+            run: self.run,
+            image: self.image,
+            taken_at: self.taken_at,
+            bytes: self.bytes,
+            digest: self.digest,
+            taken_with: CheckpointVersions { engine, engine_version, runtime, criu, kernel },
+            incompatible,
+        }
     }
 }
 

@@ -552,6 +552,56 @@ pub struct SnapshotTally {
     pub longest_lag_ms: u64,
 }
 
+/// A runner that is on the disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointStatus {
+    /// The runner.
+    pub runner: RunnerId,
+    /// Its workload.
+    pub workload: WorkloadName,
+    /// The run that it waits in.
+    pub run: RunId,
+    /// Id of the image that its container was made of.
+    pub image: String,
+    /// When it was taken.
+    pub taken_at: Timestamp,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// BLAKE3 over its files, in hexadecimal digits.
+    pub digest: String,
+    /// What it was taken with.
+    pub taken_with: CheckpointVersions,
+    /// Why what the node has now cannot restore it; none if it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incompatible: Option<String>,
+}
+
+/// Answer to the removal of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemovedCheckpoint {
+    /// The run that waited in it. It is tried again, if it may be.
+    pub run: RunId,
+}
+
+/// What a checkpoint was taken with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckpointVersions {
+    /// The engine: `podman`.
+    pub engine: String,
+    /// Its version.
+    pub engine_version: String,
+    /// The program that runs containers: `runc`.
+    pub runtime: String,
+    /// Version of CRIU, where it could be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub criu: Option<String>,
+    /// Release of the kernel.
+    pub kernel: String,
+}
+
 /// What of a run's output is asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunLogQuery {

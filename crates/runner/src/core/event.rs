@@ -89,6 +89,11 @@ pub enum Ask {
         /// Which.
         run: RunId,
     },
+    /// The end of a checkpoint, and of the attempt that waits in it.
+    Discard {
+        /// Of this runner.
+        runner: RunnerId,
+    },
     /// The end of a wait.
     CompleteWaitpoint {
         /// Which.
@@ -234,6 +239,11 @@ pub enum Answer {
     },
     /// The run is cancelled.
     Cancelled,
+    /// The checkpoint is given up.
+    Discarded {
+        /// The run that waited in it.
+        run: RunId,
+    },
     /// The waitpoint is completed.
     WaitpointCompleted,
 }
@@ -299,6 +309,9 @@ pub enum Refusal {
     /// There is no such waitpoint.
     #[error("there is no {0}")]
     UnknownWaitpoint(WaitpointId),
+    /// The runner is not on the disk.
+    #[error("{0} is not on the disk")]
+    NoCheckpoint(RunnerId),
     /// The waitpoint was completed with something else.
     #[error("{0} was completed with another result")]
     CompletedOtherwise(WaitpointId),

@@ -509,7 +509,9 @@ impl Hub {
         let EndedAttempt { run: id, failure, again, fate } = ended;
         self.end_snapshot(id, SnapshotUnwanted::AttemptEnded, fx);
         let stored = match (self.phase(id), fate) {
-            (Some(Phase::Restoring { .. }), Fate::Stopping) => self.ticket(id),
+            (Some(Phase::Suspended { .. } | Phase::Restoring { .. }), Fate::Stopping) => {
+                self.ticket(id)
+            }
             _ => None,
         };
         let binding = self.unbind(id, now)?;

@@ -239,6 +239,9 @@ pub enum Failure {
     /// The runner did not start the run in time.
     #[error("the runner did not start the run")]
     NotStarted,
+    /// An operator removed the checkpoint of its runner.
+    #[error("an operator removed the checkpoint of its runner")]
+    Discarded,
     /// The snapshotted runner could not be brought back.
     #[error("the runner could not be restored: {reason}")]
     NotRestored {

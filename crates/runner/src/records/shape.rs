@@ -170,6 +170,7 @@ enum FailureShape {
     LetGo {},
     NoRunner { reason: String },
     NotStarted {},
+    Discarded {},
     NotRestored { reason: String },
 }
 
@@ -391,6 +392,7 @@ impl FailureShape {
             Failure::LetGo => Self::LetGo {},
             Failure::NoRunner { reason } => Self::NoRunner { reason },
             Failure::NotStarted => Self::NotStarted {},
+            Failure::Discarded => Self::Discarded {},
             Failure::NotRestored { reason } => Self::NotRestored { reason },
         }
     }
@@ -406,6 +408,7 @@ impl From<FailureShape> for Failure {
             FailureShape::LetGo {} => Self::LetGo,
             FailureShape::NoRunner { reason } => Self::NoRunner { reason },
             FailureShape::NotStarted {} => Self::NotStarted,
+            FailureShape::Discarded {} => Self::Discarded,
             FailureShape::NotRestored { reason } => Self::NotRestored { reason },
         }
     }

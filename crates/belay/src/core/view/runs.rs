@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use belay_protocol::runner::{
-    RunDetail, RunPage, RunState, RunStatus, RunnerActivity, RunnerLink, RunnerOrigin,
-    RunnerStatus, SnapshotStatus, WaitRequest, WaitStatus, WaitpointPage, WaitpointState,
+    CheckpointStatus, CheckpointVersions, RunDetail, RunPage, RunState, RunStatus, RunnerActivity,
+    RunnerLink, RunnerOrigin, RunnerStatus, SnapshotStatus, WaitRequest, WaitStatus, WaitpointPage,
+    WaitpointState,
 };
 use jiff::Timestamp;
 
@@ -110,6 +111,32 @@ pub(crate) fn runners(runners: &[RunnerStatus], style: Style) -> String {
             link,
             runner.activity.as_str().into(),
             runner.run.map(|run| run.to_string()).unwrap_or_default().into(),
+        ]);
+    }
+    table.render(style)
+}
+
+/// `belay checkpoint ls`.
+pub(crate) fn checkpoints(kept: &[CheckpointStatus], now: Timestamp, style: Style) -> String {
+    if kept.is_empty() {
+        return "no checkpoints\n".to_owned();
+    }
+    let mut table = Table::new(&["RUNNER", "WORKLOAD", "RUN", "AGE", "SIZE", "TAKEN WITH", "NOTE"]);
+    for checkpoint in kept {
+        let CheckpointVersions { engine, engine_version, runtime, criu, .. } =
+            &checkpoint.taken_with;
+        let criu = criu.as_ref().map(|version| format!(", CRIU {version}")).unwrap_or_default();
+        table.row([
+            checkpoint.runner.to_string().into(),
+            checkpoint.workload.as_str().into(),
+            checkpoint.run.to_string().into(),
+            human::age(now, checkpoint.taken_at).into(),
+            human::size(checkpoint.bytes).into(),
+            format!("{engine} {engine_version}, {runtime}{criu}").into(),
+            match &checkpoint.incompatible {
+                Some(why) => Cell::new(why.as_str(), Tone::Bad),
+                None => "".into(),
+            },
         ]);
     }
     table.render(style)

@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{
-    MAX_PAYLOAD, MAX_WAIT_OUTPUT, ReleaseReason, RunId, WaitRequest, WaitResult, WaitpointId,
+    Again, MAX_PAYLOAD, MAX_WAIT_OUTPUT, ReleaseReason, RunId, RunnerId, WaitRequest, WaitResult,
+    WaitpointId,
 };
 use serde_json::Value;
 
-use super::{Hub, RunTimer};
+use super::{EndedAttempt, Hub, RunTimer};
+use crate::core::admission::Fate;
 use crate::core::event::{Answer, Ask, AskId, Effect, Refusal, WhetherNew};
 use crate::core::now::Now;
-use crate::core::run::{Phase, Run, RunEnd, Submission, SuspendedWait};
+use crate::core::run::{Failure, Means, Phase, Run, RunEnd, Submission, SuspendedWait};
 use crate::core::tale::Happening;
 
 impl Hub {
@@ -22,6 +24,7 @@ impl Hub {
         let result = match ask {
             Ask::Submit(submission) => self.submit(submission, now, fx),
             Ask::Cancel { run } => self.cancel(run, now, fx, &mut after),
+            Ask::Discard { runner } => self.discard(runner, now, fx, &mut after),
             Ask::CompleteWaitpoint { waitpoint, output } => {
                 self.complete_waitpoint(waitpoint, output, now, fx, &mut after)
             }
@@ -116,6 +119,36 @@ impl Hub {
             }
         }
         Ok(Answer::Cancelled)
+    }
+
+    /// Gives up what is on the disk of a runner: its run is tried again, if it may be.
+    fn discard(
+        &mut self,
+        runner: RunnerId,
+        now: &Now,
+        fx: &mut Vec<Effect>,
+        after: &mut Vec<Effect>,
+    ) -> Result<Answer, Refusal> {
+        let held = self.bindings.run_of(&runner);
+        let is_stored =
+            |phase: &Phase| matches!(phase, Phase::Suspended { means: Means::Checkpoint, .. });
+        let stored = held.filter(|id| self.phase(*id).is_some_and(is_stored));
+        let Some(run) = stored else { return Err(Refusal::NoCheckpoint(runner)) };
+        let mut done = Vec::new();
+        let (failure, again) = (Failure::Discarded, Again::Retry);
+        self.end_attempt(
+            EndedAttempt { run, failure, again, fate: Fate::Stopping },
+            now,
+            &mut done,
+        );
+        // What is recorded comes before the answer, what is ordered after it.
+        for effect in done {
+            match effect {
+                Effect::Host(_) => after.push(effect),
+                effect => fx.push(effect),
+            }
+        }
+        Ok(Answer::Discarded { run })
     }
 
     fn complete_waitpoint(

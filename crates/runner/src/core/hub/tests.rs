@@ -1,3 +1,4 @@
+mod discard;
 mod model;
 mod promises;
 mod rig;
