@@ -11,7 +11,7 @@ use belay_events::{EventSink, EventsTask};
 use belay_ledger::{Ledger, Opening};
 use belay_lifecycle::core::record;
 use belay_lifecycle::{
-    Context, ImagesHandle, NodeCommand, NodeProber, NodeTask, StatusBoard, Templates,
+    Context, ImagesHandle, NodeCommand, NodeProber, NodeTask, Roll, StatusBoard, Templates,
 };
 use belay_locks::{Locks, Places};
 use belay_protocol::EventDetails;
@@ -241,9 +241,10 @@ async fn supervise(
         shutdown.clone(),
     )
     .await;
+    let instance_id = instance::id(&config.state_dir)?;
     let context = Arc::new(Context {
         node: config.node.clone(),
-        instance: instance::id(&config.state_dir)?,
+        instance: instance_id.clone(),
         boot_id: instance::boot_id()?,
         prober: NodeProber::new(engine.clone()),
         engine,
@@ -256,6 +257,7 @@ async fn supervise(
         signing_key: NodeKey::new(&config.state_dir),
         workloads_dir: config.state_dir.join("workloads"),
         runtime_dir: config.runtime_dir.clone(),
+        roll: Roll::new(instance_id),
         templates: Templates::default(),
         board: board.clone(),
         orphan_grace: config.orphan_grace,

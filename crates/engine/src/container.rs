@@ -117,6 +117,24 @@ pub enum ContainerState {
     Unknown(String),
 }
 
+/// What a list says of a container, which costs an engine far less than to inspect it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedContainer {
+    /// Its id.
+    pub id: ContainerId,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    pub(crate) status: String,
+}
+
+impl ListedContainer {
+    /// Whether the list agrees with a state that was found earlier. It does not tell one process of
+    /// a container from the next one.
+    pub fn agrees_with(&self, state: &ContainerState) -> bool {
+        crate::core::state::agrees(&self.status, state)
+    }
+}
+
 /// The question that decides over volumes: may a process of this container write?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Liveness {

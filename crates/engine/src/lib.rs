@@ -35,7 +35,8 @@ mod spec;
 pub use checkpoint::{CheckpointError, CheckpointReport, RestoreReport};
 pub use connect::{ConnectError, EngineChoice, EngineOptions, connect, connect_own};
 pub use container::{
-    Container, ContainerId, ContainerState, Incarnation, Liveness, MountSeen, RestartPolicy,
+    Container, ContainerId, ContainerState, Incarnation, ListedContainer, Liveness, MountSeen,
+    RestartPolicy,
 };
 pub use doctor::{DoctorReport, Finding, Severity, criu_version, examine};
 pub use engine::{

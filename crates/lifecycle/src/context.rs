@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::board::StatusBoard;
 use crate::images::ImagesHandle;
 use crate::probe::NodeProber;
+use crate::roll::Roll;
 use crate::templates::Templates;
 
 /// The parts of a node that workloads use.
@@ -30,6 +31,8 @@ pub struct Context {
     pub boot_id: String,
     /// The container engine.
     pub engine: Engine,
+    /// Looks at it that all workloads share.
+    pub roll: Roll,
     /// Asks workloads whether they serve.
     pub prober: NodeProber,
     /// The images.

@@ -45,15 +45,13 @@ use crate::context::Context;
 use crate::core::machine::Step;
 use crate::core::record::WorkloadRecord;
 use crate::first_look::FirstLook;
+use crate::roll;
 
 /// Commands that may wait for a workload's task.
 const QUEUE: usize = 32;
 
 /// Pause before the engine is asked again after it could not say.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
-/// How often a quiet workload is compared with the engine, should an event have been lost.
-const RELIST: Duration = Duration::from_secs(30);
 
 /// How long answers that are being given may take once the task ends.
 const ANSWERS: Duration = Duration::from_secs(1);
@@ -174,7 +172,7 @@ impl WorkloadTask {
             }
             let Some((desired, facts)) = self.state.view() else {
                 // Nothing deployed yet: only a command changes that.
-                return Instant::now() + RELIST;
+                return Instant::now() + roll::PERIOD;
             };
             let step = self.state.decide(&desired, &facts);
             match self.state.hold_for(&step) {
@@ -249,7 +247,7 @@ impl WorkloadTask {
             () = template::runners_changed(&mut state.runner_counts, is_template) => {}
             // Answers that are done are let go of.
             Some(_) = state.answers.join_next() => {}
-            () = tokio::time::sleep_until(wake) => state.stale_if_due(),
+            () = tokio::time::sleep_until(wake) => state.compare_if_due(),
             () = ending.cancelled(), if !was_ending => {}
         }
     }

@@ -56,6 +56,33 @@ pub(crate) fn list(inner: &Inner) -> Result<Vec<VolumeStatus>, IoFault> {
     Ok(found)
 }
 
+/// The volumes that were listed before, with what changes by itself in those that are mounted; `None`
+/// when something was mounted or unmounted since.
+pub(crate) fn again(
+    inner: &Inner,
+    before: Vec<VolumeStatus>,
+) -> Result<Option<Vec<VolumeStatus>>, IoFault> {
+    let mounts = observe::mounts()?;
+    let root = inner.layout.mounts();
+    let there = mounts.iter().filter(|entry| entry.target.starts_with(&root)).count();
+    if there != before.iter().filter(|volume| volume.mounted.is_some()).count() {
+        return Ok(None);
+    }
+    let mut found = before;
+    for volume in &mut found {
+        let Some(known) = &volume.mounted else { continue };
+        let on_table = mount_table::mounted_at(&mounts, &inner.layout.mount(&volume.id));
+        let Some(entry) = on_table.last().filter(|entry| *entry.source == *known.device) else {
+            return Ok(None);
+        };
+        match mount_status(entry, known.direct_io)? {
+            Some(status) => volume.mounted = Some(status),
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(found))
+}
+
 fn one(
     inner: &Inner,
     id: VolumeId,
@@ -73,7 +100,10 @@ fn one(
     };
     let metadata = metadata.present();
     let mounted = match mount_table::mounted_at(mounts, &inner.layout.mount(&id)).last() {
-        Some(entry) => mount_status(entry)?,
+        Some(entry) => {
+            let direct_io = entry.loop_minor().is_some_and(loop_device::uses_direct_io);
+            mount_status(entry, direct_io)?
+        }
         None => None,
     };
     Ok(VolumeStatus {
@@ -91,7 +121,7 @@ fn one(
 }
 
 /// `None` when the mount point went away since the table was read.
-fn mount_status(entry: &MountEntry) -> Result<Option<MountStatus>, IoFault> {
+fn mount_status(entry: &MountEntry, direct_io: bool) -> Result<Option<MountStatus>, IoFault> {
     let found = match statvfs(&entry.target) {
         Ok(found) => Some(found),
         Err(Errno::ENOENT) => return Ok(None),
@@ -107,7 +137,7 @@ fn mount_status(entry: &MountEntry) -> Result<Option<MountStatus>, IoFault> {
         target: entry.target.clone(),
         device: PathBuf::from(&entry.source),
         read_only: entry.read_only,
-        direct_io: entry.loop_minor().is_some_and(loop_device::uses_direct_io),
+        direct_io,
         total: bytes(blocks),
         used: bytes(blocks.saturating_sub(count(Statvfs::blocks_free))),
         available: bytes(count(Statvfs::blocks_available)),

@@ -243,6 +243,22 @@ impl Volumes {
         blocking(move || status::list(&inner)).await.map_err(ListError)
     }
 
+    /// The volumes that were listed before, with what changes by itself in those that are mounted:
+    /// how full they are, errors, whether they refuse writes. That costs far less than a list. What
+    /// else may have changed is seen by the next list; when something was mounted or unmounted
+    /// since, this is one.
+    pub async fn look_again(
+        &self,
+        before: Vec<VolumeStatus>,
+    ) -> Result<Vec<VolumeStatus>, ListError> {
+        let inner = Arc::clone(&self.inner);
+        let looked = blocking(move || match status::again(&inner, before)? {
+            Some(found) => Ok(found),
+            None => status::list(&inner),
+        });
+        looked.await.map_err(ListError)
+    }
+
     /// What the host's file system has and what the volumes were promised of it.
     pub async fn host(&self) -> Result<HostStatus, ListError> {
         let inner = Arc::clone(&self.inner);

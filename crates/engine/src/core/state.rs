@@ -10,7 +10,9 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use crate::container::{Container, ContainerId, ContainerState, MountSeen, RestartPolicy};
+use crate::container::{
+    Container, ContainerId, ContainerState, ListedContainer, MountSeen, RestartPolicy,
+};
 use crate::event::Health;
 use crate::spec::{Access, Limits, PortBinding, Protocol};
 
@@ -129,11 +131,37 @@ struct BindingBody {
     host_port: String,
 }
 
-/// One row of `/containers/json`, of which only the id counts: the rest is read by inspect.
+/// One row of `/containers/json`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ListRow {
     pub(crate) id: String,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl ListRow {
+    pub(crate) fn into_listed(self) -> ListedContainer {
+        ListedContainer {
+            id: ContainerId::new(self.id),
+            labels: self.labels.unwrap_or_default(),
+            status: self.state,
+        }
+    }
+}
+
+/// Whether a list that gives this status agrees with a state that inspect found. What is passed
+/// through quickly, or is unknown, never does.
+pub(crate) fn agrees(status: &str, state: &ContainerState) -> bool {
+    match state {
+        ContainerState::Created => matches!(status, "created" | "configured" | "initialized"),
+        ContainerState::Running { .. } => status == "running",
+        ContainerState::Paused { .. } => status == "paused",
+        ContainerState::Exited { .. } => status == "exited",
+        ContainerState::Stopping | ContainerState::Removing | ContainerState::Unknown(_) => false,
+    }
 }
 
 impl InspectBody {

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::http::Api;
 use super::request::{TooLarge, create_body};
 use super::{Engine, EngineKind, reference};
-use crate::container::{Container, ContainerId, ContainerState, Liveness};
+use crate::container::{Container, ContainerId, ContainerState, ListedContainer, Liveness};
 use crate::core::state::{InspectBody, ListRow};
 use crate::deadline;
 use crate::error::{EngineError, Object, Operation};
@@ -181,18 +181,27 @@ impl Engine {
     /// `name=value`), each as inspect finds it. Deadline: [`deadline::READ`] for the list and for
     /// each container.
     pub async fn list(&self, labels: &[String]) -> Result<Vec<Container>, EngineError> {
-        let filters = serde_json::json!({ "label": labels }).to_string();
-        let query = [("all", "true"), ("filters", filters.as_str())];
-        let rows: Vec<ListRow> = self
-            .http()
-            .get(Operation::List, Object::Containers, deadline::READ, "/containers/json", &query)
-            .await?;
+        let rows = self.rows(labels).await?;
         // A container that goes away between the two is left out.
         futures_util::stream::iter(rows)
             .map(|row| async move { self.inspect(&row.id).await })
             .buffered(LIST_WIDTH)
             .try_filter_map(|found| async move { Ok(found) })
             .try_collect()
+            .await
+    }
+
+    /// The same containers, as the list alone shows them. Deadline: [`deadline::READ`].
+    pub async fn roll(&self, labels: &[String]) -> Result<Vec<ListedContainer>, EngineError> {
+        let rows = self.rows(labels).await?;
+        Ok(rows.into_iter().map(ListRow::into_listed).collect())
+    }
+
+    async fn rows(&self, labels: &[String]) -> Result<Vec<ListRow>, EngineError> {
+        let filters = serde_json::json!({ "label": labels }).to_string();
+        let query = [("all", "true"), ("filters", filters.as_str())];
+        self.http()
+            .get(Operation::List, Object::Containers, deadline::READ, "/containers/json", &query)
             .await
     }
 

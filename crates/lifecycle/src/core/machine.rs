@@ -258,11 +258,15 @@ fn towards_nothing(members: &[Member], facts: &Facts) -> Option<Step> {
 }
 
 fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step {
-    // Leftovers of given-up deploys go first: they may hold ports and they must not write.
-    let kept = |member: &&Member| {
-        member.generation == desired.target || Some(member.generation) == desired.previous
+    // Leftovers of given-up deploys go first: they may hold ports and they must not write. So does a
+    // second container of one generation, which belayd does not make: somebody renamed the first.
+    let kept = |index: usize, member: &Member| {
+        let generation = member.generation;
+        let wanted = generation == desired.target || Some(generation) == desired.previous;
+        wanted && members.iter().position(|other| other.generation == generation) == Some(index)
     };
-    if let Some(stray) = members.iter().find(|member| !kept(member)) {
+    let mut numbered = members.iter().enumerate();
+    if let Some((_, stray)) = numbered.find(|(index, member)| !kept(*index, member)) {
         let id = stray.id.clone();
         return if stray.state == MemberState::Running {
             Step::Stop { id }

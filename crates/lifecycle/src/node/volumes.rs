@@ -9,7 +9,7 @@ use belay_protocol::{
     EventSubject, GenerationStorage, OperationOutcome, Problem, ProblemCode, SpaceStatus,
     VolumeAct, VolumeName, WorkloadName,
 };
-use belay_volumes::{Cloning, ListError, VolumeId, Volumes};
+use belay_volumes::{Cloning, ListError, VolumeId, VolumeStatus, Volumes};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -67,6 +67,8 @@ pub(super) struct VolumesWatch {
     born: Instant,
     health: VolumeHealth,
     generations: BTreeMap<VolumeId, Vec<String>>,
+    /// As last seen; empty before the first look and after one that failed.
+    seen: Vec<VolumeStatus>,
     /// Found out once: the directory of the images does not change.
     kept: Option<GenerationStorage>,
     /// Why the last look failed, so that it is told once.
@@ -79,14 +81,20 @@ impl VolumesWatch {
             born: Instant::now(),
             health: VolumeHealth::new(Timestamp::now().as_second().unsigned_abs()),
             generations: BTreeMap::new(),
+            seen: Vec::new(),
             kept: None,
             fault: None,
         }
     }
 
-    /// Looks at every volume and shows it. Nothing is written to any disk.
+    /// Looks at what changes by itself in the volumes that are mounted. Nothing is written to any
+    /// disk.
     pub(super) async fn glance(&mut self, context: &Context) {
-        let listed = context.volumes.list().await;
+        let seen = context.volumes.look_again(std::mem::take(&mut self.seen)).await;
+        self.show(context, seen);
+    }
+
+    fn show(&mut self, context: &Context, listed: Result<Vec<VolumeStatus>, ListError>) {
         let Some(listed) = self.taken(listed) else { return };
         for change in self.health.observe(self.born.elapsed(), &listed) {
             tell(context, &change);
@@ -98,9 +106,10 @@ impl VolumesWatch {
             crate::board::volume_status(volume, level, time_to_full, generations)
         });
         context.board.show_volumes(shown.collect());
+        self.seen = listed;
     }
 
-    /// Looks at what costs more, too: the host's disk and the generations.
+    /// Looks at everything: the volumes, the host's disk and the generations.
     pub(super) async fn look(&mut self, context: &Context) {
         if self.kept.is_none() {
             self.kept = match context.volumes.cloning().await {
@@ -128,7 +137,8 @@ impl VolumesWatch {
         // Cut off, it keeps what it has listed so far.
         let listing = self.list_generations(&context.volumes);
         let _ = tokio::time::timeout(GENERATIONS_LIMIT, listing).await;
-        self.glance(context).await;
+        let listed = context.volumes.list().await;
+        self.show(context, listed);
     }
 
     async fn list_generations(&mut self, volumes: &Volumes) {

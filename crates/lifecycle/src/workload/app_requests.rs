@@ -33,7 +33,8 @@ use crate::reporter::Reporter;
 
 /// Least time between two looks: an app that keeps touching its files costs no more than this.
 const REST: Duration = Duration::from_millis(100);
-/// Time between two looks when nothing is heard.
+/// Time between two looks where the kernel does not tell of new files. Where it does, a look goes
+/// with the one at the engine.
 const TICK: Duration = Duration::from_secs(5);
 /// How long a request that is no JSON yet may stay as it is.
 const GRACE: Duration = Duration::from_secs(2);
@@ -286,13 +287,12 @@ impl State {
         }
         let Some(control) = self.layout().map(|layout| layout.control) else { return };
         self.requests.looked_at = Some(Instant::now());
-        let mut wait = TICK;
+        let mut wait = self.quiet();
         let mut fault = None;
         for channel in Channel::ALL {
             match self.look_at(&control, channel).await {
-                Ok(again) => wait = wait.min(again.unwrap_or(TICK)),
+                Ok(again) => wait = again.map_or(wait, |again| wait.min(again)),
                 Err(error) => {
-                    wait = wait.max(FAULT_PAUSE);
                     fault = Some(format!("{}: {error}", channel.directory()));
                 }
             }
@@ -306,10 +306,20 @@ impl State {
         {
             tracing::warn!(workload = %self.name, "what its app asks for cannot be looked at: {fault}");
         }
+        if fault.is_some() {
+            wait = FAULT_PAUSE;
+        }
         self.requests.settled |= fault.is_none();
         self.requests.fault = fault;
         self.requests.due = Some(Instant::now() + wait.max(REST));
         self.listen(&control).await;
+    }
+
+    /// Time until the next look if nothing is heard.
+    fn quiet(&self) -> Duration {
+        let now = Instant::now();
+        let hears = Channel::ALL.iter().all(|channel| self.requests.watches.contains_key(channel));
+        if hears { self.next_look(now) - now } else { TICK }
     }
 
     async fn look_at(

@@ -1,7 +1,6 @@
 //! Limits, read back from the engine and from the kernel, and what came of them.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use belay_protocol::{EventDetails, Problem, ProblemCode};
 use tokio::time::Instant;
@@ -9,9 +8,6 @@ use tokio::time::Instant;
 use super::state::State;
 use crate::core::limits::{self, KernelLimits};
 use crate::core::oom::{self, OomTold};
-
-/// How often limits that hold are looked at again.
-const AGAIN: Duration = Duration::from_secs(30);
 
 /// A look at the limits of one run of a container.
 #[derive(Debug)]
@@ -34,10 +30,9 @@ impl State {
     /// back when they are, and tells of processes that the kernel ended for want of memory.
     pub(crate) async fn read_limits_back(&mut self) {
         let Some(incarnation) = self.running_incarnation() else { return };
-        let fresh = self
-            .limits_look
-            .as_ref()
-            .is_some_and(|look| look.incarnation == incarnation && look.at.elapsed() < AGAIN);
+        let fresh = self.limits_look.as_ref().is_some_and(|look| {
+            look.incarnation == incarnation && Instant::now() < self.next_look(look.at)
+        });
         let (Some(known), Some(target), false) = (&self.known, self.target(), fresh) else {
             return;
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use belay_engine::{Container, ContainerState, labels};
+use belay_engine::{Container, ContainerId, ContainerState, ListedContainer, labels};
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadPhase};
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -16,17 +16,38 @@ use crate::core::machine::Renewal;
 use crate::core::record::Interruption;
 use crate::core::watch;
 
+/// How often the containers are inspected, however little a list shows to have changed.
+const INSPECT: Duration = Duration::from_mins(10);
+
+/// Whether a process is there and in a control group of the container, whose name has its id with
+/// every engine.
+fn is_process_of(pid: u32, container: &ContainerId) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
+        .is_ok_and(|groups| groups.contains(container.as_str()))
+}
+
 impl State {
     /// Asks the engine for the workload's containers, if what is known is stale.
     pub(crate) async fn refresh(&mut self) {
-        if self.known.is_none() || (self.looked_at.is_some() && self.seen.is_some()) {
+        if self.known.is_none() {
             return;
+        }
+        let comparing = std::mem::take(&mut self.comparing);
+        if self.looked_at.is_some() && self.seen.is_some() {
+            if !comparing {
+                return;
+            }
+            if self.is_as_seen().await {
+                self.looked_at = Some(Instant::now());
+                return;
+            }
         }
         if let Some(shared) = self.first_look.take() {
             let Context { engine, instance, .. } = &*self.context;
             if let Some(seen) = shared.of(engine, instance, &self.name).await {
                 self.seen = Some(seen);
                 self.looked_at = Some(Instant::now());
+                self.inspected_at = self.looked_at;
                 return;
             }
         }
@@ -45,6 +66,31 @@ impl State {
             }
         }
         self.looked_at = Some(Instant::now());
+        self.inspected_at = self.looked_at;
+    }
+
+    /// Whether the engine's list and the kernel agree with what was seen of the workload's
+    /// containers.
+    async fn is_as_seen(&self) -> bool {
+        let inspected = self.inspected_at.is_some_and(|at| at.elapsed() < INSPECT);
+        let (Some(seen), true) = (&self.seen, inspected) else { return false };
+        let Some(listed) = self.context.roll.call(&self.context.engine).await else { return false };
+        let own = |listed: &&ListedContainer| {
+            listed.labels.get(labels::WORKLOAD).is_some_and(|name| name == self.name.as_str())
+        };
+        let own: Vec<_> = listed.iter().filter(own).collect();
+        let is_listed = |container: &Container| {
+            own.iter().any(|row| row.id == container.id && row.agrees_with(&container.state))
+        };
+        if own.len() != seen.len() || !seen.iter().all(is_listed) {
+            return false;
+        }
+        let processes = seen.iter().filter_map(|container| {
+            Some((container.id.clone(), container.state.incarnation()?.pid))
+        });
+        let processes: Vec<_> = processes.collect();
+        let same = move || processes.iter().all(|(id, pid)| is_process_of(*pid, id));
+        tokio::task::spawn_blocking(same).await.unwrap_or(false)
     }
 
     /// Looks at the target alone, which costs the engine far less than a list.

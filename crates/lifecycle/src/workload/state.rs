@@ -18,6 +18,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Beginning;
 use super::app_requests::AppRequests;
 use super::check::Ailing;
 use super::command::WorkloadCommand;
@@ -25,7 +26,6 @@ use super::locking::Locking;
 use super::pending::Pending;
 use super::providers::ProviderWait;
 use super::template::RunnerCounts;
-use super::{Beginning, RELIST};
 use crate::checks::{Brought, Checks, GateOutcome};
 use crate::context::Context;
 use crate::core::exit::{self, ExitMeaning};
@@ -62,6 +62,10 @@ pub(crate) struct State {
     /// Containers as last listed; `None` when the engine could not say.
     pub(crate) seen: Option<Vec<Container>>,
     pub(crate) looked_at: Option<Instant>,
+    /// When they were last inspected, one by one.
+    pub(crate) inspected_at: Option<Instant>,
+    /// Set while what is known is to be compared with the engine.
+    pub(crate) comparing: bool,
     pub(crate) engine_fault: Option<String>,
     /// Image of the spec in force, once looked up.
     pub(crate) image: Option<Image>,
@@ -272,6 +276,8 @@ impl State {
             first_look: None,
             seen: None,
             looked_at: None,
+            inspected_at: None,
+            comparing: false,
             engine_fault: None,
             image: None,
             lease: None,
@@ -462,7 +468,7 @@ impl State {
     /// When to look again while there is nothing to do.
     pub(crate) fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let mut wake = self.looked_at.unwrap_or(now) + RELIST;
+        let mut wake = self.next_look(self.looked_at.unwrap_or(now));
         let in_force = self.known.as_ref().map(|known| &known.record);
         if let Some(due) = in_force.and_then(|record| record.next_try_at) {
             wake = wake.min(now + back_off::left(due, Timestamp::now()));
@@ -490,10 +496,14 @@ impl State {
         self.looked_at = None;
     }
 
-    pub(crate) fn stale_if_due(&mut self) {
-        if self.looked_at.is_none_or(|at| at.elapsed() >= RELIST) {
-            self.stale();
-        }
+    /// When what was looked at then is looked at again, if nothing happens.
+    pub(crate) fn next_look(&self, looked_at: Instant) -> Instant {
+        self.context.roll.next_look(&self.name, looked_at)
+    }
+
+    /// Has what is known compared with the engine if it is time.
+    pub(crate) fn compare_if_due(&mut self) {
+        self.comparing |= self.looked_at.is_some_and(|at| self.next_look(at) <= Instant::now());
     }
 
     /// Writes the record; nothing that depends on it may be done before this returned well.

@@ -28,11 +28,14 @@ async fn a_file_system_that_stopped_writing_is_an_event_and_is_checked_at_the_ne
     volumes.idle().await;
     let mut tracker = HealthTracker::default();
     assert_eq!(events(&mut tracker, 0, &volumes).await, []);
+    let before = volumes.list().await.expect("a list");
 
     let device = mounted.device.file_name().expect("a device name");
     let trigger = Path::new("/sys/fs/ext4").join(device).join("trigger_fs_error");
     fs::write(trigger, "a test breaks it").expect("the kernel has the trigger");
-    let seen = events(&mut tracker, 1, &volumes).await;
+    let again = volumes.look_again(before).await.expect("a look");
+    assert_eq!(again, volumes.list().await.expect("a list"), "it sees what a list sees");
+    let seen = tracker.observe(Duration::from_secs(1), &again);
     assert!(seen.contains(&VolumeEvent::Failed { id: id.clone() }), "{seen:?}");
     assert!(seen.contains(&VolumeEvent::Errors { id: id.clone(), new: 1 }), "{seen:?}");
     let error = volumes.ensure(&wanted).await.expect_err("it takes no writes");
@@ -40,7 +43,11 @@ async fn a_file_system_that_stopped_writing_is_an_event_and_is_checked_at_the_ne
     assert!(error.is_retryable());
 
     volumes.release(&id).await.expect("released");
+    let released = volumes.look_again(again).await.expect("a look");
+    assert_eq!(released, volumes.list().await.expect("a list"), "what is unmounted is listed anew");
     let again = volumes.ensure(&wanted).await.expect("checked and mounted");
+    let mounted = volumes.look_again(released).await.expect("a look");
+    assert_eq!(mounted, volumes.list().await.expect("a list"), "and what is mounted");
     assert_eq!(fs::read(again.data.join("file")).expect("the file"), b"content");
     fs::write(again.data.join("file"), "new").expect("it takes writes");
     let list = volumes.list().await.expect("a list");

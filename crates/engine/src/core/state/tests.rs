@@ -117,6 +117,24 @@ fn a_list_gives_ids() {
     assert!(rows[0].id.starts_with("7889122f74b7"));
 }
 
+#[test]
+fn a_list_alone_tells_whether_a_container_is_still_as_it_was_seen() {
+    let row: Vec<ListRow> = serde_json::from_str(LIST).expect("a list body");
+    let listed = row.into_iter().next().expect("one").into_listed();
+    let running = state_of("running", 7, "2026-01-01T00:00:00Z");
+    assert!(listed.agrees_with(&running));
+    for other in ["created", "paused", "exited", "stopping", "removing", "levitating"] {
+        let other = state_of(other, 7, "2026-01-01T00:00:00Z");
+        assert!(!listed.agrees_with(&other), "{other:?}");
+        assert!(!agrees("levitating", &other), "what is not known is looked at in full");
+    }
+    assert!(agrees("exited", &state_of("exited", 0, "2026-01-01T00:00:00Z")));
+    assert!(agrees("configured", &state_of("created", 0, "")));
+    assert!(agrees("paused", &state_of("paused", 7, "2026-01-01T00:00:00Z")));
+    let ends = state_of("stopping", 7, "2026-01-01T00:00:00Z");
+    assert!(!agrees("stopping", &ends), "what passes quickly is looked at in full");
+}
+
 fn state_of(status: &str, pid: i64, started_at: &str) -> ContainerState {
     let body = serde_json::json!({ "Id": "7889", "State": {
         "Status": status, "Pid": pid, "StartedAt": started_at, "ExitCode": 137, "OOMKilled": true,
