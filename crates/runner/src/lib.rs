@@ -34,4 +34,5 @@ pub use crate::core::tale::{Happening, Tale};
 pub use crate::handle::{AskError, IssueToken, RunnerHandle, TokenLife};
 pub use crate::host::{HostFound, HostLink, HostPort, link};
 pub use crate::server::{CONNECT_PATH, RunnerServer, SocketLimits};
+pub use crate::socket::framing;
 pub use crate::task::{HubDoor, HubStart, RunningHub};

@@ -33,6 +33,16 @@ const QUEUE: usize = 8;
 /// of this size; a longer message grows it for as long as it is there.
 const READ_BUFFER: usize = 1024;
 
+/// How frames are read from a runner's socket and written to it.
+pub fn framing() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        // A frame goes to the kernel at once, and nothing is kept for more.
+        .write_buffer_size(0)
+        .max_message_size(Some(MAX_FRAME))
+        .max_frame_size(Some(MAX_FRAME))
+}
+
 /// What a socket needs besides its stream.
 pub(crate) struct SocketStart {
     pub(crate) session: SessionId,
@@ -62,13 +72,7 @@ where
     let runner = pass.runner.clone();
     let (frames, queue) = mpsc::channel(QUEUE);
     let (close, closing) = oneshot::channel();
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        // A frame goes to the kernel at once, and nothing is kept for more.
-        .write_buffer_size(0)
-        .max_message_size(Some(MAX_FRAME))
-        .max_frame_size(Some(MAX_FRAME));
-    let ws = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    let ws = WebSocketStream::from_raw_socket(stream, Role::Server, Some(framing())).await;
     let opened = Inbound::Opened { session, pass, line: Line { frames, close } };
     if inbound.send(opened).await.is_err() {
         return;

@@ -2,6 +2,7 @@
 //! the machine, ratios belong to the program.
 #![expect(clippy::print_stdout, reason = "the report is what this program is for")]
 
+mod checkpoints;
 mod engine_look;
 mod lifecycle;
 mod locks;
@@ -33,6 +34,9 @@ fn main() -> anyhow::Result<ExitCode> {
             return Ok(judge(&runtime.block_on(lifecycle::run(minutes))?));
         }
         ["reattach"] => return Ok(judge(&runtime.block_on(lifecycle::reattach())?)),
+        ["checkpoints", rest @ ..] => {
+            return Ok(judge(&runtime.block_on(checkpoints::run(number(rest, 7)?))?));
+        }
         ["sync"] => return Ok(judge(&runtime.block_on(sync::run())?)),
         ["locks", rest @ ..] => locks::run(number(rest, 15)?)?,
         rounds => runtime.block_on(volumes::run(number(rounds, 15)?))?,
@@ -56,8 +60,8 @@ where
         [] => Ok(default),
         [number] => Ok(number.parse()?),
         _ => anyhow::bail!(
-            "expected nothing, lifecycle, reattach, sync, locks or runners, and at most one number: \
-             rounds, minutes of idleness, or connections"
+            "expected nothing, lifecycle, reattach, sync, locks, checkpoints or runners, and at most \
+             one number: rounds, minutes of idleness, or connections"
         ),
     }
 }

@@ -1,5 +1,4 @@
-//! The floor: an axum server that gives every message back, with the WebSocket library's own
-//! settings.
+//! The floor: an axum server that gives every message back, with the buffers of the runner server.
 
 use anyhow::Result;
 use axum::Router;
@@ -8,6 +7,7 @@ use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::get;
+use belay_runner::framing;
 use futures_util::{SinkExt, StreamExt};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
@@ -29,7 +29,8 @@ async fn echo(mut request: Request) -> Result<Response, StatusCode> {
     tokio::spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let stream = TokioIo::new(upgraded);
-        let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, None).await;
+        let mut socket =
+            WebSocketStream::from_raw_socket(stream, Role::Server, Some(framing())).await;
         while let Some(Ok(message)) = socket.next().await {
             if message.is_text() && socket.send(message).await.is_err() {
                 return;
