@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -116,6 +117,7 @@ pub struct SetAside {
 pub struct Ledger {
     requests: mpsc::Sender<Request>,
     journal: Journal,
+    changes: Arc<AtomicU64>,
 }
 
 impl Ledger {
@@ -135,18 +137,32 @@ impl Ledger {
         let (requests, queue) = mpsc::channel(QUEUE);
         let (staging, staged) = mpsc::channel(STAGED);
         let (told, newest) = watch::channel(newest);
-        let writer = Writer { connection, retention, staged, held: VecDeque::new(), newest: told };
+        let changes = Arc::new(AtomicU64::new(0));
+        let writer = Writer {
+            connection,
+            retention,
+            staged,
+            held: VecDeque::new(),
+            newest: told,
+            changes: Arc::clone(&changes),
+        };
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer::run(writer, queue))
             .map_err(|source| OpenError::Io { path: path.to_owned(), source })?;
         let journal = Journal { staged: staging, requests: requests.clone(), newest };
-        Ok((Self { requests, journal }, opening))
+        Ok((Self { requests, journal, changes }, opening))
     }
 
     /// The journal that this ledger keeps beside its records.
     pub fn journal(&self) -> Journal {
         self.journal.clone()
+    }
+
+    /// Counts the writes of records by this process: what was loaded after it was asked for is still
+    /// so while it does not change. Entries of the journal do not count.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Writes a record; it is on the disk when this returns.

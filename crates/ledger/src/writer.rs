@@ -5,6 +5,7 @@ mod entries;
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -164,6 +165,8 @@ pub(crate) struct Writer {
     /// Taken from `staged` and not on the disk yet.
     pub(crate) held: VecDeque<Entry>,
     pub(crate) newest: watch::Sender<u64>,
+    /// Groups of writes so far.
+    pub(crate) changes: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -196,6 +199,10 @@ impl Writer {
         }
         if !writes.is_empty() || !hurried.is_empty() {
             let (records, entries) = self.commit_all(&writes);
+            // Also after a failure, which may have got through.
+            if !writes.is_empty() {
+                self.changes.fetch_add(1, Ordering::Release);
+            }
             // A caller that went away does not undo its write.
             for reply in waiting {
                 let _ = reply.send(answer(&records));

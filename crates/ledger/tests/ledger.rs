@@ -42,6 +42,20 @@ async fn what_was_put_is_there_after_opening_again() {
 }
 
 #[tokio::test]
+async fn what_was_loaded_holds_until_something_is_written() {
+    let dir = directory();
+    let (ledger, _) = Ledger::open(&dir.path().join("belay.db")).expect("opens");
+    let before = ledger.changes();
+    ledger.load::<Record>(TABLE).await.expect("load");
+    assert_eq!(ledger.changes(), before, "a read changes nothing");
+    ledger.put(TABLE, "web", &Record { generation: 1 }).await.expect("put");
+    let put = ledger.changes();
+    assert_ne!(put, before);
+    ledger.clone().remove(TABLE, "web").await.expect("remove");
+    assert_ne!(ledger.changes(), put, "whichever clone of the handle wrote");
+}
+
+#[tokio::test]
 async fn a_bad_record_costs_one_record() {
     let dir = directory();
     let (ledger, _) = Ledger::open(&dir.path().join("belay.db")).expect("opens");

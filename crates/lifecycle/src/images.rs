@@ -33,7 +33,7 @@ pub use credentials::RegistryLogin;
 
 use crate::board::StatusBoard;
 use crate::core::images::back_off::Ladder;
-use crate::core::images::collection::{Demand, Marks, Rules};
+use crate::core::images::collection::{Demand, Marks, Rules, WorkloadNeed};
 use crate::core::images::record::{FETCHES, FetchIntent, IMAGES, ImageRecord};
 use crate::core::images::reference::ImageReference;
 use crate::core::spec::{ImageSource, PullPolicy};
@@ -50,7 +50,7 @@ const QUEUE: usize = 64;
 const PROGRESS: Duration = Duration::from_millis(500);
 
 /// How often the images are looked at, and the space that they have.
-const LOOK: Duration = Duration::from_mins(1);
+const LOOK: Duration = Duration::from_secs(30);
 
 /// How often superseded images are looked for without a cause.
 const TIDY: Duration = Duration::from_hours(1);
@@ -210,6 +210,8 @@ pub(crate) struct ImagesTask<S> {
     landings: JoinSet<Landed>,
     ladders: BTreeMap<FlightKey, (Ladder, Trouble)>,
     leases: Vec<(String, Weak<()>)>,
+    /// What the workloads need, by what the ledger said when it had seen so many changes.
+    needs: Option<(u64, Vec<WorkloadNeed>)>,
     next_tidy: Instant,
     next_for_space: Instant,
 }
@@ -240,6 +242,7 @@ impl<S: ImageStore> ImagesTask<S> {
             landings: JoinSet::new(),
             ladders: BTreeMap::new(),
             leases: Vec::new(),
+            needs: None,
             next_tidy: now + TIDY,
             next_for_space: now,
         };

@@ -14,7 +14,14 @@ fn a_record_is_written_where_the_disk_has_no_room_for_the_entries_beside_it() {
     let (staging, staged) = mpsc::channel(8);
     let (newest, told) = watch::channel(0);
     let retention = Retention::default();
-    let mut writer = Writer { connection, retention, staged, held: VecDeque::new(), newest };
+    let mut writer = Writer {
+        connection,
+        retention,
+        staged,
+        held: VecDeque::new(),
+        newest,
+        changes: Arc::default(),
+    };
     let put = |body: &str| Change::Put { table: TABLE, key: "web".into(), body: Some(body.into()) };
     assert_eq!(writer.commit_all(&[put("one")]), (Ok(()), Ok(())));
 
@@ -48,7 +55,14 @@ fn a_batch_is_written_whole_or_not_at_all_and_can_be_tried_again() {
     let (_staging, staged) = mpsc::channel(8);
     let (newest, _told) = watch::channel(0);
     let retention = Retention::default();
-    let mut writer = Writer { connection, retention, staged, held: VecDeque::new(), newest };
+    let mut writer = Writer {
+        connection,
+        retention,
+        staged,
+        held: VecDeque::new(),
+        newest,
+        changes: Arc::default(),
+    };
     let mut before = Batch::default();
     before.put(TABLE, "old", &"kept").expect("encodes");
     assert_eq!(writer.commit_all(&[Change::Batch(Arc::new(before))]), (Ok(()), Ok(())));

@@ -78,8 +78,13 @@ impl<S: ImageStore> ImagesTask<S> {
     /// What would go now.
     pub(super) async fn plan(&mut self, demand: Demand) -> Result<Plan, Unknown> {
         let inventory = self.inventory().await;
+        self.plan_from(&inventory, demand)
+    }
+
+    /// What would go if all is as it was seen.
+    pub(super) fn plan_from(&self, inventory: &Inventory, demand: Demand) -> Result<Plan, Unknown> {
         let rules = self.config.rules;
-        collection::plan(&inventory, &self.records, rules, demand, Timestamp::now())
+        collection::plan(inventory, &self.records, rules, demand, Timestamp::now())
     }
 
     /// Takes an image away and confirms it. Its record goes last: should belayd die before, the
@@ -106,7 +111,7 @@ impl<S: ImageStore> ImagesTask<S> {
         }
     }
 
-    async fn inventory(&mut self) -> Inventory {
+    pub(super) async fn inventory(&mut self) -> Inventory {
         let images = self.store.images().await.ok();
         if let Some(images) = &images {
             self.forget_absent(images).await;
@@ -138,7 +143,16 @@ impl<S: ImageStore> ImagesTask<S> {
 
     /// What every workload needs, also those that are stopped; `None` when one of them cannot be
     /// read.
-    async fn needs(&self) -> Option<Vec<WorkloadNeed>> {
+    async fn needs(&mut self) -> Option<Vec<WorkloadNeed>> {
+        let changes = self.ledger.changes();
+        if self.needs.as_ref().is_none_or(|(at, _)| *at != changes) {
+            // An idle node reads nothing from its disk.
+            self.needs = Some((changes, self.read_needs().await?));
+        }
+        self.needs.as_ref().map(|(_, needs)| needs.clone())
+    }
+
+    async fn read_needs(&self) -> Option<Vec<WorkloadNeed>> {
         let loaded = self.ledger.load::<WorkloadRecord>(record::TABLE).await.ok()?;
         if !loaded.set_aside.is_empty() {
             return None;

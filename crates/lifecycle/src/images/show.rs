@@ -12,8 +12,9 @@ impl<S: ImageStore> ImagesTask<S> {
     /// Looks at everything and shows it.
     pub(super) async fn show(&mut self) {
         let space = self.store.space().await.ok();
-        let plan = self.plan(Demand::Prune).await.ok();
-        let names = self.store.images().await.unwrap_or_default();
+        let inventory = self.inventory().await;
+        let plan = self.plan_from(&inventory, Demand::Prune).ok();
+        let names = inventory.images.unwrap_or_default();
         let mut images: Vec<_> = self
             .records
             .iter()
@@ -22,7 +23,7 @@ impl<S: ImageStore> ImagesTask<S> {
                 let status = ImageStatus {
                     id: id.clone(),
                     sources: record.sources.iter().cloned().collect(),
-                    names: held.map(|image| image.tags.clone()).unwrap_or_default(),
+                    names: held.map(|image| image.names.clone()).unwrap_or_default(),
                     size_bytes: record.bytes,
                     fetched_at: record.fetched_at,
                     used_at: record.used_at,
