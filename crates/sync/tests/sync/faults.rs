@@ -19,14 +19,14 @@ use crate::scene::{
     Place, Running, VOLUMES, eventually, fill, spec, start, start_on, start_with, trees,
 };
 
-struct Scene {
-    temp: tempfile::TempDir,
-    provider: Place,
+pub(crate) struct Scene {
+    pub(crate) temp: tempfile::TempDir,
+    pub(crate) provider: Place,
     consumer: Place,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let provider = Place::new(&temp.path().join("provider"), &VOLUMES);
         let consumer = Place::new(&temp.path().join("consumer"), &VOLUMES);
@@ -43,15 +43,15 @@ impl Scene {
         LocalStore::open(&self.store_path()).expect("opens")
     }
 
-    fn faulty(&self) -> Faulty {
+    pub(crate) fn faulty(&self) -> Faulty {
         Faulty::open(&self.store_path())
     }
 
-    fn provide(&self) -> Running {
+    pub(crate) fn provide(&self) -> Running {
         start(&self.provider, &self.store_path(), SyncRole::Provider)
     }
 
-    fn provide_on(&self, store: &Faulty) -> Running {
+    pub(crate) fn provide_on(&self, store: &Faulty) -> Running {
         start_on(&self.provider, &VOLUMES, store.clone(), spec(SyncRole::Provider))
     }
 
@@ -59,7 +59,7 @@ impl Scene {
         start_on(&self.consumer, &VOLUMES, store.clone(), spec(SyncRole::Consumer))
     }
 
-    async fn records(&self) -> Vec<SyncRecord> {
+    pub(crate) async fn records(&self) -> Vec<SyncRecord> {
         let key = "models".parse().expect("a key");
         let history = self.store().history(&key, 100).await.expect("reads");
         let records = history.iter().map(|stored| serde_json::from_slice(&stored.bytes));
@@ -79,7 +79,7 @@ impl Scene {
     }
 }
 
-async fn publish(running: &Running, paths: &[&str]) -> Cid {
+pub(crate) async fn publish(running: &Running, paths: &[&str]) -> Cid {
     let command = PublishCommand {
         archive_paths: paths.iter().map(|path| (*path).to_owned()).collect(),
         metadata: Map::new(),
@@ -87,12 +87,12 @@ async fn publish(running: &Running, paths: &[&str]) -> Cid {
     running.handle.publish(command).await.expect("publishes").cid
 }
 
-async fn applied(running: &Running, cid: Cid) {
+pub(crate) async fn applied(running: &Running, cid: Cid) {
     let is_last = |last: &belay_protocol::SyncOutcome| last.cid == cid;
     running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
-async fn answer(place: &Place) -> Value {
+pub(crate) async fn answer(place: &Place) -> Value {
     let response = eventually("an answer", || place.json("response.json")).await;
     eventually("the end of the request", || {
         let over = !place.sync_file("request.json.processing").exists()

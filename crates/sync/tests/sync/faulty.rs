@@ -25,6 +25,8 @@ pub(crate) struct Faults {
     /// What the next set says.
     pub(crate) set: Setting,
     pub(crate) gets: u32,
+    /// Calls that are answered before the store is gone.
+    pub(crate) answers: Option<u32>,
     /// Bytes asked for in parts of objects.
     pub(crate) fetched: u64,
 }
@@ -68,6 +70,34 @@ impl Faulty {
     }
 }
 
+impl Faulty {
+    /// Whether this call comes after the store is gone.
+    fn is_gone(&self) -> bool {
+        self.with(|faults| match &mut faults.answers {
+            None => false,
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+        })
+    }
+
+    fn blobs(&self, action: &'static str) -> Result<&LocalStore, BlobError> {
+        if self.is_gone() {
+            return Err(BlobError::Io { action, source: broken() });
+        }
+        Ok(&self.inner)
+    }
+
+    fn records(&self, action: &'static str) -> Result<&LocalStore, RecordError> {
+        if self.is_gone() {
+            return Err(RecordError::Io { action, source: broken() });
+        }
+        Ok(&self.inner)
+    }
+}
+
 fn broken() -> std::io::Error {
     std::io::Error::other("the store is broken")
 }
@@ -82,7 +112,7 @@ impl BlobStore for Faulty {
         if self.with(|faults| faults.damaged) {
             return Err(BlobError::Mismatch { id });
         }
-        self.inner.put_if_absent(id, source, size).await
+        self.blobs("write an object")?.put_if_absent(id, source, size).await
     }
 
     async fn get(&self, id: Cid, range: Option<Range<u64>>) -> Result<BlobReader, BlobError> {
@@ -92,28 +122,28 @@ impl BlobStore for Faulty {
             faults.reads
         });
         match reads {
-            Reading::Works => self.inner.get(id, range).await,
+            Reading::Works => self.blobs("read an object")?.get(id, range).await,
             Reading::Fails => Err(BlobError::Io { action: "read an object", source: broken() }),
             Reading::Silent => Ok(Box::pin(futures_util::stream::pending())),
         }
     }
 
     async fn has(&self, id: Cid) -> Result<Option<u64>, BlobError> {
-        self.inner.has(id).await
+        self.blobs("look for an object")?.has(id).await
     }
 
     async fn delete(&self, id: Cid) -> Result<bool, BlobError> {
-        self.inner.delete(id).await
+        self.blobs("delete an object")?.delete(id).await
     }
 
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<BlobEntry>, BlobError> {
-        self.inner.list(after, limit).await
+        self.blobs("list objects")?.list(after, limit).await
     }
 }
 
 impl RecordStore for Faulty {
     async fn head(&self, key: &SyncKey) -> Result<Option<StoredRecord>, RecordError> {
-        self.inner.head(key).await
+        self.records("read records")?.head(key).await
     }
 
     async fn compare_and_set(
@@ -126,7 +156,9 @@ impl RecordStore for Faulty {
             self.inner.delete(blob).await.expect("deletes");
         }
         match self.with(|faults| std::mem::take(&mut faults.set)) {
-            Setting::AsItIs => self.inner.compare_and_set(key, expected, bytes).await,
+            Setting::AsItIs => {
+                self.records("write a record")?.compare_and_set(key, expected, bytes).await
+            }
             Setting::LostReply => {
                 self.inner.compare_and_set(key, expected, bytes).await?;
                 self.with(|faults| faults.log_down = true);
@@ -140,7 +172,7 @@ impl RecordStore for Faulty {
     }
 
     async fn watch(&self, key: &SyncKey) -> Result<RecordWatch, RecordError> {
-        self.inner.watch(key).await
+        self.records("watch records")?.watch(key).await
     }
 
     async fn keys(
@@ -148,13 +180,13 @@ impl RecordStore for Faulty {
         after: Option<&SyncKey>,
         limit: usize,
     ) -> Result<Vec<SyncKey>, RecordError> {
-        self.inner.keys(after, limit).await
+        self.records("list keys")?.keys(after, limit).await
     }
 
     async fn history(&self, key: &SyncKey, limit: usize) -> Result<Vec<StoredRecord>, RecordError> {
         if self.with(|faults| faults.log_down) {
             return Err(RecordError::Io { action: "read records", source: broken() });
         }
-        self.inner.history(key, limit).await
+        self.records("read records")?.history(key, limit).await
     }
 }

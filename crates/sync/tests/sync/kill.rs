@@ -60,7 +60,7 @@ pub(crate) fn killed_at(role: &str, point: Point, root: &Path) {
     killed_as(ArchiveFormat::Tree, role, point, root);
 }
 
-fn killed_as(format: ArchiveFormat, role: &str, point: Point, root: &Path) {
+pub(crate) fn killed_as(format: ArchiveFormat, role: &str, point: Point, root: &Path) {
     let status = Command::new(std::env::current_exe().expect("this binary has a path"))
         .args(["--exact", "kill::child", "--nocapture"])
         .env(CHILD, format!("{role}:{point:?}:{format:?}:{}", root.display()))

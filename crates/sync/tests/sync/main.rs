@@ -1,14 +1,17 @@
 //! Providers and consumers over real directories and a real store, with a fake container.
 
 mod apply;
+mod attacks;
 mod capture;
 mod commands;
 mod exports;
 mod faults;
 mod faulty;
 mod kill;
+mod powercut;
 mod publish;
 mod scene;
 mod sealed;
 mod signed;
 mod tree;
+mod vanish;
