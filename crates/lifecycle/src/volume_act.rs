@@ -113,6 +113,7 @@ pub(crate) fn generation(error: &GenerationError, id: &VolumeId) -> Problem {
         | GenerationError::NoRoom { .. }
         | GenerationError::NoWatchdog { .. }
         | GenerationError::NotMountedHere { .. }
+        | GenerationError::Scattered { .. }
         | GenerationError::TooLong { .. } => {
             Problem::new(ProblemCode::VolumeRefused, detail, "nothing was changed")
         }

@@ -425,6 +425,17 @@ pub enum GenerationError {
         /// Which volume.
         id: VolumeId,
     },
+    /// Its writers would be held back for too long.
+    #[error(
+        "volume {id}: its image lies in {extents} pieces, and cloning it would hold its writers \
+         back for too long"
+    )]
+    Scattered {
+        /// Which volume.
+        id: VolumeId,
+        /// In how many pieces.
+        extents: u32,
+    },
     /// The watchdog thawed the volume before the clone was complete.
     #[error("volume {id} was frozen for too long and was thawed; nothing was kept")]
     TooLong {

@@ -164,6 +164,35 @@ pub(crate) fn clone_file(to: &impl AsFd, from: &impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
+#[repr(C)]
+pub(crate) struct ExtentMap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    room: u32,
+    reserved: u32,
+}
+
+const _: () = assert!(size_of::<ExtentMap>() == 32);
+
+mod extents {
+    use super::ExtentMap;
+
+    nix::ioctl_readwrite!(fiemap, b'f', 11, ExtentMap);
+}
+
+/// In how many extents a file lies (`FS_IOC_FIEMAP`, `include/uapi/linux/fiemap.h`).
+pub(crate) fn count_extents(file: &impl AsFd) -> io::Result<u32> {
+    let mut map =
+        ExtentMap { start: 0, length: u64::MAX, flags: 0, mapped: 0, room: 0, reserved: 0 };
+    let fd = file.as_fd().as_raw_fd();
+    // SAFETY: the descriptor is open, and with no room for extents behind it the kernel reads and
+    // writes no more than this structure.
+    unsafe { extents::fiemap(fd, &raw mut map) }?;
+    Ok(map.mapped)
+}
+
 mod inode_flags {
     use nix::libc::{c_int, c_long};
 

@@ -52,6 +52,9 @@ pub struct VolumesConfig {
     pub minors: Range<u32>,
     /// What thaws a volume when this process cannot. Without it a mounted volume is never frozen.
     pub watchdog: Option<Watchdog>,
+    /// Extents of an image beyond which a mounted volume is not cloned. Cloning takes some 15 us for
+    /// each, and the writers wait for it.
+    pub extents_max: u32,
     /// How many operations run at once.
     pub parallel: usize,
     /// How long making a file system may take.
@@ -71,6 +74,7 @@ impl VolumesConfig {
             reserve_uid: 4_200_000_000,
             minors: 4096..8192,
             watchdog: None,
+            extents_max: 50_000,
             parallel: 8,
             make_limit: Duration::from_mins(2),
             check_limit: Duration::from_mins(10),

@@ -209,3 +209,102 @@ async fn a_belayd_killed_while_it_captures_leaves_no_clone_and_nothing_frozen() 
     assert!(met > 0, "no kill met a clone");
     node.end().await;
 }
+
+/// A provider whose container goes on writing short files, captured as this policy says.
+fn writing_spec(capture: &str) -> String {
+    let script = "i=0; while true; do i=$((i+1)); echo $i > /data/next; \
+                  cp /data/next /data/copy-$((i % 50)); mv /data/next /data/now; done";
+    sync_spec("provider")
+        .replace("\"/bin/sleep\", \"100000\"", &format!("\"/bin/sh\", \"-c\", {script:?}"))
+        .replace("poll_interval", &format!("capture = \"{capture}\"\npoll_interval"))
+}
+
+#[tokio::test]
+async fn where_nothing_is_cloned_the_app_is_stopped_or_read_as_it_runs_and_the_status_says_why() {
+    for (permitted, capture) in [("atomic", "stopped"), ("live", "live")] {
+        let store = tempfile::tempdir().expect("a directory");
+        let options =
+            || NodeOptions { store: Some(store.path().to_owned()), ..NodeOptions::default() };
+        let (provider, consumer) = (Node::start(options()).await, Node::start(options()).await);
+        let spec = writing_spec(permitted);
+        provider.client().deploy(&spec, provider.directory()).await.expect("deploys");
+        consumer.client().deploy(&sync_spec("consumer"), consumer.directory()).await.expect("so");
+        // A directory of volumes that clones would make this test another one.
+        let images = provider.directory().join("state/volumes/images");
+        let found = nix::sys::statfs::statfs(&images).expect("exists").filesystem_type();
+        assert!(found == nix::sys::statfs::EXT4_SUPER_MAGIC, "it takes a host of ext4: {found:?}");
+        let data = provider.volume("app", "data").await;
+        until("the app to write", SOON, || {
+            let written = data.join("copy-49").exists();
+            std::future::ready(if written { Ok(()) } else { Err("not yet".to_owned()) })
+        })
+        .await;
+        let before = provider.client().workload("app").await.expect("is there").container;
+        for _ in 0..3 {
+            let outcome = provider.client().publish("app", &["/data"]).await.expect("publishes");
+            let publish = outcome.publish.expect("says what it published");
+            assert_eq!(publish.downtime_ms == 0, capture == "live", "{publish:?}");
+            // It is whole, or the consumer would refuse it.
+            applied(&consumer, &publish.cid.to_string()).await;
+        }
+        let after = provider.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
+        let last = after.sync.and_then(|sync| sync.last_publish).expect("it published");
+        let told = serde_json::to_value(&last).expect("serialises");
+        assert_eq!(told["capture"], capture, "{told}");
+        let reason = told["capture_fallback"].as_str().expect("a reason");
+        assert!(reason.contains("cannot clone by reference"), "{reason}");
+        if capture == "live" {
+            assert_eq!(after.container, before, "it ran on");
+        }
+        for record in records(store.path()) {
+            assert_eq!(record["capture"], capture, "{record}");
+        }
+        provider.end().await;
+        consumer.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_volume_that_is_read_beside_its_app_is_not_emptied_for_it_meanwhile() {
+    let node = Node::start(NodeOptions::default()).await;
+    let spec = sync_spec("provider")
+        .replace("size = \"32M\"", "size = \"128M\"")
+        .replace("poll_interval", "capture = \"live\"\npoll_interval");
+    node.client().deploy(&spec, node.directory()).await.expect("deploys");
+    let data = node.volume("app", "data").await;
+    let mut content = vec![0; 40 << 20];
+    let mut random = std::fs::File::open("/dev/urandom").expect("opens");
+    std::io::Read::read_exact(&mut random, &mut content).expect("reads");
+    std::fs::write(data.join("large"), &content).expect("writes");
+    let control = node.volume("app", "system").await;
+    let hand_in = |directory: &str, body: Value| {
+        let directory = control.join(directory);
+        std::fs::write(directory.join("next"), body.to_string()).expect("writes");
+        std::fs::rename(directory.join("next"), directory.join("request.json")).expect("renames");
+    };
+    hand_in("volume-sync", json!({"archive_paths": ["/data"], "request_id": "all"}));
+    until("the capture", SOON, || async {
+        let found = node.client().workload("app").await?;
+        let stage = found.sync.ok_or("no sync")?.stage;
+        if stage == "capturing" { Ok(()) } else { Err(stage) }
+    })
+    .await;
+    hand_in("reset", json!({"schema_version": 1, "volumes": ["data"]}));
+    let published = until("the answer", SOON, || {
+        let answer = std::fs::read(control.join("volume-sync/response.json"));
+        let answer = answer.map_err(|error| error.to_string());
+        std::future::ready(answer.and_then(|text| {
+            serde_json::from_slice::<Value>(&text).map_err(|error| error.to_string())
+        }))
+    })
+    .await;
+    assert_eq!(published["capture"], "live", "{published}");
+    assert_eq!(published["content_bytes"], content.len(), "{published}");
+    until("the reset", SOON, || {
+        let emptied = !data.join("large").exists();
+        std::future::ready(if emptied { Ok(()) } else { Err("the file is there".to_owned()) })
+    })
+    .await;
+    node.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
+    node.end().await;
+}

@@ -1,7 +1,7 @@
 //! The state that a capture reads at leisure: clones of the volumes, taken at one moment.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use belay_protocol::VolumeName;
 use belay_protocol::control::Stage;
@@ -65,8 +65,9 @@ where
             Capture::Atomic | Capture::Live => self.open_window(WindowPurpose::Beside).await?,
         };
         context.show("capturing");
-        let (at, since) = (Timestamp::now(), clock());
+        let (at, since, began) = (Timestamp::now(), clock(), Instant::now());
         let taken = patiently(layout.clones.take(volumes.clone())).await;
+        tracing::debug!(workload = %context.workload, took = ?began.elapsed(), "clones were asked for");
         reached(Point::Cloned);
         let downtime_ms = self.close_capture_window(window).await;
         reached(Point::WindowClosed);

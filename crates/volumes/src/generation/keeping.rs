@@ -104,6 +104,13 @@ fn look(
             }
         };
         let image = image::open_unlocked(&paths.image).map_err(io)?;
+        if root.is_some() {
+            let extents = ioctl::count_extents(&image).map_err(IoFault::on("map", &paths.image));
+            let extents = extents.map_err(io)?;
+            if extents > inner.config.extents_max {
+                return Err(GenerationError::Scattered { id: id.clone(), extents });
+            }
+        }
         let (id, size) = (id.clone(), ByteSize::bytes(size));
         subjects.push(Subject { id, paths, size, image, root });
     }

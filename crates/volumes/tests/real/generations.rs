@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use belay_volumes::{
     ByteSize, Cloning, EnsureError, FileSystem, GenerationError, GenerationName, Refusal,
-    RemoveError, VolumeSpec, Volumes, Watchdog,
+    RemoveError, VolumeSpec, Volumes, VolumesConfig, Watchdog,
 };
 
 use crate::faults::{child, program};
@@ -36,12 +36,16 @@ fn host(scratch: &Scratch, mib: u64, mkfs: &str) {
     assert!(mounted.success());
 }
 
-async fn open(scratch: &Scratch) -> Volumes {
+fn config(scratch: &Scratch) -> VolumesConfig {
     let mut config = scratch.config();
     config.keep_free = ByteSize::mib(1);
     config.watchdog =
         Some(Watchdog { program: program(), arguments: vec!["thaw-watchdog".to_owned()] });
-    Volumes::open(config).await.expect("a directory of volumes")
+    config
+}
+
+async fn open(scratch: &Scratch) -> Volumes {
+    Volumes::open(config(scratch)).await.expect("a directory of volumes")
 }
 
 fn read(directory: &Path) -> String {
@@ -377,4 +381,40 @@ async fn clones_that_a_killed_process_was_reading_are_swept() {
     assert_eq!(images(), ["generation-a.img", "volume.img", "volume.json"]);
     assert!(!seen.mount.exists(), "it is mounted no more");
     volumes.release(&id).await.expect("released");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_in_too_many_pieces_is_not_cloned_under_its_writers() {
+    use std::os::unix::fs::FileExt as _;
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 1280);
+    let mut config = config(&scratch);
+    config.extents_max = 400;
+    let volumes = Volumes::open(config).await.expect("a directory of volumes");
+    let wanted = spec("web/store", ByteSize::mib(32));
+    let id = &wanted.id;
+    volumes.ensure(&wanted).await.expect("a volume");
+    volumes.release(id).await.expect("released");
+    volumes.keep_generation(id, &name("a")).await.expect("kept");
+    // What shares its blocks with a clone is written somewhere else.
+    let image = scratch.root().join("images/web/store/volume.img");
+    let image = File::options().read(true).write(true).open(image).expect("the image");
+    let mut block = [0; 4096];
+    for number in 0..500 {
+        image.read_exact_at(&mut block, number * 8192).expect("reads");
+        image.write_all_at(&block, number * 8192).expect("writes");
+    }
+    image.sync_all().expect("synced");
+    drop(image);
+    volumes.delete_generation(id, &name("a")).await.expect("deleted");
+    volumes.keep_generation(id, &name("a")).await.expect("nobody has to wait for this one");
+    let mounted = volumes.ensure(&wanted).await.expect("a volume");
+    let error = volumes.keep_generation(id, &name("b")).await.expect_err("too many");
+    let GenerationError::Scattered { extents, .. } = error else { panic!("{error:?}") };
+    assert!(extents > 400, "{extents}");
+    let ids = std::collections::BTreeSet::from([id.clone()]);
+    let told = volumes.prepare_generations(ids, &passing()).await;
+    told.expect_err("and a capture is told in time");
+    fs::write(mounted.data.join("state"), "x").expect("it was not frozen");
+    volumes.release(id).await.expect("released");
 }
