@@ -7,7 +7,7 @@ use belay_fuzz::{TARGETS, Target};
 use belay_sync::fuzzing::Verdict;
 
 /// More than this is a heap, not a corpus.
-const FILES_MAX: usize = 100;
+const FILES_MAX: usize = 300;
 const BYTES_MAX: usize = 16 * 1024;
 
 fn inputs(target: &Target) -> Vec<(String, Vec<u8>)> {
