@@ -423,9 +423,16 @@ pub(crate) enum SyncVerb {
     /// Publish and apply nothing until it is resumed; what comes meanwhile waits
     #[command(after_help = "Example: belay sync pause web")]
     Pause { workload: WorkloadName },
-    /// Go on after a pause
+    /// Go on after a pause or a rollback
     #[command(after_help = "Example: belay sync resume web")]
     Resume { workload: WorkloadName },
+    /// Take a consumer back to an earlier generation, and hold the later ones back
+    #[command(after_help = "Example: belay sync rollback web")]
+    Rollback {
+        workload: WorkloadName,
+        /// Which; the one that was applied before the present one when absent
+        cid: Option<CidPrefix>,
+    },
     /// Show one published generation: its record, its size, and where it is
     #[command(after_help = "Example: belay sync show web bafkr4iaha4d")]
     Show {

@@ -87,6 +87,9 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Sync(SyncVerb::Resume { workload }) => {
             sync::act(&client()?, &workload, "resume", output).await?;
         }
+        Verb::Sync(SyncVerb::Rollback { workload, cid }) => {
+            sync::roll_back(&client()?, &workload, cid, output).await?;
+        }
         Verb::Sync(SyncVerb::Show { about, cid, listing }) => {
             sync::show(&client()?, &about, cid, listing, output).await?;
         }

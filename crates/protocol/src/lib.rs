@@ -47,12 +47,12 @@ pub use publisher::{InvalidPublisherKey, PublisherKey};
 pub use status::{
     BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,
     EngineStatus, ExitStatus, Fault, GenerationStorage, NodeReadiness, NodeStatus, PortStatus,
-    RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncOutcome,
-    SyncRole, SyncStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage,
-    WorkloadPhase, WorkloadStatus,
+    RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncHeld,
+    SyncOutcome, SyncRole, SyncStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus,
+    VolumeUsage, WorkloadPhase, WorkloadStatus,
 };
 pub use sync_commands::{
     CidPrefix, DiffAgainst, DifferingPart, EntryKind, GenerationStanding, GenerationStored,
     InvalidCidPrefix, SyncAct, SyncDifference, SyncDifferences, SyncGeneration, SyncLine,
-    SyncPiece, SyncQuestion, TreeEntry,
+    SyncPiece, SyncQuestion, SyncRollbackRequest, TreeEntry,
 };

@@ -190,6 +190,8 @@ codes! {
     GenerationDamaged = "generation-damaged", 502, 65, "the generation is damaged";
     /// The store does not answer.
     StoreUnavailable = "store-unavailable", 503, 69, "the store does not answer";
+    /// The rollback failed; the stage is in the detail.
+    RollbackFailed = "rollback-failed", 502, 69, "the rollback failed";
     /// The publish failed; the stage is in the detail.
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
     /// A record is of a later version than this program reads.

@@ -471,6 +471,25 @@ pub struct SyncStatus {
     /// What waits for the end of the pause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
+    /// What an operator went back to (consumer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<SyncHeld>,
+}
+
+/// A generation that a consumer holds in the place of later ones, as an operator asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncHeld {
+    /// Its content.
+    pub cid: Cid,
+    /// Order of its record under its key.
+    pub seq: u64,
+    /// Epoch of the last record that is not applied for it.
+    pub left_epoch: u64,
+    /// Order of the last record that is not applied for it.
+    pub left_seq: u64,
+    /// When it was asked for.
+    pub since: Timestamp,
 }
 
 /// A confirmed publish or a committed apply.

@@ -15,8 +15,19 @@ use crate::{Cid, Problem, VolumeName};
 pub enum SyncAct {
     /// Have it publish and apply nothing until it is resumed (`POST .../pause`).
     Pause,
-    /// End a pause (`POST .../resume`).
+    /// End a pause, and what a rollback holds back (`POST .../resume`).
     Resume,
+    /// Take a consumer back to an earlier generation (`POST .../rollback`).
+    Rollback(SyncRollbackRequest),
+}
+
+/// Which generation a consumer is to go back to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncRollbackRequest {
+    /// Its content; the one that was applied before the present one when absent.
+    #[serde(default)]
+    pub cid: Option<CidPrefix>,
 }
 
 impl SyncAct {
@@ -25,6 +36,7 @@ impl SyncAct {
         match self {
             Self::Pause => "sync pause",
             Self::Resume => "sync resume",
+            Self::Rollback(_) => "sync rollback",
         }
     }
 }
@@ -325,5 +337,10 @@ mod tests {
             assert_eq!(serde_json::to_value(&act).expect("serialises"), golden);
             assert_eq!(serde_json::from_value::<SyncAct>(golden).expect("reads"), act);
         }
+        let cid = "bafkr4iaha4d".parse().ok();
+        let act = SyncAct::Rollback(SyncRollbackRequest { cid });
+        let golden = serde_json::json!({"act": "rollback", "cid": "bafkr4iaha4d"});
+        assert_eq!(serde_json::to_value(&act).expect("serialises"), golden);
+        assert_eq!(serde_json::from_value::<SyncAct>(golden).expect("reads"), act);
     }
 }

@@ -1,7 +1,9 @@
 //! What callers ask of a sync task, and what it answers.
 
+use std::time::Duration;
+
 use belay_protocol::control::Stage;
-use belay_protocol::{Cid, HistoryEntry, ProblemCode, PublishOutcome, SyncStatus};
+use belay_protocol::{Cid, CidPrefix, HistoryEntry, ProblemCode, PublishOutcome, SyncStatus};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -72,6 +74,78 @@ pub enum HistoryError {
     Read(#[source] std::io::Error),
 }
 
+/// A consumer that went back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RolledBack {
+    /// What it went back to.
+    pub cid: Cid,
+    /// Epoch of the last record that is held back.
+    pub left_epoch: u64,
+    /// Number of the last record that is held back.
+    pub left_seq: u64,
+    /// How long the container was down; none if it did not run or nothing had to be changed.
+    pub downtime: Option<Duration>,
+}
+
+/// Why a consumer did not go back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RollbackError {
+    /// The workload is a provider.
+    #[error("the workload is the provider of this key and takes nothing over")]
+    NotConsumer,
+    /// There is no such generation, or none that was here before.
+    #[error("{reason}")]
+    Target {
+        /// What there is not.
+        reason: String,
+    },
+    /// It is the newest generation, which needs no rollback.
+    #[error("{reason}")]
+    Newest {
+        /// Which.
+        reason: String,
+    },
+    /// It failed at a stage; nothing was changed, or the workload is halted.
+    #[error("{stage}: {reason}")]
+    Failed {
+        /// The stage.
+        stage: Stage,
+        /// What failed and why.
+        reason: String,
+    },
+    /// The workload is in the hands of another operation; nothing was changed.
+    #[error("{reason}")]
+    Busy {
+        /// Of which.
+        reason: String,
+    },
+    /// The store does not answer; nothing was changed.
+    #[error("{reason}")]
+    Store {
+        /// What it does not.
+        reason: String,
+    },
+    /// The volumes are not mounted.
+    #[error("the volumes of the workload are not mounted")]
+    NoVolumes,
+    /// The task ended, or the daemon is shutting down. What had begun is finished after its next
+    /// start.
+    #[error("sync of the workload is shutting down")]
+    ShuttingDown,
+}
+
+impl RollbackError {
+    /// Whether the same command may succeed later without a change.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::Store { .. } | Self::NoVolumes | Self::ShuttingDown => true,
+            Self::NotConsumer | Self::Target { .. } | Self::Newest { .. } | Self::Failed { .. } => {
+                false
+            }
+        }
+    }
+}
+
 /// Why sync could not be paused or resumed.
 #[derive(Debug, thiserror::Error)]
 pub enum PauseError {
@@ -95,6 +169,8 @@ pub(crate) enum Command {
     Pause { reply: oneshot::Sender<std::io::Result<Timestamp>> },
     /// End a pause.
     Resume { reply: oneshot::Sender<std::io::Result<()>> },
+    /// Go back to an earlier generation.
+    Rollback { cid: Option<CidPrefix>, reply: oneshot::Sender<Result<RolledBack, RollbackError>> },
     /// Asks for a look at the record now.
     Check,
 }
@@ -113,6 +189,7 @@ impl std::fmt::Debug for Command {
             Self::Publish { .. } => "Publish",
             Self::Pause { .. } => "Pause",
             Self::Resume { .. } => "Resume",
+            Self::Rollback { .. } => "Rollback",
             Self::Check => "Check",
         })
     }
@@ -137,7 +214,21 @@ impl SyncHandle {
         self.pausing(|reply| Command::Pause { reply }).await
     }
 
-    /// Ends a pause and has a look at what waited.
+    /// Takes a consumer back to an earlier generation: that before the present one where none is
+    /// named. Records up to the newest of now are held back until a later one comes, or
+    /// [`SyncHandle::resume`]. It goes on if the caller goes away.
+    pub async fn roll_back(&self, cid: Option<CidPrefix>) -> Result<RolledBack, RollbackError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(Command::Rollback { cid, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                RollbackError::Busy { reason: "other commands are waiting".to_owned() }
+            }
+            mpsc::error::TrySendError::Closed(_) => RollbackError::ShuttingDown,
+        })?;
+        answer.await.unwrap_or(Err(RollbackError::ShuttingDown))
+    }
+
+    /// Ends a pause, and what a rollback holds back, and has a look at what waited.
     pub async fn resume(&self) -> Result<(), PauseError> {
         self.pausing(|reply| Command::Resume { reply }).await
     }

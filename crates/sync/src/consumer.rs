@@ -28,7 +28,10 @@ use crate::window::OfflineWindow;
 mod commitment;
 mod preparation;
 mod quarantine;
+mod rollback;
 mod tree;
+
+pub(crate) use rollback::held;
 
 /// Takes over what is published under one workload's key.
 pub(crate) struct Consumer<S, W> {
@@ -62,6 +65,14 @@ struct ApplyFailure {
     cid: Option<Cid>,
     quarantine_key: String,
     stopped: Stopped,
+}
+
+/// Why a record may be applied.
+enum Due {
+    /// It must not be before the highest one that was accepted.
+    ByPlace,
+    /// An operator went back to it.
+    AtOperatorsWord,
 }
 
 /// How an apply ended that did not fail.
@@ -185,6 +196,14 @@ where
         };
         let record = &accepted.record;
         self.show_head(record);
+        // What an operator went back to is taken in the place of the head that was left.
+        let pinned = self.pinned(Order::of(record), &mounts).await;
+        let due = match &pinned {
+            Some(_) => Due::AtOperatorsWord,
+            None => Due::ByPlace,
+        };
+        let accepted = pinned.unwrap_or(accepted);
+        let record = &accepted.record;
         let fail = |stopped| ApplyFailure {
             cid: Some(record.cid),
             quarantine_key: record.cid.to_string(),
@@ -194,8 +213,13 @@ where
             self.waiting = None;
             self.sweep(layout).await;
         }
-        if !self.is_due(record).await.map_err(fail)? {
-            return Ok(None);
+        match due {
+            Due::AtOperatorsWord => {}
+            Due::ByPlace => {
+                if !self.is_due(record).await.map_err(fail)? {
+                    return Ok(None);
+                }
+            }
         }
         let (check_layout, check) = (layout.clone(), accepted.clone());
         let applied = blocking(Stage::Validation, move || is_applied(&check_layout, &check)).await;
@@ -256,13 +280,20 @@ where
             .stored(move |state| {
                 let mut memory = state.consumer()?;
                 if memory.highest.is_some_and(|known| known.order >= highest.order) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 memory.highest = Some(highest);
-                state.set_consumer(&memory)
+                // A newer record is what ends a rollback.
+                memory.pinned = memory.pinned.filter(|pinned| highest.order <= pinned.left);
+                state.set_consumer(&memory)?;
+                Ok(Some(memory))
             })
             .await;
-        accepted.map_err(|error| unknown_memory(&error))
+        let changed = accepted.map_err(|error| unknown_memory(&error))?;
+        if let Some(memory) = changed {
+            self.context.show_held(&memory);
+        }
+        Ok(())
     }
 
     /// Whether the record may be applied by its place in the order.

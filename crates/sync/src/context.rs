@@ -11,10 +11,11 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::consumer::held;
 use crate::history::History;
 use crate::layout::SyncSpec;
 use crate::spool::Spool;
-use crate::state::StateDir;
+use crate::state::{ConsumerMemory, StateDir};
 
 /// Tries of one exchange with the store before its failure is reported.
 const TRIES: u32 = 3;
@@ -124,6 +125,16 @@ impl<S, W> Context<S, W> {
         self.status.send_modify(|status| {
             let stage = if status.paused.is_some() { "paused" } else { "idle" };
             stage.clone_into(&mut status.stage);
+        });
+    }
+
+    /// Shows what an operator went back to.
+    pub(crate) fn show_held(&self, memory: &ConsumerMemory) {
+        let held = held(memory);
+        self.status.send_if_modified(|status| {
+            let changed = status.held != held;
+            status.held = held;
+            changed
         });
     }
 

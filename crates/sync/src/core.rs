@@ -11,6 +11,7 @@ pub(crate) mod quarantine;
 pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod retention;
+pub(crate) mod rollback;
 pub(crate) mod root;
 pub(crate) mod seen;
 pub(crate) mod signature;

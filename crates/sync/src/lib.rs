@@ -50,7 +50,7 @@ pub use beneath::empty_directory;
 pub use clones::{CloneAnswer, CloneRefused, NoClones, VolumeClones};
 pub use command::{
     ClearHaltError, HistoryError, PauseError, PublishCommand, PublishError, RecoverError, Recovery,
-    SyncHandle,
+    RollbackError, RolledBack, SyncHandle,
 };
 pub use control::{ControlDir, Fingerprint, Pending};
 pub use core::capturing::CapturePolicy;

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::state::{Pause, StateDir};
+use crate::state::{ConsumerMemory, Pause, StateDir};
 
 /// Pauses the sync of a workload whose task does not run. `state_dir` is the one given to
 /// [`crate::spawn`]. Returns since when it is paused; that of an earlier pause stands.
@@ -19,13 +19,13 @@ pub async fn pause(state_dir: &Path) -> io::Result<Timestamp> {
     blocking(move || pause_in(&StateDir::open(&state_dir)?)).await
 }
 
-/// Ends the pause of a workload whose task does not run.
+/// Ends the pause of a workload whose task does not run, and what a rollback holds back.
 ///
 /// # Errors
 /// Those of the state directory.
 pub async fn resume(state_dir: &Path) -> io::Result<()> {
     let state_dir = state_dir.to_owned();
-    blocking(move || StateDir::open(&state_dir)?.clear_pause()).await
+    blocking(move || resume_in(&StateDir::open(&state_dir)?).map(drop)).await
 }
 
 pub(crate) fn pause_in(state: &StateDir) -> io::Result<Timestamp> {
@@ -36,6 +36,16 @@ pub(crate) fn pause_in(state: &StateDir) -> io::Result<Timestamp> {
     let since = Timestamp::now();
     state.set_pause(&Pause { since: Some(since) })?;
     Ok(since)
+}
+
+/// What was held back is let go first: a pause that stands then still keeps it from being applied.
+pub(crate) fn resume_in(state: &StateDir) -> io::Result<ConsumerMemory> {
+    let mut memory = state.consumer()?;
+    if memory.pinned.take().is_some() {
+        state.set_consumer(&memory)?;
+    }
+    state.clear_pause()?;
+    Ok(memory)
 }
 
 async fn blocking<T: Send + 'static>(

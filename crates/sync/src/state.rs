@@ -308,6 +308,20 @@ pub(crate) struct ConsumerMemory {
     pub(crate) highest: Option<Highest>,
     /// Failed content, by its cid or, where that cannot be read, by the hash of the record.
     pub(crate) quarantine: BTreeMap<String, Quarantined>,
+    /// A generation that an operator went back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pinned: Option<Pinned>,
+}
+
+/// A generation that is held in the place of later ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Pinned {
+    /// Its record, as the store had it.
+    pub(crate) record: String,
+    /// The last place that is held back. A record after it is applied, and ends this.
+    pub(crate) left: Order,
+    pub(crate) since: Timestamp,
 }
 
 /// A place in the order with its content.

@@ -13,14 +13,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::{Command, PublishError, SyncHandle};
-use crate::consumer::Consumer;
+use crate::command::{Command, PublishError, RollbackError, SyncHandle};
+use crate::consumer::{Consumer, held};
 use crate::context::Context;
 use crate::control::ControlDir;
 use crate::history::History;
 use crate::layout::{SyncLayout, SyncSpec};
 use crate::node_key::NodeKey;
-use crate::pausing::pause_in;
+use crate::pausing::{pause_in, resume_in};
 use crate::provider::Provider;
 use crate::spool::Spool;
 use crate::state::StateDir;
@@ -94,7 +94,9 @@ where
 
 /// What is known before anything was done.
 pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
-    let quarantine = state.consumer().unwrap_or_default().quarantine.into_iter();
+    let memory = state.consumer().unwrap_or_default();
+    let held = held(&memory);
+    let quarantine = memory.quarantine.into_iter();
     SyncStatus {
         role: spec.role,
         key: spec.key.clone(),
@@ -107,6 +109,7 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         halted: state.halt().map(|halt| halt.reason),
         paused: state.pause().map(|pause| pause.since.unwrap_or_else(Timestamp::now)),
         waits: None,
+        held,
     }
 }
 
@@ -203,6 +206,17 @@ where
             Command::Check => {
                 self.tick().await;
             }
+            Command::Rollback { cid, reply } => {
+                let result = match (self.mounted().await, &mut self.side) {
+                    (None, _) => Err(RollbackError::NoVolumes),
+                    (Some(_), Side::Provider(_)) => Err(RollbackError::NotConsumer),
+                    (Some(layout), Side::Consumer(consumer)) => {
+                        consumer.roll_back(&layout, cid.as_ref()).await
+                    }
+                };
+                self.context.show_rest();
+                let _ = reply.send(result);
+            }
             // Whoever asked may have gone; it holds all the same.
             Command::Pause { reply } => {
                 let _ = reply.send(self.pause().await);
@@ -239,7 +253,8 @@ where
     }
 
     async fn resume(&mut self) -> std::io::Result<()> {
-        self.context.stored(StateDir::clear_pause).await?;
+        let memory = self.context.stored(resume_in).await?;
+        self.context.show_held(&memory);
         self.context.status.send_modify(|status| {
             status.paused = None;
             status.waits = None;

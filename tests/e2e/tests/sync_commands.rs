@@ -207,3 +207,86 @@ fn walk(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     found
 }
+
+#[tokio::test]
+async fn a_consumer_goes_back_and_stays_there_over_a_kill_until_there_is_something_newer() {
+    let (provider, mut consumer, _store) = pair().await;
+    publish(&provider, "one").await;
+    serves(&consumer, "one").await;
+    sync(&consumer, &["rollback", "app"]).refused(66, "no earlier generation");
+    publish(&provider, "two").await;
+    serves(&consumer, "two").await;
+    sync(&provider, &["rollback", "app"]).refused(69, "is the provider of this key");
+
+    let said = sync(&consumer, &["rollback", "app"]).done();
+    assert!(
+        said.contains("up to record 2 of epoch 1, is held back until a newer record"),
+        "{said}"
+    );
+    serves(&consumer, "one").await;
+    consumer.kill();
+    consumer.launch().await;
+    let table = until("what is held back", SOON, || async {
+        let table = sync(&consumer, &["status"]).done();
+        if table.contains("records up to 2 of epoch 1 are held back") && table.contains("idle") {
+            Ok(table)
+        } else {
+            Err(table)
+        }
+    })
+    .await;
+    assert!(table.contains("by an operator"), "{table}");
+    serves(&consumer, "one").await;
+    sync(&consumer, &["resume", "app"]).done();
+    serves(&consumer, "two").await;
+
+    sync(&consumer, &["rollback", "app"]).done();
+    serves(&consumer, "one").await;
+    publish(&provider, "three").await;
+    serves(&consumer, "three").await;
+    provider.end().await;
+    consumer.end().await;
+}
+
+#[tokio::test]
+async fn a_rollback_of_a_node_that_is_killed_comes_to_its_end() {
+    let (provider, mut consumer, _store) = pair().await;
+    let data = provider.volume("app", "data").await;
+    for name in 0..200 {
+        std::fs::write(data.join(format!("{name}")), vec![b'x'; 40_000]).expect("writes");
+    }
+    publish(&provider, "one").await;
+    serves(&consumer, "one").await;
+    for name in 0..200 {
+        std::fs::write(data.join(format!("{name}")), vec![b'y'; 40_000]).expect("writes");
+    }
+    publish(&provider, "two").await;
+    serves(&consumer, "two").await;
+    for round in 0..4_u64 {
+        let asked = Command::new(binary("belay"))
+            .env("BELAY_SOCKET", consumer.socket())
+            .args(["sync", "rollback", "app"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut asked = asked.expect("belay runs");
+        // From before the first write to after the last step, over the rounds.
+        tokio::time::sleep(Duration::from_millis(10 + 130 * round)).await;
+        consumer.kill();
+        asked.wait().expect("belay ends with its connection");
+        consumer.launch().await;
+        let held = until("one of the two", SOON, || async {
+            let status = sync(&consumer, &["status", "-o", "json"]).json();
+            match (status["app"]["stage"].as_str(), status["app"]["held"].is_object()) {
+                (Some("idle"), held) => Ok(held),
+                _ => Err(status.to_string()),
+            }
+        })
+        .await;
+        serves(&consumer, if held { "one" } else { "two" }).await;
+        sync(&consumer, &["resume", "app"]).done();
+        serves(&consumer, "two").await;
+    }
+    provider.end().await;
+    consumer.end().await;
+}

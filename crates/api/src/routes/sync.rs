@@ -7,13 +7,15 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Extension, Router};
-use belay_protocol::{Operation, SyncAct, SyncLine, SyncPiece, SyncQuestion, WorkloadName};
+use belay_protocol::{
+    Operation, SyncAct, SyncLine, SyncPiece, SyncQuestion, SyncRollbackRequest, WorkloadName,
+};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::ask::replied_within;
-use super::extract::{Named, Pairs};
+use super::extract::{Document, Named, Pairs};
 use crate::answer::{self, Refusal};
 use crate::core::query;
 use crate::operation::carry_out;
@@ -23,9 +25,10 @@ use crate::state::{ApiState, Caller, Command, shutting_down};
 const READY: Duration = Duration::from_mins(10);
 
 /// Pages that act on volume-sync, or show what apps put into it: the operator's alone.
-pub(crate) const OPERATOR_PAGES: [&str; 5] = [
+pub(crate) const OPERATOR_PAGES: [&str; 6] = [
     "/v1/workloads/{name}/sync/pause",
     "/v1/workloads/{name}/sync/resume",
+    "/v1/workloads/{name}/sync/rollback",
     "/v1/workloads/{name}/sync/generation",
     "/v1/workloads/{name}/sync/export",
     "/v1/workloads/{name}/sync/diff",
@@ -33,10 +36,11 @@ pub(crate) const OPERATOR_PAGES: [&str; 5] = [
 
 /// What those pages do.
 pub(crate) fn operator_routes() -> Router<ApiState> {
-    let [paused, resumed, shown, exported, compared] = OPERATOR_PAGES;
+    let [paused, resumed, rolled_back, shown, exported, compared] = OPERATOR_PAGES;
     Router::new()
         .route(paused, post(pause))
         .route(resumed, post(resume))
+        .route(rolled_back, post(rollback))
         .route(shown, get(generation))
         .route(exported, get(export))
         .route(compared, get(diff))
@@ -57,6 +61,16 @@ async fn resume(
     Named(workload): Named,
 ) -> Response {
     let operation = Operation::Sync { workload, act: SyncAct::Resume };
+    carry_out(&state, caller, None, operation).await
+}
+
+async fn rollback(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+    Document(request): Document<SyncRollbackRequest>,
+) -> Response {
+    let operation = Operation::Sync { workload, act: SyncAct::Rollback(request) };
     carry_out(&state, caller, None, operation).await
 }
 

@@ -13,8 +13,8 @@ use belay_protocol::{
     BreakMode, CheckMode, CheckRequest, DependantsRule, DeployRequest, GrowRequest, HistoryEntry,
     LockState, LockStatus, LogLine, LogQuery, LogStream, NodeReadiness, NodeStatus, Operation,
     OperationEvent, OperationOutcome, OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode,
-    PublishAllRequest, PublishRequest, PublishTarget, RollbackRequest, SyncAct, SyncStatus,
-    VolumeAct, VolumeFate, VolumeStatus, WorkloadStatus,
+    PublishAllRequest, PublishRequest, PublishTarget, RollbackRequest, SyncAct,
+    SyncRollbackRequest, SyncStatus, VolumeAct, VolumeFate, VolumeStatus, WorkloadStatus,
 };
 use futures_util::StreamExt;
 use node::{TestNode, quick_limits, status};
@@ -173,6 +173,15 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
             "/v1/workloads/web/sync/resume",
             vec![],
             Operation::Sync { workload: web(), act: SyncAct::Resume },
+        ),
+        (
+            Method::POST,
+            "/v1/workloads/web/sync/rollback",
+            b"{}".to_vec(),
+            Operation::Sync {
+                workload: web(),
+                act: SyncAct::Rollback(SyncRollbackRequest { cid: None }),
+            },
         ),
         (Method::POST, "/v1/sync/publish", publish_all_body, Operation::PublishAll(publish_all)),
         (Method::POST, "/v1/sync/keygen", vec![], Operation::SigningKey),

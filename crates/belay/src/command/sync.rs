@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use belay_protocol::{CidPrefix, DiffAgainst, ProblemCode, SyncGeneration, SyncLine, WorkloadName};
+use belay_protocol::{
+    CidPrefix, DiffAgainst, ProblemCode, SyncGeneration, SyncLine, SyncRollbackRequest,
+    WorkloadName,
+};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -22,6 +25,17 @@ pub(crate) async fn act(
 ) -> Result<(), Ending> {
     let path = format!("/v1/workloads/{workload}/sync/{verb}");
     operate::act(client, Method::POST, &path, Document::none(), output).await
+}
+
+pub(crate) async fn roll_back(
+    client: &Client,
+    workload: &WorkloadName,
+    cid: Option<CidPrefix>,
+    output: &Output,
+) -> Result<(), Ending> {
+    let path = format!("/v1/workloads/{workload}/sync/rollback");
+    let request = Document::of(&SyncRollbackRequest { cid });
+    operate::act(client, Method::POST, &path, request, output).await
 }
 
 pub(crate) async fn show(

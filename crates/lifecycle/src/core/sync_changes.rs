@@ -81,6 +81,7 @@ mod tests {
             halted: None,
             paused: None,
             waits: None,
+            held: None,
         }
     }
 

@@ -6,7 +6,9 @@ use belay_protocol::{
     DiffAgainst, OperationOutcome, Problem, ProblemCode, SyncAct, SyncPiece, SyncQuestion,
     SyncRole, WorkloadName,
 };
-use belay_sync::{Against, AskError, LocalStore, PauseError, SyncReader};
+use belay_sync::{
+    Against, AskError, LocalStore, PauseError, RollbackError, RolledBack, SyncReader,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::state::State;
@@ -30,20 +32,27 @@ impl State {
         let handle = self.sync.as_ref().map(|sync| sync.handle.clone());
         let Some(handle) = handle else {
             let state_dir = self.context.state_dir(&self.name);
-            let done = match act {
-                SyncAct::Pause => belay_sync::pause(&state_dir).await.map(drop),
-                SyncAct::Resume => belay_sync::resume(&state_dir).await,
-            };
-            let done = done.map_err(PauseError::State);
-            return reporter.finish(pausing_ended(&name, role, &act, done));
+            let state = PauseError::State;
+            return reporter.finish(match act {
+                SyncAct::Pause => {
+                    let done = belay_sync::pause(&state_dir).await.map(drop).map_err(state);
+                    pause_ended(&name, role, done)
+                }
+                SyncAct::Resume => {
+                    resume_ended(&name, belay_sync::resume(&state_dir).await.map_err(state))
+                }
+                SyncAct::Rollback(_) => rollback_ended(&name, Err(RollbackError::NoVolumes)),
+            });
         };
         self.answers.spawn(async move {
             reporter.progress(act.verb(), "what is under way comes to its end first");
-            let done = match act {
-                SyncAct::Pause => handle.pause().await.map(drop),
-                SyncAct::Resume => handle.resume().await,
-            };
-            reporter.finish(pausing_ended(&name, role, &act, done));
+            reporter.finish(match act {
+                SyncAct::Pause => pause_ended(&name, role, handle.pause().await.map(drop)),
+                SyncAct::Resume => resume_ended(&name, handle.resume().await),
+                SyncAct::Rollback(request) => {
+                    rollback_ended(&name, handle.roll_back(request.cid).await)
+                }
+            });
         });
     }
 
@@ -187,34 +196,102 @@ pub(crate) fn questions() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(QUESTIONS))
 }
 
-fn pausing_ended(
+fn pause_ended(
     name: &WorkloadName,
     role: SyncRole,
-    act: &SyncAct,
     done: Result<(), PauseError>,
 ) -> Result<OperationOutcome, Problem> {
     let waits = match role {
         SyncRole::Provider => "requests of the app wait",
         SyncRole::Consumer => "new records wait",
     };
-    let summary = match act {
-        SyncAct::Pause => {
-            format!("volume-sync of {name} is paused; {waits} for belay sync resume {name}")
+    let summary = format!("volume-sync of {name} is paused; {waits} for belay sync resume {name}");
+    done.map(|()| OperationOutcome { summary, publish: None })
+        .map_err(|error| pause_problem(name, "pause", &error))
+}
+
+fn resume_ended(
+    name: &WorkloadName,
+    done: Result<(), PauseError>,
+) -> Result<OperationOutcome, Problem> {
+    let summary = format!("volume-sync of {name} goes on");
+    done.map(|()| OperationOutcome { summary, publish: None })
+        .map_err(|error| pause_problem(name, "resume", &error))
+}
+
+fn pause_problem(name: &WorkloadName, verb: &str, error: &PauseError) -> Problem {
+    let detail = format!("sync {verb} of {name}: {}", problems::with_causes(error));
+    match error {
+        PauseError::State(_) => Problem::new(
+            ProblemCode::Internal,
+            detail,
+            "see that the state directory can be written",
+        ),
+        PauseError::Busy => Problem::new(ProblemCode::Busy, detail, "try again"),
+        PauseError::ShuttingDown => {
+            Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs")
         }
-        SyncAct::Resume => format!("volume-sync of {name} goes on"),
+    }
+}
+
+fn rollback_ended(
+    name: &WorkloadName,
+    done: Result<RolledBack, RollbackError>,
+) -> Result<OperationOutcome, Problem> {
+    let error = match done {
+        Ok(RolledBack { cid, left_epoch, left_seq, downtime }) => {
+            let downtime = downtime.map_or_else(String::new, |downtime| {
+                format!(", down for {} ms", downtime.as_millis())
+            });
+            let summary = format!(
+                "{name} is back on {cid}{downtime}; what was published since, up to record {left_seq} \
+                 of epoch {left_epoch}, is held back until a newer record or belay sync resume {name}"
+            );
+            return Ok(OperationOutcome { summary, publish: None });
+        }
+        Err(error) => error,
     };
-    done.map(|()| OperationOutcome { summary, publish: None }).map_err(|error| {
-        let detail = format!("{} of {name}: {}", act.verb(), problems::with_causes(&error));
-        match error {
-            PauseError::State(_) => Problem::new(
-                ProblemCode::Internal,
-                detail,
-                "see that the state directory can be written",
+    let detail = format!("{name}: {error}");
+    Err(match error {
+        RollbackError::NotConsumer => Problem::new(
+            ProblemCode::NoSync,
+            detail,
+            "go back on a node whose workload is a consumer, or publish the earlier state",
+        ),
+        RollbackError::Target { .. } => Problem::new(
+            ProblemCode::NoSuchGeneration,
+            detail,
+            format!(
+                "belay sync history {name} shows what there was; name one: belay sync rollback \
+                     {name} CID"
             ),
-            PauseError::Busy => Problem::new(ProblemCode::Busy, detail, "try again"),
-            PauseError::ShuttingDown => {
-                Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs")
-            }
+        ),
+        RollbackError::Newest { .. } => Problem::new(
+            ProblemCode::NoSuchGeneration,
+            detail,
+            format!("belay sync resume {name} ends a rollback and applies the newest"),
+        ),
+        RollbackError::Failed { .. } => Problem::new(
+            ProblemCode::RollbackFailed,
+            detail,
+            format!(
+                "belay sync status shows what holds; belay sync show {name} CID shows whether \
+                     the store has the generation"
+            ),
+        ),
+        RollbackError::Busy { .. } => {
+            Problem::new(ProblemCode::Busy, detail, "wait for what is under way, then try again")
+        }
+        RollbackError::Store { .. } => Problem::new(
+            ProblemCode::StoreUnavailable,
+            detail,
+            "see that the store can be reached and read, then try again",
+        ),
+        RollbackError::NoVolumes => {
+            Problem::new(ProblemCode::NotRunning, detail, format!("belay start {name}"))
+        }
+        RollbackError::ShuttingDown => {
+            Problem::new(ProblemCode::ShuttingDown, detail, "try again once belayd runs")
         }
     })
 }
@@ -321,17 +398,53 @@ mod tests {
     #[test]
     fn a_pause_says_what_waits() {
         let name: WorkloadName = "web".parse().expect("a name");
-        let ended = |role, act| {
-            pausing_ended(&name, role, &act, Ok(())).expect("it was written down").summary
-        };
+        let paused = |role| pause_ended(&name, role, Ok(())).expect("it was written down").summary;
         assert_eq!(
-            ended(SyncRole::Provider, SyncAct::Pause),
+            paused(SyncRole::Provider),
             "volume-sync of web is paused; requests of the app wait for belay sync resume web"
         );
-        assert!(ended(SyncRole::Consumer, SyncAct::Pause).contains("new records wait"));
-        assert_eq!(ended(SyncRole::Consumer, SyncAct::Resume), "volume-sync of web goes on");
-        let refused =
-            pausing_ended(&name, SyncRole::Provider, &SyncAct::Pause, Err(PauseError::Busy));
+        assert!(paused(SyncRole::Consumer).contains("new records wait"));
+        let resumed = resume_ended(&name, Ok(())).expect("it was written down").summary;
+        assert_eq!(resumed, "volume-sync of web goes on");
+        let refused = pause_ended(&name, SyncRole::Provider, Err(PauseError::Busy));
         assert_eq!(refused.expect_err("refused").code, ProblemCode::Busy);
+    }
+
+    #[test]
+    fn a_rollback_says_what_is_held_back_and_a_refusal_what_to_do() {
+        let name: WorkloadName = "web".parse().expect("a name");
+        let cid = belay_protocol::Cid::from_digest([7; 32]);
+        let downtime = Some(std::time::Duration::from_millis(71));
+        let done = RolledBack { cid, left_epoch: 1, left_seq: 9, downtime };
+        let summary = rollback_ended(&name, Ok(done)).expect("went back").summary;
+        assert!(summary.contains(", down for 71 ms; what was published since, up to record 9 of"));
+        let reason = || "why".to_owned();
+        let stage = belay_protocol::control::Stage::Download;
+        for (error, code, next) in [
+            (RollbackError::NotConsumer, ProblemCode::NoSync, "consumer"),
+            (
+                RollbackError::Target { reason: reason() },
+                ProblemCode::NoSuchGeneration,
+                "belay sync rollback web CID",
+            ),
+            (
+                RollbackError::Newest { reason: reason() },
+                ProblemCode::NoSuchGeneration,
+                "belay sync resume web",
+            ),
+            (
+                RollbackError::Failed { stage, reason: reason() },
+                ProblemCode::RollbackFailed,
+                "belay sync show web CID",
+            ),
+            (RollbackError::Busy { reason: reason() }, ProblemCode::Busy, "try again"),
+            (RollbackError::Store { reason: reason() }, ProblemCode::StoreUnavailable, "store"),
+            (RollbackError::NoVolumes, ProblemCode::NotRunning, "belay start web"),
+            (RollbackError::ShuttingDown, ProblemCode::ShuttingDown, "once belayd runs"),
+        ] {
+            let problem = rollback_ended(&name, Err(error)).expect_err("refused");
+            assert_eq!(problem.code, code);
+            assert!(problem.next.contains(next), "{}", problem.next);
+        }
     }
 }

@@ -33,6 +33,7 @@ async fn child() {
     let all = publish.chain(&Point::APPLY);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
+    let goes_back = role == "rollback";
     let (place, role) = match role {
         "publish" => (Place::at(&root.join("provider")), SyncRole::Provider),
         "publish-clones" => {
@@ -40,10 +41,14 @@ async fn child() {
             place.clones.with(|clones| clones.host = CloningHost::Clones);
             (place, SyncRole::Provider)
         }
-        _ => (Place::at(&root.join("consumer")), SyncRole::Consumer),
+        "apply" | "rollback" => (Place::at(&root.join("consumer")), SyncRole::Consumer),
+        other => panic!("no role {other}"),
     };
     let spec = SyncSpec { format, ..spec(role) };
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
+    if goes_back {
+        let _ = running.handle.roll_back(None).await;
+    }
     // The failpoint ends this process long before.
     tokio::time::sleep(DEADLINE).await;
     running.stop().await;

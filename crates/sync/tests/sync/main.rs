@@ -10,6 +10,7 @@ mod faulty;
 mod kill;
 mod powercut;
 mod publish;
+mod rollback;
 mod scene;
 mod sealed;
 mod signed;

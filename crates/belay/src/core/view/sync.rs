@@ -1,7 +1,7 @@
 //! `belay sync status` and `belay sync history`.
 
 use belay_protocol::record::Capture;
-use belay_protocol::{HistoryEntry, NodeStatus, SyncOutcome, SyncRole, SyncStatus};
+use belay_protocol::{HistoryEntry, NodeStatus, SyncHeld, SyncOutcome, SyncRole, SyncStatus};
 use jiff::Timestamp;
 
 use super::workloads::role;
@@ -122,6 +122,15 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
     if let Some(since) = sync.paused {
         let waits = sync.waits.as_ref().map(|waits| format!("; {waits} waits")).unwrap_or_default();
         troubles.push(format!("paused {} ago by an operator{waits}", human::age(now, since)));
+    }
+    if let Some(held) = &sync.held {
+        let SyncHeld { cid, left_epoch, left_seq, since, .. } = held;
+        troubles.push(format!(
+            "taken back to {} {} ago by an operator; records up to {left_seq} of epoch {left_epoch} \
+             are held back",
+            cid.short(),
+            human::age(now, *since)
+        ));
     }
     if let Some(failure) = &sync.last_failure {
         let when = human::age(now, failure.at);
