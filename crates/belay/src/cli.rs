@@ -470,6 +470,16 @@ pub(crate) enum SyncVerb {
     /// Print the key by which this node signs what it publishes, and make one if there is none
     #[command(after_help = "Example: belay sync keygen")]
     Keygen,
+    /// Read all that the store keeps of a workload's key, and say what is damaged
+    #[command(after_help = "Example: belay sync verify web")]
+    Verify {
+        workload: WorkloadName,
+        /// Read every file of its volumes too; the workload must be stopped
+        #[arg(long)]
+        content: bool,
+        #[command(flatten)]
+        listing: Listing,
+    },
     /// Show what was published and applied, newest first
     #[command(after_help = "Example: belay sync history web")]
     History {

@@ -14,7 +14,7 @@ mod volume;
 
 use std::process::ExitCode;
 
-use belay_protocol::DiffAgainst;
+use belay_protocol::{DiffAgainst, VerifyDepth};
 
 pub(crate) use doctor::{examine, find_belayd};
 pub(crate) use operate::deploy_request;
@@ -101,6 +101,10 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
             sync::diff(&client()?, &workload, &from, &to, listing, output).await?;
         }
         Verb::Sync(SyncVerb::Keygen) => operate::signing_key(&client()?, output).await?,
+        Verb::Sync(SyncVerb::Verify { workload, content, listing }) => {
+            let depth = if content { VerifyDepth::Content } else { VerifyDepth::Marks };
+            sync::verify(&client()?, &workload, depth, listing, output).await?;
+        }
         Verb::Sync(SyncVerb::History { workload, listing }) => {
             show::history(&client()?, &workload, listing, output).await?;
         }

@@ -52,7 +52,8 @@ pub use status::{
     VolumeUsage, WorkloadPhase, WorkloadStatus,
 };
 pub use sync_commands::{
-    CidPrefix, DiffAgainst, DifferingPart, EntryKind, GenerationStanding, GenerationStored,
+    CidPrefix, Damage, DiffAgainst, DifferingPart, EntryKind, GenerationStanding, GenerationStored,
     InvalidCidPrefix, SyncAct, SyncDifference, SyncDifferences, SyncGeneration, SyncLine,
-    SyncPiece, SyncQuestion, SyncRollbackRequest, TreeEntry,
+    SyncPiece, SyncQuestion, SyncRollbackRequest, TreeEntry, VerifyDepth, VerifyProgress,
+    VerifySum,
 };

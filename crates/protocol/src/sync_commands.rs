@@ -61,6 +61,20 @@ pub enum SyncQuestion {
         /// The second.
         to: DiffAgainst,
     },
+    /// Whether what is kept is whole (`GET /v1/workloads/{name}/sync/verify`).
+    Verify {
+        /// What of the volumes is looked at.
+        depth: VerifyDepth,
+    },
+}
+
+/// What of a workload's volumes is looked at when what is published is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyDepth {
+    /// Which generation each says it holds.
+    Marks,
+    /// That, and every file. The workload must not run.
+    Content,
 }
 
 /// What a generation is compared with.
@@ -79,6 +93,7 @@ impl SyncQuestion {
             Self::Show { .. } => "sync show",
             Self::Export { .. } => "sync export",
             Self::Diff { .. } => "sync diff",
+            Self::Verify { .. } => "sync verify",
         }
     }
 }
@@ -106,8 +121,71 @@ pub enum SyncLine {
     Difference(SyncDifference),
     /// All of them were told.
     Compared(SyncDifferences),
+    /// How much was read.
+    Verifying(VerifyProgress),
+    /// Something that is not as it should be.
+    Damaged(Damage),
+    /// All was read.
+    Verified(VerifySum),
     /// The list ends early.
     Failed(Box<Problem>),
+}
+
+/// How far a verification is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifyProgress {
+    /// Bytes of stored objects that were read.
+    pub done_bytes: u64,
+    /// Bytes of all, those that generations share counted for each.
+    pub total_bytes: u64,
+}
+
+/// What a verification found to be damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "damage", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Damage {
+    /// A record of the key's log.
+    Record {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An object that a kept generation needs.
+    Object {
+        /// The generation.
+        generation: Cid,
+        /// The object.
+        object: Cid,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What volumes hold is not what their marks say.
+    Content {
+        /// The generation that the marks name.
+        generation: Cid,
+        /// The volumes.
+        volumes: Vec<VolumeName>,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What was verified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VerifySum {
+    /// Generations that the key keeps.
+    pub generations: u64,
+    /// Objects that they need.
+    pub objects: u64,
+    /// Bytes of them that were read.
+    pub bytes: u64,
+    /// Volumes that carry a mark of the key.
+    pub marked: u64,
+    /// Volumes whose every file was read and is as their mark says.
+    pub rehashed: u64,
+    /// What is damaged.
+    pub damaged: u64,
 }
 
 /// A path at which two trees differ. Bytes of it that are not UTF-8 are replaced.

@@ -58,7 +58,7 @@ pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use node_key::{NodeKey, NodeKeyError};
 pub use pausing::{pause, resume};
-pub use reader::{Against, AskError, Diff, Export, SyncReader};
+pub use reader::{Against, AskError, Diff, Export, Held, SyncReader};
 pub use recovery::{clear_halt, is_recovery_needed, recover};
 pub use sealing::Sealing;
 pub use task::{SpawnError, SyncNode, spawn};

@@ -29,10 +29,13 @@ use crate::volume::Volumes;
 
 mod diff;
 mod export;
+mod live;
 mod opened;
+mod verify;
 
 pub use diff::{Against, Diff};
 pub use export::Export;
+pub use verify::Held;
 
 /// Records of a key that are looked through; a store keeps no more.
 const LOG_MAX: usize = 64;

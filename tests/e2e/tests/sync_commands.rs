@@ -290,3 +290,39 @@ async fn a_rollback_of_a_node_that_is_killed_comes_to_its_end() {
     provider.end().await;
     consumer.end().await;
 }
+
+#[tokio::test]
+async fn what_is_kept_is_verified_and_damage_ends_with_an_exit_code_of_its_own() {
+    let (provider, consumer, store) = pair().await;
+    publish(&provider, "one").await;
+    serves(&consumer, "one").await;
+    publish(&provider, "two").await;
+    serves(&consumer, "two").await;
+    let whole = sync(&consumer, &["verify", "app"]).done();
+    assert!(whole.contains("2 generations") && whole.contains("; 0 damaged"), "{whole}");
+    assert!(whole.contains("volumes with a mark: 1"), "{whole}");
+    sync(&consumer, &["verify", "app", "--content"]).refused(69, "belay stop app");
+    consumer.client().act("stop", "app").await.expect("stops");
+    let whole = sync(&consumer, &["verify", "app", "--content"]).done();
+    assert!(whole.contains("volumes that hold what their mark says: 1 of 1"), "{whole}");
+    let data = consumer.volume("app", "data").await;
+    std::fs::write(data.join("state"), "owt").expect("writes");
+    let differs = sync(&consumer, &["verify", "app", "--content"]);
+    assert!(String::from_utf8_lossy(&differs.out).contains("differs: volume data"), "{differs:?}");
+    differs.refused(65, "damaged in 1 place");
+
+    let packs = walk(&store.path().join("blobs"));
+    let packs =
+        packs.iter().filter(|path| std::fs::read(path).expect("reads").starts_with(b"belay pack"));
+    for pack in packs.take(1) {
+        std::fs::remove_file(pack).expect("removes");
+    }
+    let damaged = sync(&provider, &["verify", "app", "-o", "json"]);
+    let out = String::from_utf8_lossy(&damaged.out).into_owned();
+    let lines = out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let told = lines.filter(|line| line["line"] == "damaged" && line["damage"] == "object");
+    assert!(told.count() >= 1, "{out}");
+    damaged.refused(65, "publish again");
+    provider.end().await;
+    consumer.end().await;
+}

@@ -25,18 +25,19 @@ use crate::state::{ApiState, Caller, Command, shutting_down};
 const READY: Duration = Duration::from_mins(10);
 
 /// Pages that act on volume-sync, or show what apps put into it: the operator's alone.
-pub(crate) const OPERATOR_PAGES: [&str; 6] = [
+pub(crate) const OPERATOR_PAGES: [&str; 7] = [
     "/v1/workloads/{name}/sync/pause",
     "/v1/workloads/{name}/sync/resume",
     "/v1/workloads/{name}/sync/rollback",
     "/v1/workloads/{name}/sync/generation",
     "/v1/workloads/{name}/sync/export",
     "/v1/workloads/{name}/sync/diff",
+    "/v1/workloads/{name}/sync/verify",
 ];
 
 /// What those pages do.
 pub(crate) fn operator_routes() -> Router<ApiState> {
-    let [paused, resumed, rolled_back, shown, exported, compared] = OPERATOR_PAGES;
+    let [paused, resumed, rolled_back, shown, exported, compared, verified] = OPERATOR_PAGES;
     Router::new()
         .route(paused, post(pause))
         .route(resumed, post(resume))
@@ -44,6 +45,7 @@ pub(crate) fn operator_routes() -> Router<ApiState> {
         .route(shown, get(generation))
         .route(exported, get(export))
         .route(compared, get(diff))
+        .route(verified, get(verify))
 }
 
 async fn pause(
@@ -96,7 +98,15 @@ async fn export(
     Pairs(pairs): Pairs,
 ) -> Result<Response, Refusal> {
     let cid = query::sync::generation(&pairs)?;
-    let pieces = ask(&state, workload, SyncQuestion::Export { cid }).await?;
+    let mut pieces = ask(&state, workload, SyncQuestion::Export { cid }).await?;
+    // What fails before the first byte can still be told in words.
+    let first = match pieces.recv().await {
+        Some(SyncPiece::Bytes(bytes)) => Ok(bytes),
+        Some(SyncPiece::Failed(problem)) => return Err(problem.into()),
+        Some(SyncPiece::Generation(_) | SyncPiece::Line(_) | SyncPiece::End) | None => {
+            return Err(shutting_down().into());
+        }
+    };
     let bytes = stream::unfold(Some(pieces), |pieces| async move {
         let mut pieces = pieces?;
         match pieces.recv().await {
@@ -110,6 +120,7 @@ async fn export(
         }
     });
     let shutdown = state.shutdown().clone();
+    let bytes = stream::once(std::future::ready(first)).chain(bytes);
     Ok(answer::archive(cut_by(bytes, shutdown)))
 }
 
@@ -120,6 +131,16 @@ async fn diff(
 ) -> Result<Response, Refusal> {
     let (from, to) = query::sync::diff(&pairs)?;
     let pieces = ask(&state, workload, SyncQuestion::Diff { from, to }).await?;
+    Ok(lines(&state, pieces))
+}
+
+async fn verify(
+    State(state): State<ApiState>,
+    Named(workload): Named,
+    Pairs(pairs): Pairs,
+) -> Result<Response, Refusal> {
+    let depth = query::sync::verify(&pairs)?;
+    let pieces = ask(&state, workload, SyncQuestion::Verify { depth }).await?;
     Ok(lines(&state, pieces))
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use belay_protocol::{
-    CidPrefix, DiffAgainst, ProblemCode, SyncGeneration, SyncLine, SyncRollbackRequest,
-    WorkloadName,
+    CidPrefix, DiffAgainst, OperationProgress, ProblemCode, SyncGeneration, SyncLine,
+    SyncRollbackRequest, VerifyDepth, VerifyProgress, WorkloadName,
 };
 use reqwest::Method;
 use serde_json::Value;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::operate;
 use crate::cli::{Format, Listing};
 use crate::client::{Client, Document};
-use crate::core::view;
+use crate::core::{human, view};
 use crate::failure::{self, Ending, Failure};
 use crate::output::Output;
 
@@ -131,7 +131,7 @@ pub(crate) async fn diff(
         match lines.next::<SyncLine>().await? {
             Some(SyncLine::Failed(problem)) => return Err((*problem).into()),
             None => return Err(client.cut_short()),
-            Some(line @ (SyncLine::Difference(_) | SyncLine::Compared(_))) => {
+            Some(line) => {
                 let last = matches!(line, SyncLine::Compared(_));
                 match listing.output {
                     Format::Json => output.json_line(&line)?,
@@ -143,4 +143,50 @@ pub(crate) async fn diff(
             }
         }
     }
+}
+
+pub(crate) async fn verify(
+    client: &Client,
+    workload: &WorkloadName,
+    depth: VerifyDepth,
+    listing: Listing,
+    output: &Output,
+) -> Result<(), Ending> {
+    let query = match depth {
+        VerifyDepth::Marks => "",
+        VerifyDepth::Content => "?content=true",
+    };
+    let path = format!("/v1/workloads/{workload}/sync/verify{query}");
+    let mut lines = client.long_lines(&path).await?;
+    let mut progress = output.progress();
+    let damaged = loop {
+        let line = match lines.next::<SyncLine>().await? {
+            Some(SyncLine::Failed(problem)) => return Err((*problem).into()),
+            None => return Err(client.cut_short()),
+            Some(line) => line,
+        };
+        match (&line, listing.output) {
+            (_, Format::Json) => output.json_line(&line)?,
+            (SyncLine::Verifying(VerifyProgress { done_bytes, total_bytes }), Format::Table) => {
+                progress.show(&OperationProgress {
+                    step: "verify".to_owned(),
+                    detail: "what the store keeps".to_owned(),
+                    done_bytes: Some(*done_bytes),
+                    total_bytes: Some(*total_bytes),
+                });
+            }
+            (_, Format::Table) => output.text(&view::generation::line(&line))?,
+        }
+        if let SyncLine::Verified(sum) = line {
+            break sum.damaged;
+        }
+    };
+    drop(progress);
+    if damaged == 0 {
+        return Ok(());
+    }
+    let places = human::count(usize::try_from(damaged).unwrap_or(usize::MAX), "place");
+    let what = format!("what is kept of {workload} is damaged in {places}");
+    let next = "publish again on the provider's node: what is damaged in the store is stored again";
+    Err(Failure::new(ProblemCode::GenerationDamaged.exit_code(), what, next).into())
 }

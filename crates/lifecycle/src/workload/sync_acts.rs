@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use belay_protocol::{
     DiffAgainst, OperationOutcome, Problem, ProblemCode, SyncAct, SyncPiece, SyncQuestion,
-    SyncRole, WorkloadName,
+    SyncRole, VerifyDepth, WorkloadName,
 };
 use belay_sync::{
-    Against, AskError, LocalStore, PauseError, RollbackError, RolledBack, SyncReader,
+    Against, AskError, Held, LocalStore, PauseError, RollbackError, RolledBack, SyncReader,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -71,6 +71,7 @@ impl State {
         };
         let name = self.name.clone();
         let layout = self.layout();
+        let rests = self.seen.is_some() && self.running_incarnation().is_none();
         let place = Arc::clone(&self.questions).try_acquire_owned();
         self.answers.spawn(async move {
             let Ok(_place) = place else {
@@ -106,6 +107,25 @@ impl State {
                         let _ = reply.send(Err(problem(error)));
                     }
                 },
+                SyncQuestion::Verify { depth } => {
+                    let held = match (depth, layout) {
+                        (VerifyDepth::Marks, None) => Ok(Held::Nothing),
+                        (VerifyDepth::Marks, Some(layout)) => Ok(Held::Marks(layout)),
+                        (VerifyDepth::Content, Some(_)) if !rests => Err(still_runs(&name)),
+                        (VerifyDepth::Content, Some(layout)) => Ok(Held::Content(layout)),
+                        (VerifyDepth::Content, None) => Err(not_mounted(&name)),
+                    };
+                    match held {
+                        Ok(held) => {
+                            let _ = reply.send(Ok(answer));
+                            let verified = reader.verify(held, pieces.clone()).await;
+                            end(&name, "verify", &pieces, verified).await;
+                        }
+                        Err(problem) => {
+                            let _ = reply.send(Err(problem));
+                        }
+                    }
+                }
                 SyncQuestion::Diff { from, to } => {
                     let to = match to {
                         DiffAgainst::Generation(cid) => Ok(Against::Generation(cid)),
@@ -181,6 +201,14 @@ async fn end(
     };
     // Whoever asked may have gone.
     let _ = pieces.send(last).await;
+}
+
+fn still_runs(name: &WorkloadName) -> Problem {
+    Problem::new(
+        ProblemCode::VolumeInUse,
+        format!("{name} may be running, and what it writes is no damage"),
+        format!("belay stop {name}, then try again"),
+    )
 }
 
 fn not_mounted(name: &WorkloadName) -> Problem {

@@ -3,31 +3,30 @@
 //! Both sides come in the order of trees, and so they are held against each other entry by entry
 //! without either being kept.
 
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Seek, SeekFrom};
 
 use belay_protocol::control::Stage;
 use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_protocol::{CidPrefix, SyncDifferences, SyncLine, SyncPiece};
 use belay_store::{BlobStore, RecordStore};
 use flate2::read::MultiGzDecoder;
-use rustix::fs::FileType;
 use tokio::sync::mpsc;
 
+use super::live::told;
 use super::{AskError, SyncReader};
 use crate::archive::{ArchiveReader, ReadError};
-use crate::beneath::file_type;
-use crate::capture::{CaptureError, Links, mtime, read_xattrs, size, xattrs};
+use crate::capture::{CaptureError, Links};
 use crate::context::{Stopped, blocking};
 use crate::core::difference::{Comparison, Told};
 use crate::core::manifest::{ManifestFault, Record};
-use crate::core::member::{Body, MODE_MASK, Member};
+use crate::core::member::Body;
 use crate::core::path::ContainerPath;
 use crate::core::record::AcceptedRecord;
 use crate::layout::SyncLayout;
 use crate::manifest_file::{ManifestError, ManifestReader};
 use crate::spool::Spooled;
 use crate::volume::Volumes;
-use crate::walk::{At, Met, Vanished, walk};
+use crate::walk::{Met, Vanished, WalkError, walk};
 
 /// What a generation is compared with.
 #[derive(Debug)]
@@ -73,8 +72,8 @@ enum DiffError {
     Gone,
 }
 
-impl From<crate::walk::WalkError> for DiffError {
-    fn from(error: crate::walk::WalkError) -> Self {
+impl From<WalkError> for DiffError {
+    fn from(error: WalkError) -> Self {
         Self::Capture(error.into())
     }
 }
@@ -246,49 +245,12 @@ fn live(
         Ok(Some(told)) => meet(told),
         Ok(None) => Ok(()),
         Err(error) if is_gone(&error) => Ok(()),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     })
 }
 
 /// Whether an entry went between its listing and its reading.
-fn is_gone(error: &DiffError) -> bool {
-    match error {
-        DiffError::Io(error) => error.kind() == io::ErrorKind::NotFound,
-        DiffError::Capture(_)
-        | DiffError::Manifest(_)
-        | DiffError::Archive(_)
-        | DiffError::Gone => false,
-    }
-}
-
-fn told(met: &Met<'_>, links: &mut Links) -> Result<Option<Told>, DiffError> {
-    let mut member = Member {
-        path: met.path.to_vec(),
-        mode: met.stat.st_mode & MODE_MASK,
-        mtime: mtime(&met.stat),
-        xattrs: std::collections::BTreeMap::new(),
-        body: Body::Directory,
-    };
-    let mut digest = None;
-    match (file_type(&met.stat), met.at) {
-        (FileType::Directory, _) => member.xattrs = read_xattrs(met)?,
-        (FileType::RegularFile, At::Entry { dir, name }) => {
-            let (file, stat) = dir.open_file(name)?;
-            if let Some(to) = links.first_name(met)? {
-                member.body = Body::HardLink { to: to.to_vec() };
-            } else {
-                member.body = Body::File { size: size(&stat) };
-                member.xattrs = xattrs(&file, met.path)?;
-                let mut hasher = blake3::Hasher::new();
-                hasher.update_reader((&file).take(size(&stat)))?;
-                digest = Some(*hasher.finalize().as_bytes());
-            }
-        }
-        (FileType::Symlink, At::Entry { dir, name }) => {
-            member.body = Body::Symlink { target: dir.read_link(name)? };
-        }
-        // Sockets, FIFOs and devices are in no tree.
-        _ => return Ok(None),
-    }
-    Ok(Some(Told { member, digest }))
+fn is_gone(error: &CaptureError) -> bool {
+    matches!(error, CaptureError::Walk(WalkError::Io { source, .. })
+        if source.kind() == io::ErrorKind::NotFound)
 }

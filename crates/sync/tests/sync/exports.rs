@@ -188,7 +188,7 @@ fn short(lines: &[SyncLine]) -> (Vec<String>, SyncDifferences) {
                 told.push(format!("~{path} {}", parts.join(" ")));
             }
             SyncLine::Compared(sum) => return (told, *sum),
-            SyncLine::Failed(problem) => panic!("{problem}"),
+            other => panic!("{other:?}"),
         }
     }
     panic!("no end: {told:?}")

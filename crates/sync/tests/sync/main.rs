@@ -16,3 +16,4 @@ mod sealed;
 mod signed;
 mod tree;
 mod vanish;
+mod verify;

@@ -1,6 +1,6 @@
 //! Query strings of the pages about volume-sync.
 
-use belay_protocol::{CidPrefix, DiffAgainst, Problem};
+use belay_protocol::{CidPrefix, DiffAgainst, Problem, VerifyDepth};
 
 use super::{unexpected, wrong};
 
@@ -35,6 +35,20 @@ pub(crate) fn diff(
     Ok((from, to))
 }
 
+/// `content` (alone, or `true` or `false`).
+pub(crate) fn verify(pairs: &[(String, String)]) -> Result<VerifyDepth, Box<Problem>> {
+    let mut depth = VerifyDepth::Marks;
+    for (key, value) in pairs {
+        match (key.as_str(), value.as_str()) {
+            ("content", "" | "true") => depth = VerifyDepth::Content,
+            ("content", "false") => depth = VerifyDepth::Marks,
+            ("content", found) => return Err(wrong(key, found, "true or false").into()),
+            (unknown, _) => return Err(unexpected(unknown, "content").into()),
+        }
+    }
+    Ok(depth)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +65,21 @@ mod tests {
         for (bad, words) in [(("cid", "web"), "a content id"), (("id", "x"), "only cid")] {
             let problem = generation(&pairs(&[bad])).expect_err("refused");
             assert!(problem.detail.contains(words), "{}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn volumes_are_read_only_where_that_is_said() {
+        for (said, depth) in [
+            (&[][..], VerifyDepth::Marks),
+            (&[("content", "")], VerifyDepth::Content),
+            (&[("content", "true")], VerifyDepth::Content),
+            (&[("content", "false")], VerifyDepth::Marks),
+        ] {
+            assert_eq!(verify(&pairs(said)).expect("a depth"), depth);
+        }
+        for bad in [("content", "yes"), ("depth", "content")] {
+            verify(&pairs(&[bad])).expect_err(bad.0);
         }
     }
 

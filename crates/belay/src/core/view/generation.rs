@@ -2,8 +2,8 @@
 
 use belay_protocol::record::{ArchiveFormat, Capture, Encryption};
 use belay_protocol::{
-    DifferingPart, EntryKind, GenerationStanding, GenerationStored, SyncDifference,
-    SyncDifferences, SyncGeneration, SyncLine, TreeEntry,
+    Damage, DifferingPart, EntryKind, GenerationStanding, GenerationStored, SyncDifference,
+    SyncDifferences, SyncGeneration, SyncLine, TreeEntry, VerifyProgress, VerifySum,
 };
 
 use super::Facts;
@@ -114,6 +114,40 @@ pub(crate) fn line(line: &SyncLine) -> String {
         }
         SyncLine::Compared(SyncDifferences { added, removed, changed, equal }) => {
             format!("{added} added, {removed} removed, {changed} changed, {equal} the same\n")
+        }
+        SyncLine::Verifying(VerifyProgress { done_bytes, total_bytes }) => {
+            format!("{} of {}\n", human::size(*done_bytes), human::size(*total_bytes))
+        }
+        SyncLine::Damaged(Damage::Record { reason }) => format!("damaged: {}\n", one_line(reason)),
+        SyncLine::Damaged(Damage::Object { generation, object, reason }) => {
+            format!("damaged: {object} of {}: {}\n", generation.short(), one_line(reason))
+        }
+        SyncLine::Damaged(Damage::Content { generation, volumes, reason }) => {
+            let volumes: Vec<&str> =
+                volumes.iter().map(belay_protocol::VolumeName::as_str).collect();
+            let volumes = volumes.join(", ");
+            format!("differs: volume {volumes} from {}: {}\n", generation.short(), one_line(reason))
+        }
+        SyncLine::Verified(VerifySum {
+            generations,
+            objects,
+            bytes,
+            marked,
+            rehashed,
+            damaged,
+        }) => {
+            let bytes = human::size(*bytes);
+            let volumes = match (marked, rehashed) {
+                (0, _) => String::new(),
+                (marked, 0) => format!("; volumes with a mark: {marked}"),
+                (marked, rehashed) => {
+                    format!("; volumes that hold what their mark says: {rehashed} of {marked}")
+                }
+            };
+            format!(
+                "{generations} generations, {objects} objects, {bytes} read{volumes}; \
+                 {damaged} damaged\n"
+            )
         }
         SyncLine::Failed(problem) => format!("{problem}\n"),
     }
@@ -237,6 +271,21 @@ mod tests {
             (
                 json!({"line": "compared", "added": 1, "removed": 2, "changed": 3, "equal": 4}),
                 "1 added, 2 removed, 3 changed, 4 the same\n",
+            ),
+            (
+                json!({"line": "damaged", "damage": "object",
+                       "generation": belay_protocol::Cid::from_digest([7; 32]),
+                       "object": belay_protocol::Cid::from_digest([7; 32]), "reason": "gone"}),
+                &format!(
+                    "damaged: {} of bafkr4iaha4d: gone\n",
+                    belay_protocol::Cid::from_digest([7; 32])
+                ),
+            ),
+            (
+                json!({"line": "verified", "generations": 2, "objects": 5, "bytes": 2048,
+                       "marked": 2, "rehashed": 1, "damaged": 1}),
+                "2 generations, 5 objects, 2 KiB read; volumes that hold what their mark says: 1 of 2; \
+                 1 damaged\n",
             ),
         ] {
             let told: SyncLine = serde_json::from_value(told).expect("a line");
