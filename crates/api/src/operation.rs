@@ -59,6 +59,7 @@ fn name(operation: &Operation) -> &'static str {
         Operation::ClearOverrides { .. } => "clear-overrides",
         Operation::Publish { .. } | Operation::PublishAll(_) => "publish",
         Operation::Sync { act, .. } => act.verb(),
+        Operation::Takeover { .. } => "takeover",
         Operation::SigningKey => "keygen",
         Operation::BreakLock { .. } => "lock break",
         Operation::Volume { act, .. } => act.verb(),
@@ -78,6 +79,7 @@ fn about(operation: &Operation) -> &str {
         | Operation::Remove { workload, .. }
         | Operation::ClearOverrides { workload }
         | Operation::Publish { workload, .. }
+        | Operation::Takeover { workload }
         | Operation::Sync { workload, .. }
         | Operation::BreakLock { workload, .. }
         | Operation::Volume { workload, .. } => workload.as_str(),

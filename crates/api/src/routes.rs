@@ -50,6 +50,9 @@ const ACTS: [&str; 20] = [
     "/v1/images/rm",
 ];
 
+/// Has a workload publish in the place of who does.
+const TAKEOVER: &str = "/v1/workloads/{name}/sync/takeover";
+
 /// Says the key by which this node signs what it publishes.
 const KEYGEN: &str = "/v1/sync/keygen";
 
@@ -91,6 +94,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(env, delete(operate::clear_overrides))
         .route(publish, post(operate::publish))
         .route(publish_all, post(operate::publish_all))
+        .route(TAKEOVER, post(operate::take_over))
         .route(KEYGEN, post(operate::signing_key))
         .route(history, get(ask::history))
         .route(logs, get(ask::logs))
@@ -120,7 +124,7 @@ pub fn operator_router(state: ApiState) -> Router {
 /// name. Everything else is refused with `read-only-listener`.
 pub fn observer_router(state: ApiState) -> Router {
     ACTS.into_iter()
-        .chain(["/v1/locks", BREAK, KEYGEN])
+        .chain(["/v1/locks", BREAK, KEYGEN, TAKEOVER])
         .chain(runs::OPERATOR_PAGES)
         .chain(sync::OPERATOR_PAGES)
         .fold(questions(), |router, path| router.route(path, any(read_only)))

@@ -405,6 +405,15 @@ pub(crate) enum LockVerb {
     },
 }
 
+/// Who takes over.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Succession {
+    pub(crate) workload: WorkloadName,
+    /// It is certain that the other node is dead, or publishes no more
+    #[arg(long)]
+    pub(crate) yes: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum SyncVerb {
     /// Show who provides and who consumes, and how fresh it is
@@ -467,6 +476,9 @@ pub(crate) enum SyncVerb {
         #[command(flatten)]
         listing: Listing,
     },
+    /// Publish from now on in the place of the node that does, which cannot any more
+    #[command(after_help = "Example: belay sync takeover web --yes")]
+    Takeover(Succession),
     /// Print the key by which this node signs what it publishes, and make one if there is none
     #[command(after_help = "Example: belay sync keygen")]
     Keygen,

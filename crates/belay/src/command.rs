@@ -100,6 +100,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
             let to = if live { DiffAgainst::Live } else { DiffAgainst::Generation(to) };
             sync::diff(&client()?, &workload, &from, &to, listing, output).await?;
         }
+        Verb::Sync(SyncVerb::Takeover(who)) => sync::take_over(&client()?, &who, output).await?,
         Verb::Sync(SyncVerb::Keygen) => operate::signing_key(&client()?, output).await?,
         Verb::Sync(SyncVerb::Verify { workload, content, listing }) => {
             let depth = if content { VerifyDepth::Content } else { VerifyDepth::Marks };

@@ -444,6 +444,7 @@ impl NodeTask {
                 self.break_lock(workload, mode, reporter);
                 return;
             }
+            Operation::Takeover { workload } => (workload, WorkloadCommand::Takeover { reporter }),
             Operation::SigningKey => {
                 self.say_signing_key(reporter);
                 return;

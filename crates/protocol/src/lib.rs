@@ -47,7 +47,7 @@ pub use publisher::{InvalidPublisherKey, PublisherKey};
 pub use status::{
     BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,
     EngineStatus, ExitStatus, Fault, GenerationStorage, NodeReadiness, NodeStatus, PortStatus,
-    RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncHead, SyncHeld,
+    RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncFence, SyncHead, SyncHeld,
     SyncOutcome, SyncRole, SyncStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus,
     VolumeUsage, WorkloadPhase, WorkloadStatus,
 };

@@ -65,6 +65,11 @@ pub enum Operation {
         /// What to do.
         act: SyncAct,
     },
+    /// Have it publish in the place of who does (`POST /v1/workloads/{name}/sync/takeover`).
+    Takeover {
+        /// Which workload.
+        workload: WorkloadName,
+    },
     /// Say the key by which this node signs, and make one if there is none
     /// (`POST /v1/sync/keygen`).
     SigningKey,

@@ -208,6 +208,10 @@ codes! {
     RecordBehind = "record-behind", 409, 69, "the record is older than one that was accepted";
     /// Two records hold one place.
     RecordFork = "record-fork", 409, 69, "two records hold one place";
+    /// Another node publishes under the key.
+    Fenced = "fenced", 409, 69, "another node publishes under this key";
+    /// There is nothing to take over.
+    TakeoverRefused = "takeover-refused", 409, 69, "there is nothing to take over";
     /// The key of this node with which it signs cannot be used.
     SigningKeyUnusable = "signing-key-unusable", 503, 69, "the signing key cannot be used";
     /// The program of a command is not in the container.

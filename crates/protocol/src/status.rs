@@ -474,6 +474,9 @@ pub struct SyncStatus {
     /// What an operator went back to (consumer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<SyncHeld>,
+    /// Set on a provider in whose place another node publishes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<SyncFence>,
 }
 
 /// A generation that a consumer holds in the place of later ones, as an operator asked.
@@ -490,6 +493,21 @@ pub struct SyncHeld {
     pub left_seq: u64,
     /// When it was asked for.
     pub since: Timestamp,
+}
+
+/// Another node publishes under the key in the place of this one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyncFence {
+    /// Which.
+    pub node: NodeId,
+    /// Who signs there; none if nobody did.
+    pub signer: Option<PublisherKey>,
+    /// Epoch of its record.
+    pub epoch: u64,
+    /// Number of its record.
+    pub seq: u64,
+    /// When that was made, by its clock.
+    pub at: Timestamp,
 }
 
 /// A confirmed publish or a committed apply.

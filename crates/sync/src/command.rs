@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use belay_protocol::control::Stage;
-use belay_protocol::{Cid, CidPrefix, HistoryEntry, ProblemCode, PublishOutcome, SyncStatus};
+use belay_protocol::{
+    Cid, CidPrefix, HistoryEntry, NodeId, ProblemCode, PublishOutcome, SyncStatus,
+};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -64,6 +66,68 @@ impl PublishError {
             Self::NotProvider | Self::Paused => false,
         }
     }
+}
+
+/// What a takeover came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Takeover {
+    /// This node publishes from now on.
+    Taken {
+        /// Epoch of the record that says so.
+        epoch: u64,
+        /// Its number.
+        seq: u64,
+        /// The content published so far, which stays.
+        cid: Cid,
+        /// Who published before.
+        from: NodeId,
+    },
+    /// It does already.
+    Already {
+        /// Epoch of the head.
+        epoch: u64,
+        /// Its number.
+        seq: u64,
+    },
+}
+
+/// Why a node did not take over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TakeoverError {
+    /// There is no record under the key.
+    #[error("nothing is published under the key")]
+    NothingPublished,
+    /// The spec lets any provider publish.
+    #[error("its spec says publisher = \"any\", so it publishes without taking over")]
+    AnyMayPublish,
+    /// The workload is a consumer.
+    #[error("the workload is a consumer of this key")]
+    NotProvider,
+    /// It failed at a stage; whoever published goes on.
+    #[error("{stage}: {reason}")]
+    Failed {
+        /// The stage.
+        stage: Stage,
+        /// What kind of failure it is, where the documentation has a paragraph on it.
+        code: Option<ProblemCode>,
+        /// What failed and why.
+        reason: String,
+    },
+    /// The store does not say whether it happened.
+    #[error("it is not known whether it happened: {reason}")]
+    Unknown {
+        /// What the store said.
+        reason: String,
+    },
+    /// A publish is not settled yet, or too many commands wait.
+    #[error("a publish is under way")]
+    Busy,
+    /// The volumes are not mounted.
+    #[error("the volumes of the workload are not mounted")]
+    NoVolumes,
+    /// The task ended, or the daemon is shutting down.
+    #[error("sync of the workload is shutting down")]
+    ShuttingDown,
 }
 
 /// Why the history could not be read.
@@ -166,11 +230,21 @@ pub(crate) enum Command {
         reply: oneshot::Sender<Result<PublishOutcome, PublishError>>,
     },
     /// Publish and apply nothing from now on.
-    Pause { reply: oneshot::Sender<std::io::Result<Timestamp>> },
+    Pause {
+        reply: oneshot::Sender<std::io::Result<Timestamp>>,
+    },
     /// End a pause.
-    Resume { reply: oneshot::Sender<std::io::Result<()>> },
+    Resume {
+        reply: oneshot::Sender<std::io::Result<()>>,
+    },
+    Takeover {
+        reply: oneshot::Sender<Result<Takeover, TakeoverError>>,
+    },
     /// Go back to an earlier generation.
-    Rollback { cid: Option<CidPrefix>, reply: oneshot::Sender<Result<RolledBack, RollbackError>> },
+    Rollback {
+        cid: Option<CidPrefix>,
+        reply: oneshot::Sender<Result<RolledBack, RollbackError>>,
+    },
     /// Asks for a look at the record now.
     Check,
 }
@@ -187,6 +261,7 @@ impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Publish { .. } => "Publish",
+            Self::Takeover { .. } => "Takeover",
             Self::Pause { .. } => "Pause",
             Self::Resume { .. } => "Resume",
             Self::Rollback { .. } => "Rollback",
@@ -243,6 +318,17 @@ impl SyncHandle {
             mpsc::error::TrySendError::Closed(_) => PauseError::ShuttingDown,
         })?;
         answer.await.map_err(|_| PauseError::ShuttingDown)?.map_err(PauseError::State)
+    }
+
+    /// Makes this node the one who publishes under the key, in the place of who did. It comes to its
+    /// end if the caller goes away.
+    pub async fn take_over(&self) -> Result<Takeover, TakeoverError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(Command::Takeover { reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => TakeoverError::Busy,
+            mpsc::error::TrySendError::Closed(_) => TakeoverError::ShuttingDown,
+        })?;
+        answer.await.unwrap_or(Err(TakeoverError::ShuttingDown))
     }
 
     /// Asks for a look at the head record now instead of at the next notice.

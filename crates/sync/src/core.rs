@@ -4,6 +4,7 @@ pub(crate) mod apply;
 pub(crate) mod archive;
 pub(crate) mod capturing;
 pub(crate) mod difference;
+pub(crate) mod fencing;
 pub(crate) mod manifest;
 pub(crate) mod member;
 pub(crate) mod path;

@@ -35,6 +35,10 @@ pub enum Point {
     OldStateRemoved,
     FailureJournalled,
     FailureAnswered,
+    TakeoverJournalled,
+    TakeoverSet,
+    TakeoverHistoryWritten,
+    FenceRemoved,
 }
 
 impl Point {
@@ -60,6 +64,14 @@ impl Point {
 
     /// The points of a publish that fails, in their order.
     pub const FAILURE: [Point; 2] = [Point::FailureJournalled, Point::FailureAnswered];
+
+    /// The points of a takeover, in their order.
+    pub const TAKEOVER: [Point; 4] = [
+        Point::TakeoverJournalled,
+        Point::TakeoverSet,
+        Point::TakeoverHistoryWritten,
+        Point::FenceRemoved,
+    ];
 
     /// The points of an apply, in their order.
     pub const APPLY: [Point; 15] = [

@@ -12,6 +12,7 @@ use belay_protocol::{PublisherKey, SyncKey, SyncRole, VolumeName};
 
 use crate::clones::VolumeClones;
 use crate::core::capturing::CapturePolicy;
+use crate::core::fencing::PublisherRule;
 use crate::sealing::Sealing;
 
 /// Where a workload's volumes are on the host and in its container.
@@ -99,6 +100,8 @@ pub struct SyncSpec {
     pub capture: CapturePolicy,
     /// Whose records a consumer takes; none if it takes those of whoever writes to the store.
     pub publishers: Option<Vec<PublisherKey>>,
+    /// Who may publish besides the provider that published last.
+    pub publisher: PublisherRule,
     /// Requests and records are looked for this often even when nothing was noticed.
     pub poll_interval: Duration,
     /// Least time between the starts of two captures, so that an app cannot keep itself down.
@@ -125,6 +128,7 @@ impl SyncSpec {
             sealing: None,
             capture: CapturePolicy::Stopped,
             publishers: None,
+            publisher: PublisherRule::One,
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),

@@ -50,10 +50,11 @@ pub use beneath::empty_directory;
 pub use clones::{CloneAnswer, CloneRefused, NoClones, VolumeClones};
 pub use command::{
     ClearHaltError, HistoryError, PauseError, PublishCommand, PublishError, RecoverError, Recovery,
-    RollbackError, RolledBack, SyncHandle,
+    RollbackError, RolledBack, SyncHandle, Takeover, TakeoverError,
 };
 pub use control::{ControlDir, Fingerprint, Pending};
 pub use core::capturing::CapturePolicy;
+pub use core::fencing::PublisherRule;
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use node_key::{NodeKey, NodeKeyError};

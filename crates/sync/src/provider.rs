@@ -35,6 +35,7 @@ mod moment;
 mod packing;
 mod retirement;
 mod storing;
+mod takeover;
 
 /// A request that ended this many processes is answered as failed.
 const ATTEMPTS_MAX: u32 = 3;
@@ -71,6 +72,11 @@ where
     pub(crate) async fn resume(&mut self, layout: &SyncLayout) {
         self.unsettled = None;
         self.forget_apply(layout).await;
+        if let Err(error) = self.settle_takeover().await {
+            tracing::warn!(workload = %self.context.workload, ?error,
+                "it is not known yet what came of a takeover");
+        }
+        self.show_known_fence().await;
         let journal = match self.context.stored(StateDir::publish).await {
             Ok(journal) => journal,
             Err(error) => {
@@ -245,6 +251,7 @@ where
                     }
                     // A node that cannot sign stops nothing for it.
                     self.publisher(Stage::Validation).await?;
+                    self.look_who_publishes().await?;
                     let (spool, capture) = self.capture(layout, journal).await?;
                     journal.step = PublishStep::Captured { spool, capture };
                     self.write_down(journal, Stage::ArchiveBuild).await?;
@@ -348,13 +355,7 @@ fn new_journal(
 ) -> PublishJournal {
     let started = Timestamp::now();
     let body = serde_json::to_vec(&request).unwrap_or_default();
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(node.as_str().as_bytes());
-    hasher.update(&started.as_nanosecond().to_le_bytes());
-    hasher.update(&std::process::id().to_le_bytes());
-    hasher.update(&body);
-    let digest = hasher.finalize();
-    let publish_id = data_encoding::HEXLOWER.encode(&digest.as_bytes()[..16]);
+    let publish_id = publish_id(node, started, &body);
     PublishJournal {
         publish_id,
         origin,
@@ -364,4 +365,14 @@ fn new_journal(
         uploaded: None,
         step: PublishStep::Claimed,
     }
+}
+
+/// Names one act of publishing.
+fn publish_id(node: &belay_protocol::NodeId, started: Timestamp, what: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(node.as_str().as_bytes());
+    hasher.update(&started.as_nanosecond().to_le_bytes());
+    hasher.update(&std::process::id().to_le_bytes());
+    hasher.update(what);
+    data_encoding::HEXLOWER.encode(&hasher.finalize().as_bytes()[..16])
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use belay_protocol::control::{AppRequest, Stage};
 use belay_protocol::record::{ArchiveFormat, Capture, Encryption, SyncRecord};
-use belay_protocol::{Cid, VolumeName};
+use belay_protocol::{Cid, NodeId, VolumeName};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::core::apply::Identity;
+use crate::core::fencing::Fence;
 use crate::core::record::Order;
 use crate::durable;
 use crate::remembered::Remembered;
@@ -27,6 +28,8 @@ const APPLY: &str = "apply.json";
 const CONSUMER: &str = "consumer.json";
 const HALT: &str = "halt.json";
 const ORPHANS: &str = "orphans.json";
+const FENCE: &str = "fence.json";
+const TAKEOVER: &str = "takeover.json";
 const MANIFESTS: &str = "manifests";
 const PAUSED: &str = "paused.json";
 
@@ -67,6 +70,32 @@ impl StateDir {
 
     pub(crate) fn set_consumer(&self, memory: &ConsumerMemory) -> io::Result<()> {
         self.write(CONSUMER, memory)
+    }
+
+    /// The record by which another node took this one's place as a provider.
+    pub(crate) fn fence(&self) -> io::Result<Option<Fence>> {
+        self.read(FENCE)
+    }
+
+    pub(crate) fn set_fence(&self, fence: &Fence) -> io::Result<()> {
+        self.write(FENCE, fence)
+    }
+
+    pub(crate) fn clear_fence(&self) -> io::Result<()> {
+        durable::remove(&self.root.join(FENCE))
+    }
+
+    /// A takeover that may have happened.
+    pub(crate) fn takeover(&self) -> io::Result<Option<TakeoverJournal>> {
+        self.read(TAKEOVER)
+    }
+
+    pub(crate) fn set_takeover(&self, journal: &TakeoverJournal) -> io::Result<()> {
+        self.write(TAKEOVER, journal)
+    }
+
+    pub(crate) fn clear_takeover(&self) -> io::Result<()> {
+        durable::remove(&self.root.join(TAKEOVER))
     }
 
     /// Objects of failed publishes that may still be in the store.
@@ -162,6 +191,15 @@ pub(crate) struct PublishJournal {
     /// The object that this publish stores where none was; it goes if the publish fails.
     pub(crate) uploaded: Option<Cid>,
     pub(crate) step: PublishStep,
+}
+
+/// A takeover from the intent to the end of its bookkeeping.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TakeoverJournal {
+    pub(crate) record: SyncRecord,
+    /// Who published before.
+    pub(crate) from: NodeId,
 }
 
 /// Who asked.

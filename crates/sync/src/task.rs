@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::{Command, PublishError, RollbackError, SyncHandle};
+use crate::command::{Command, PublishError, RollbackError, SyncHandle, TakeoverError};
 use crate::consumer::{Consumer, held};
 use crate::context::Context;
 use crate::control::ControlDir;
@@ -110,6 +110,7 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         paused: state.pause().map(|pause| pause.since.unwrap_or_else(Timestamp::now)),
         waits: None,
         held,
+        fenced: None,
     }
 }
 
@@ -228,6 +229,15 @@ where
                 if ended {
                     self.tick().await;
                 }
+            }
+            Command::Takeover { reply } => {
+                let result = match (self.mounted().await, &mut self.side) {
+                    (None, _) => Err(TakeoverError::NoVolumes),
+                    (Some(_), Side::Consumer(_)) => Err(TakeoverError::NotProvider),
+                    (Some(layout), Side::Provider(provider)) => provider.take_over(&layout).await,
+                };
+                self.context.show_rest();
+                let _ = reply.send(result);
             }
             Command::Publish { command, reply } => {
                 let result = match (self.mounted().await, &mut self.side) {

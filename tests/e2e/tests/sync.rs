@@ -226,6 +226,51 @@ async fn an_archive_and_a_sealed_tree_reach_their_consumer_too() {
     }
 }
 
+/// The key with which a node signs.
+async fn signing_key(node: &Node) -> String {
+    let said = node.client().post("/v1/sync/keygen").await.expect("a key");
+    said.summary
+}
+
+#[tokio::test]
+async fn a_standby_takes_over_and_the_consumer_follows_it_and_nobody_else() {
+    let (first, consumer, store) = nodes().await;
+    let options = NodeOptions { store: Some(store.path().to_owned()), ..NodeOptions::default() };
+    let standby = Node::start(options).await;
+    for node in [&first, &standby] {
+        node.client().deploy(&sync_spec("provider"), node.directory()).await.expect("deploys");
+    }
+    let publishers = [signing_key(&first).await, signing_key(&standby).await];
+    let spec = spec_with("consumer", &format!("publishers = {publishers:?}"));
+    consumer.client().deploy(&spec, consumer.directory()).await.expect("deploys");
+    inside(&first, "echo first > /data/file");
+    let outcome = first.client().publish("app", &["/data"]).await.expect("publishes");
+    let cid = outcome.publish.expect("says what it published").cid;
+    applied(&consumer, &cid.to_string()).await;
+
+    inside(&standby, "echo second > /data/file");
+    let refused = standby.client().publish("app", &["/data"]).await.expect_err("fenced").problem();
+    assert_eq!(refused.code, ProblemCode::Fenced);
+    assert!(refused.detail.contains(first.name()), "{refused:?}");
+    assert!(refused.next.contains("belay sync takeover app --yes"), "{refused:?}");
+    standby.client().post("/v1/workloads/app/sync/takeover").await.expect("takes over");
+    let outcome = standby.client().publish("app", &["/data"]).await.expect("publishes");
+    let cid = outcome.publish.expect("says what it published").cid;
+    applied(&consumer, &cid.to_string()).await;
+    let data = consumer.volume("app", "data").await;
+    assert_eq!(std::fs::read_to_string(data.join("file")).expect("applied"), "second\n");
+
+    let refused = first.client().publish("app", &["/data"]).await.expect_err("fenced").problem();
+    assert_eq!(refused.code, ProblemCode::Fenced);
+    assert!(refused.detail.contains(standby.name()), "{refused:?}");
+    let status = first.client().workload("app").await.expect("is there");
+    assert_eq!(status.phase, WorkloadPhase::Ready, "the app of a fenced provider runs on");
+    assert_eq!(status.sync.expect("has sync").fenced.expect("is shown").epoch, 2);
+    for node in [first, standby, consumer] {
+        node.end().await;
+    }
+}
+
 #[tokio::test]
 async fn hostile_requests_are_answered_and_touch_nothing() {
     let node = Node::start(NodeOptions::default()).await;

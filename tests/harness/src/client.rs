@@ -138,6 +138,11 @@ impl Client {
         self.operate(self.http.delete(format!("http://belay/v1/workloads/{name}"))).await
     }
 
+    /// Asks for an operation that needs no more than its page.
+    pub async fn post(&self, page: &str) -> Result<OperationOutcome, Refusal> {
+        self.operate(self.http.post(format!("http://belay{page}"))).await
+    }
+
     /// Publishes paths of a provider.
     pub async fn publish(&self, name: &str, paths: &[&str]) -> Result<OperationOutcome, Refusal> {
         let address = format!("http://belay/v1/workloads/{name}/sync/publish");

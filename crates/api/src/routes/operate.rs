@@ -109,6 +109,14 @@ pub(crate) async fn publish_all(
     carry_out(&state, caller, None, Operation::PublishAll(request)).await
 }
 
+pub(crate) async fn take_over(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+) -> Response {
+    carry_out(&state, caller, None, Operation::Takeover { workload }).await
+}
+
 pub(crate) async fn signing_key(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,

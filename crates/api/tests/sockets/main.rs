@@ -101,6 +101,16 @@ async fn unknown_pages_names_and_methods_are_problems() {
     node.end().await;
 }
 
+/// Operations about who publishes.
+fn publishers() -> [(Method, &'static str, Vec<u8>, Operation); 2] {
+    let workload = "web".parse().expect("a name");
+    let takeover = "/v1/workloads/web/sync/takeover";
+    [
+        (Method::POST, takeover, vec![], Operation::Takeover { workload }),
+        (Method::POST, "/v1/sync/keygen", vec![], Operation::SigningKey),
+    ]
+}
+
 #[tokio::test]
 async fn every_operation_reaches_belayd_as_it_was_asked_for() {
     let mut node = TestNode::start().await;
@@ -184,9 +194,8 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
             },
         ),
         (Method::POST, "/v1/sync/publish", publish_all_body, Operation::PublishAll(publish_all)),
-        (Method::POST, "/v1/sync/keygen", vec![], Operation::SigningKey),
     ];
-    for (method, path, body, expected) in cases {
+    for (method, path, body, expected) in cases.into_iter().chain(publishers()) {
         let client = node.unix();
         let asked = tokio::spawn(async move { client.send_body(method, path, body).await });
         let Command::Operate { operation, events, .. } = node.command().await else {
@@ -541,6 +550,7 @@ async fn the_tcp_port_changes_nothing_and_shows_no_logs() {
         (Method::POST, "/v1/workloads/web/sync/publish"),
         (Method::POST, "/v1/sync/publish"),
         (Method::POST, "/v1/sync/keygen"),
+        (Method::POST, "/v1/workloads/web/sync/takeover"),
         (Method::GET, "/v1/workloads/web/sync/history"),
         (Method::GET, "/v1/workloads/web/logs"),
         (Method::GET, "/v1/locks"),

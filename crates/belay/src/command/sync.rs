@@ -10,7 +10,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::operate;
-use crate::cli::{Format, Listing};
+use crate::cli::{Format, Listing, Succession};
 use crate::client::{Client, Document};
 use crate::core::{human, view};
 use crate::failure::{self, Ending, Failure};
@@ -36,6 +36,21 @@ pub(crate) async fn roll_back(
     let path = format!("/v1/workloads/{workload}/sync/rollback");
     let request = Document::of(&SyncRollbackRequest { cid });
     operate::act(client, Method::POST, &path, request, output).await
+}
+
+pub(crate) async fn take_over(
+    client: &Client,
+    who: &Succession,
+    output: &Output,
+) -> Result<(), Ending> {
+    let Succession { workload, yes } = who;
+    if !yes {
+        let what = "what another node published since its last record is lost to consumers, and it \
+                    publishes no more; see that it is dead or stopped first";
+        let next = format!("belay sync takeover {workload} --yes");
+        return Err(Failure::new(failure::USAGE, what, next).into());
+    }
+    act(client, workload, "takeover", output).await
 }
 
 pub(crate) async fn show(

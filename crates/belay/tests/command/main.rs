@@ -79,6 +79,7 @@ fn verbs_ask_for_what_they_say() {
             publish,
         ),
         (&["sync", "keygen"], "POST /v1/sync/keygen", ""),
+        (&["sync", "takeover", "web", "--yes"], "POST /v1/workloads/web/sync/takeover", ""),
         (
             &["sync", "publish", "web", "db", "/data"],
             "POST /v1/sync/publish",

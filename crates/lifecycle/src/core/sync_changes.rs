@@ -82,6 +82,7 @@ mod tests {
             paused: None,
             waits: None,
             held: None,
+            fenced: None,
         }
     }
 

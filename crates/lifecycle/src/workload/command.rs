@@ -78,6 +78,11 @@ pub enum WorkloadCommand {
         /// Whom to tell.
         reporter: Reporter,
     },
+    /// Have it publish in the place of who does.
+    Takeover {
+        /// Whom to tell.
+        reporter: Reporter,
+    },
     /// Say whether a publish of it would be taken now. Nothing is changed.
     CheckPublish {
         /// What speaks against it, if anything does.
@@ -139,6 +144,7 @@ impl WorkloadCommand {
             | Self::Restart { reporter }
             | Self::ClearOverrides { reporter }
             | Self::Remove { reporter, .. }
+            | Self::Takeover { reporter }
             | Self::Publish { reporter, .. }
             | Self::Sync { reporter, .. }
             | Self::Volume { reporter, .. } => Some(reporter),
@@ -163,6 +169,7 @@ impl WorkloadCommand {
             | Self::Stop { .. }
             | Self::Restart { .. }
             | Self::Remove { .. }
+            | Self::Takeover { .. }
             | Self::Publish { .. }
             | Self::Volume { .. }
             | Self::ClearOverrides { .. }
@@ -186,6 +193,7 @@ impl WorkloadCommand {
             | Self::Restart { reporter }
             | Self::ClearOverrides { reporter }
             | Self::Remove { reporter, .. }
+            | Self::Takeover { reporter }
             | Self::Publish { reporter, .. }
             | Self::Sync { reporter, .. }
             | Self::Volume { reporter, .. } => reporter.finish(Err(problem)),

@@ -141,6 +141,7 @@ impl Need {
             // A publish takes them when its window opens; the others change nothing by themselves.
             WorkloadCommand::OpenWindow { purpose: WindowPurpose::Beside, .. }
             | WorkloadCommand::Publish { .. }
+            | WorkloadCommand::Takeover { .. }
             | WorkloadCommand::ClearOverrides { .. }
             | WorkloadCommand::Declare { .. }
             | WorkloadCommand::Undeclare
@@ -503,6 +504,7 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::ClearOverrides { .. }
         | WorkloadCommand::Remove { .. }
         | WorkloadCommand::Publish { .. }
+        | WorkloadCommand::Takeover { .. }
         | WorkloadCommand::Volume { .. }
         | WorkloadCommand::Sync { .. }
         | WorkloadCommand::AskSync { .. }

@@ -36,6 +36,7 @@ impl State {
             }
             WorkloadCommand::ClearOverrides { reporter } => self.clear_overrides(reporter).await,
             WorkloadCommand::Publish { request, reporter } => self.ask_publish(request, reporter),
+            WorkloadCommand::Takeover { reporter } => self.ask_takeover(reporter),
             WorkloadCommand::CheckPublish { reply } => {
                 let _ = reply.send(self.publish_handle().map(drop));
             }

@@ -428,6 +428,7 @@ pub(crate) fn sync_spec(spec: &WorkloadSpec) -> Option<SyncSpec> {
     settings.sealing = declared.sealing;
     settings.capture = declared.capture;
     settings.publishers = declared.publishers;
+    settings.publisher = declared.publisher;
     Some(settings)
 }
 
@@ -465,6 +466,12 @@ pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Prob
 fn next_after(code: ProblemCode, name: &WorkloadName) -> String {
     if code == ProblemCode::SigningKeyUnusable {
         return crate::node::SIGNING_KEY_NEXT.to_owned();
+    }
+    if code == ProblemCode::Fenced {
+        return format!(
+            "publish there; or belay sync takeover {name} --yes, once it is certain that nobody \
+             publishes there any more"
+        );
     }
     format!("the workload is as it was; belay sync status shows the head of {name}'s key")
 }

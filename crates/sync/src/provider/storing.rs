@@ -25,7 +25,7 @@ use crate::window::OfflineWindow;
 /// Records looked through for our own publish id.
 pub(super) const LOOK_BACK: usize = 64;
 /// Lost races for the head before a publish gives up.
-const RACES_MAX: u32 = 5;
+pub(super) const RACES_MAX: u32 = 5;
 
 fn unreachable(stage: Stage, error: &dyn std::error::Error) -> Stopped {
     Stopped::Unreachable(Failure::new(stage, with_causes(error)))
@@ -50,6 +50,7 @@ where
     ) -> Result<Option<PublishStep>, Stopped> {
         self.context.show("uploading");
         let head = self.head(Stage::Upload).await?.map(|(_, record)| record);
+        self.may_publish(Stage::Upload, head.as_ref()).await?;
         let same = head.filter(|head| {
             // One that nobody signed is announced again, signed.
             head.signer.is_some()
@@ -364,7 +365,7 @@ where
     }
 
     /// The record as it is stored.
-    async fn signed(&self, record: &SyncRecord) -> Result<Vec<u8>, Stopped> {
+    pub(super) async fn signed(&self, record: &SyncRecord) -> Result<Vec<u8>, Stopped> {
         let (key, record, stage) = (self.key.clone(), record.clone(), Stage::RecordPublish);
         blocking(stage, move || {
             let key = key.load().map_err(|error| unusable(stage, &error))?;
@@ -376,9 +377,8 @@ where
     /// The place after the head. Where the store lost its records, the place after the last one
     /// this node published: consumers remember that.
     async fn next_place(&self, head: Option<&SyncRecord>) -> Result<Order, Stopped> {
-        let history = self.context.history.clone();
-        let sent = blocking(Stage::RecordPublish, move || Ok(history.all_sent())).await?;
-        let sent = sent.iter().map(|(_, entry)| Order { epoch: entry.epoch, seq: entry.seq }).max();
+        self.may_publish(Stage::RecordPublish, head).await?;
+        let sent = self.sent_orders(Stage::RecordPublish).await?.into_iter().max();
         let last = head.map(Order::of).max(sent).unwrap_or(Order { epoch: 1, seq: 0 });
         last.next().ok_or_else(|| {
             let reason = format!(
@@ -387,6 +387,16 @@ where
             );
             Stopped::because(Stage::RecordPublish, reason)
         })
+    }
+
+    /// The places of what this node published.
+    pub(super) async fn sent_orders(&self, stage: Stage) -> Result<Vec<Order>, Stopped> {
+        let history = self.context.history.clone();
+        blocking(stage, move || {
+            let sent = history.all_sent();
+            Ok(sent.iter().map(|(_, entry)| Order { epoch: entry.epoch, seq: entry.seq }).collect())
+        })
+        .await
     }
 
     /// Makes the record the head: the commit point of a publish.
@@ -442,7 +452,10 @@ where
         Err(Stopped::because(stage, "others kept publishing under this key"))
     }
 
-    async fn published_before(&self, publish_id: &str) -> Result<Option<SyncRecord>, Stopped> {
+    pub(super) async fn published_before(
+        &self,
+        publish_id: &str,
+    ) -> Result<Option<SyncRecord>, Stopped> {
         let key = &self.context.spec.key;
         let history = self
             .context

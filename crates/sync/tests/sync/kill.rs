@@ -30,12 +30,14 @@ async fn child() {
     let format = format.expect("a known form");
     let root = Path::new(root);
     let publish = Point::PUBLISH.iter().chain(&Point::CLONES).chain(&Point::FAILURE);
-    let all = publish.chain(&Point::APPLY);
+    let all = publish.chain(&Point::APPLY).chain(&Point::TAKEOVER);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
     let goes_back = role == "rollback";
+    let takes_over = role == "takeover";
     let (place, role) = match role {
         "publish" => (Place::at(&root.join("provider")), SyncRole::Provider),
+        "takeover" => (Place::at(&root.join("standby")), SyncRole::Provider),
         "publish-clones" => {
             let place = Place::at(&root.join("provider"));
             place.clones.with(|clones| clones.host = CloningHost::Clones);
@@ -48,6 +50,9 @@ async fn child() {
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
     if goes_back {
         let _ = running.handle.roll_back(None).await;
+    }
+    if takes_over {
+        running.handle.take_over().await.expect("the failpoint ends this process before");
     }
     // The failpoint ends this process long before.
     tokio::time::sleep(DEADLINE).await;

@@ -14,6 +14,7 @@ mod rollback;
 mod scene;
 mod sealed;
 mod signed;
+mod takeover;
 mod tree;
 mod vanish;
 mod verify;

@@ -119,6 +119,15 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
     if let Some(halted) = &sync.halted {
         troubles.push(format!("halted: {halted}"));
     }
+    if let Some(fence) = &sync.fenced {
+        troubles.push(format!(
+            "fenced: {} publishes in its place, by record {} of epoch {}, {} ago",
+            fence.node,
+            fence.seq,
+            fence.epoch,
+            human::age(now, fence.at)
+        ));
+    }
     if let Some(since) = sync.paused {
         let waits = sync.waits.as_ref().map(|waits| format!("; {waits} waits")).unwrap_or_default();
         troubles.push(format!("paused {} ago by an operator{waits}", human::age(now, since)));

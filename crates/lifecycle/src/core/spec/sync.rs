@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{PublisherKey, SyncKey, SyncRole};
-use belay_sync::{CapturePolicy, Member, Sealing};
+use belay_sync::{CapturePolicy, Member, PublisherRule, Sealing};
 
 use super::super::keys::Keys;
 use super::required;
@@ -27,6 +27,8 @@ pub struct SyncDeclaration {
     pub capture: CapturePolicy,
     /// Whose records a consumer takes; none if it takes those of whoever writes to the store.
     pub publishers: Option<Vec<PublisherKey>>,
+    /// Who may publish besides the provider that published last.
+    pub publisher: PublisherRule,
 }
 
 /// Members of one key, the provider not counted.
@@ -55,6 +57,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let sealing = read_sealing(&mut table, role, format, directory);
     let capture = read_capture(&mut table, role, format);
     let publishers = read_publishers(&mut table, role);
+    let publisher = read_publisher(&mut table, role);
     table.finish();
     Some(SyncDeclaration {
         role: role?,
@@ -64,6 +67,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
         sealing,
         capture,
         publishers,
+        publisher,
     })
 }
 
@@ -86,6 +90,15 @@ fn read_capture(
         table.fault("capture", "\"live\"", expected);
     }
     policy
+}
+
+fn read_publisher(table: &mut Keys<'_>, role: Option<SyncRole>) -> PublisherRule {
+    let rules = [("one", PublisherRule::One), ("any", PublisherRule::Any)];
+    let Some(chosen) = table.choice("publisher", &rules) else { return PublisherRule::One };
+    if role == Some(SyncRole::Consumer) {
+        table.fault("publisher", "a rule", "none; a consumer lists its publishers");
+    }
+    chosen
 }
 
 fn read_publishers(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Vec<PublisherKey>> {
@@ -215,6 +228,25 @@ mod tests {
             (format!("role = \"provider\"\npublishers = [\"{signer}\"]"), "takes nothing over"),
         ] {
             let faults = read(&spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn one_provider_publishes_unless_the_spec_lets_any() {
+        for (text, rule) in [
+            ("", PublisherRule::One),
+            ("publisher = \"one\"", PublisherRule::One),
+            ("publisher = \"any\"", PublisherRule::Any),
+        ] {
+            let sync = read(&format!("role = \"provider\"\n{text}")).expect("lawful");
+            assert_eq!(sync.expect("declared").publisher, rule, "{text}");
+        }
+        for (spec, told) in [
+            ("role = \"provider\"\npublisher = \"all\"", "any"),
+            ("role = \"consumer\"\npublisher = \"any\"", "lists its publishers"),
+        ] {
+            let faults = read(spec).expect_err("a fault");
             assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
         }
     }
