@@ -486,7 +486,7 @@ pub(crate) enum SyncVerb {
     #[command(after_help = "Example: belay sync verify web")]
     Verify {
         workload: WorkloadName,
-        /// Read every file of its volumes too; the workload must be stopped
+        /// Read every file of its volumes too; what the app has written since is a difference
         #[arg(long)]
         content: bool,
         #[command(flatten)]

@@ -73,7 +73,7 @@ pub enum SyncQuestion {
 pub enum VerifyDepth {
     /// Which generation each says it holds.
     Marks,
-    /// That, and every file. The workload must not run.
+    /// That, and every file. What the app has written since the apply is a difference.
     Content,
 }
 

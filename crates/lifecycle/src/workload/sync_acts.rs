@@ -71,7 +71,6 @@ impl State {
         };
         let name = self.name.clone();
         let layout = self.layout();
-        let rests = self.seen.is_some() && self.running_incarnation().is_none();
         let place = Arc::clone(&self.questions).try_acquire_owned();
         self.answers.spawn(async move {
             let Ok(_place) = place else {
@@ -111,7 +110,6 @@ impl State {
                     let held = match (depth, layout) {
                         (VerifyDepth::Marks, None) => Ok(Held::Nothing),
                         (VerifyDepth::Marks, Some(layout)) => Ok(Held::Marks(layout)),
-                        (VerifyDepth::Content, Some(_)) if !rests => Err(still_runs(&name)),
                         (VerifyDepth::Content, Some(layout)) => Ok(Held::Content(layout)),
                         (VerifyDepth::Content, None) => Err(not_mounted(&name)),
                     };
@@ -201,14 +199,6 @@ async fn end(
     };
     // Whoever asked may have gone.
     let _ = pieces.send(last).await;
-}
-
-fn still_runs(name: &WorkloadName) -> Problem {
-    Problem::new(
-        ProblemCode::VolumeInUse,
-        format!("{name} may be running, and what it writes is no damage"),
-        format!("belay stop {name}, then try again"),
-    )
 }
 
 fn not_mounted(name: &WorkloadName) -> Problem {

@@ -33,7 +33,7 @@ pub enum Held {
     Nothing,
     /// Which generation each says it holds.
     Marks(SyncLayout),
-    /// That, and whether it does. Nothing may be writing to them.
+    /// That, and whether it does. What an app has written since is a difference.
     Content(SyncLayout),
 }
 
@@ -335,7 +335,7 @@ fn rehashed(
         .map_err(|error| CaptureError::from(io_fault(b"", io::Error::other(error))))?;
     let mut index = TreeIndex::new(roots, limits(&volumes));
     let mut links = Links::default();
-    walk(&volumes, roots, Vanished::Fail, &mut |met: &Met<'_>| {
+    walk(&volumes, roots, Vanished::Skip, &mut |met: &Met<'_>| {
         if untouched.contains(&volumes.all[met.mount].name) {
             return Ok(());
         }
