@@ -78,7 +78,9 @@ async fn what_is_sent_is_read_and_the_end_of_the_input_reaches_the_command() {
 async fn a_terminal_has_its_size_and_low_bytes_are_only_bytes() {
     let world = World::new().await;
     let id = world.run(&world.obedient("tty")).await;
-    let script = "printf '\\001\\002\\000low\n'; stty size; read line; stty size; \
+    // Podman answers a resize before the terminal has its new size.
+    let script = "printf '\\001\\002\\000low\n'; stty size; read line; \
+                  while [ \"$(stty size)\" = '33 111' ]; do sleep 0.05; done; stty size; \
                   trap 'echo caught; exit 9' INT; echo up; while :; do sleep 0.05; done";
     let mut spec = command(&["/bin/sh", "-c", script]);
     spec.terminal = Some(Terminal { rows: 33, columns: 111 });
