@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Cid, NodeId, PublisherKey, SyncKey};
+use crate::{Cid, NodeId, PublisherKey, SyncHead, SyncKey};
 
 /// Schema of the records this program writes, and the newest it reads.
 pub const RECORD_SCHEMA: u32 = 2;
@@ -51,6 +51,20 @@ pub struct SyncRecord {
     /// The signature over all that stands before it. It comes last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
+}
+
+impl SyncRecord {
+    /// What is shown of it while it is the head of its key.
+    pub fn head(&self) -> SyncHead {
+        SyncHead {
+            cid: self.cid,
+            epoch: self.epoch,
+            seq: self.seq,
+            version: self.version,
+            node: self.node_id.clone(),
+            signer: self.signer,
+        }
+    }
 }
 
 /// How the tree of a record is stored.

@@ -236,13 +236,7 @@ fn take<W: Write>(
     skipped: &mut Skipped,
 ) -> Result<(), CaptureError> {
     let fault = |source| io_fault(met.path, source);
-    let mut member = Member {
-        path: met.path.to_vec(),
-        mode: met.stat.st_mode & MODE_MASK,
-        mtime: mtime(&met.stat),
-        xattrs: BTreeMap::new(),
-        body: Body::Directory,
-    };
+    let mut member = bare(met);
     match (file_type(&met.stat), met.at) {
         (FileType::Directory, _) => {
             member.xattrs = read_xattrs(met)?;
@@ -280,6 +274,17 @@ fn take<W: Write>(
 
 pub(crate) fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
+}
+
+/// An entry as it was met, without attributes and content: those depend on what it is.
+pub(crate) fn bare(met: &Met<'_>) -> Member {
+    Member {
+        path: met.path.to_vec(),
+        mode: met.stat.st_mode & MODE_MASK,
+        mtime: mtime(&met.stat),
+        xattrs: BTreeMap::new(),
+        body: Body::Directory,
+    }
 }
 
 pub(crate) fn mtime(stat: &Stat) -> Mtime {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use belay_protocol::control::{APPLY_ERROR_FILE, LAST_APPLY_FILE, LastApply, Stage};
 use belay_protocol::record::SyncRecord;
-use belay_protocol::{Cid, ProblemCode, SyncHead, SyncOutcome};
+use belay_protocol::{Cid, ProblemCode, SyncOutcome};
 use belay_store::{BlobStore, RecordError, RecordStore};
 use commitment::sweep_blocking;
 use jiff::Timestamp;
@@ -385,14 +385,7 @@ where
 
     fn show_head(&self, record: &SyncRecord) {
         self.context.status.send_modify(|status| {
-            status.head = Some(SyncHead {
-                cid: record.cid,
-                epoch: record.epoch,
-                seq: record.seq,
-                version: record.version,
-                node: record.node_id.clone(),
-                signer: record.signer,
-            });
+            status.head = Some(record.head());
         });
     }
 

@@ -10,7 +10,9 @@ use rustix::fs::{FileType, Stat};
 
 use super::{Checked, PackFiles, Walked};
 use crate::beneath::{Dir, Name, file_type};
-use crate::capture::{CaptureError, Links, Skipped, limits, mtime, read_xattrs, size, xattrs};
+use crate::capture::{
+    CaptureError, Links, Skipped, bare, limits, mtime, read_xattrs, size, xattrs,
+};
 use crate::core::manifest::{HOLE_MIN, Record};
 use crate::core::member::{Body, MODE_MASK, Member, Mtime};
 use crate::core::path::ContainerPath;
@@ -111,13 +113,7 @@ impl<'p> Pass<'p> {
     }
 
     fn meet(&mut self, met: &Met<'_>) -> Result<(), CaptureError> {
-        let mut member = Member {
-            path: met.path.to_vec(),
-            mode: met.stat.st_mode & MODE_MASK,
-            mtime: mtime(&met.stat),
-            xattrs: BTreeMap::new(),
-            body: Body::Directory,
-        };
+        let mut member = bare(met);
         match (file_type(&met.stat), met.at) {
             (FileType::Directory, _) => {
                 member.xattrs = match read_xattrs(met) {

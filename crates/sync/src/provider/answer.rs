@@ -8,7 +8,7 @@ use belay_protocol::control::{
     RequestError, Response, Stage,
 };
 use belay_protocol::record::SyncRecord;
-use belay_protocol::{PublishOutcome, SyncHead, SyncOutcome};
+use belay_protocol::{PublishOutcome, SyncOutcome};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -134,14 +134,7 @@ where
                 capture: Some(record.capture),
                 capture_fallback: capture.fallback.clone(),
             });
-            status.head = Some(SyncHead {
-                cid: record.cid,
-                epoch: record.epoch,
-                seq: record.seq,
-                version: record.version,
-                node: record.node_id.clone(),
-                signer: record.signer,
-            });
+            status.head = Some(record.head());
         });
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use belay_protocol::control::Stage;
 use belay_protocol::record::{RECORD_SCHEMA, SyncRecord};
-use belay_protocol::{ProblemCode, SyncFence, SyncHead};
+use belay_protocol::{ProblemCode, SyncFence};
 use belay_store::{BlobStore, RecordError, RecordStore};
 use jiff::Timestamp;
 
@@ -188,14 +188,7 @@ where
         tracing::info!(workload = %self.context.workload, epoch = record.epoch, %from, "took over");
         self.context.status.send_modify(|status| {
             status.last_failure = None;
-            status.head = Some(SyncHead {
-                cid: record.cid,
-                epoch: record.epoch,
-                seq: record.seq,
-                version: record.version,
-                node: record.node_id.clone(),
-                signer: record.signer,
-            });
+            status.head = Some(record.head());
         });
         Ok(Takeover::Taken { epoch: record.epoch, seq: record.seq, cid: record.cid, from })
     }

@@ -1,26 +1,19 @@
 //! What volumes hold now, entry by entry.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 
 use rustix::fs::FileType;
 
 use crate::beneath::file_type;
-use crate::capture::{CaptureError, Links, mtime, read_xattrs, size, xattrs};
+use crate::capture::{CaptureError, Links, bare, read_xattrs, size, xattrs};
 use crate::core::difference::Told;
-use crate::core::member::{Body, MODE_MASK, Member};
+use crate::core::member::Body;
 use crate::walk::{At, Met, io_fault};
 
 /// An entry that was met, with the digest of its content; none for what is in no tree.
 pub(super) fn told(met: &Met<'_>, links: &mut Links) -> Result<Option<Told>, CaptureError> {
     let fault = |source| CaptureError::from(io_fault(met.path, source));
-    let mut member = Member {
-        path: met.path.to_vec(),
-        mode: met.stat.st_mode & MODE_MASK,
-        mtime: mtime(&met.stat),
-        xattrs: BTreeMap::new(),
-        body: Body::Directory,
-    };
+    let mut member = bare(met);
     let mut digest = None;
     match (file_type(&met.stat), met.at) {
         (FileType::Directory, _) => member.xattrs = read_xattrs(met)?,
