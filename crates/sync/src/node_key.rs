@@ -1,13 +1,16 @@
 //! The key with which a node signs what it publishes.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use belay_protocol::PublisherKey;
 use data_encoding::BASE64;
 use ed25519_dalek::SigningKey;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::core::signature::publisher;
 use crate::durable;
@@ -99,34 +102,27 @@ impl NodeKey {
     }
 
     /// Makes a key unless another thread or process makes one first: a key is whole and durable
-    /// before it has its name, and a name is given once.
+    /// before it has a name, and a name is given once. A process that is killed leaves no half of one:
+    /// a file without a name goes with it.
     fn make(&self) -> Result<(), NodeKeyError> {
-        let next = self.path.with_extension(format!("{}.next", unique()));
-        let made = self.make_as(&next);
-        let _ = fs::remove_file(&next);
-        made.map_err(|source| NodeKeyError::Make { path: self.path.clone(), source })
+        self.make_nameless_first()
+            .map_err(|source| NodeKeyError::Make { path: self.path.clone(), source })
     }
 
-    fn make_as(&self, next: &Path) -> io::Result<()> {
+    fn make_nameless_first(&self) -> io::Result<()> {
         let mut seed = [0; 32];
         File::open("/dev/urandom")?.read_exact(&mut seed)?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next)?;
+        let directory = self.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all(encode(&seed).as_bytes())?;
         file.sync_all()?;
-        match fs::hard_link(next, &self.path) {
-            Ok(()) => durable::sync_parent(&self.path),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
+        let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+        match rustix::fs::linkat(CWD, nameless, CWD, &self.path, AtFlags::SYMLINK_FOLLOW) {
+            Ok(()) | Err(Errno::EXIST) => durable::sync_parent(&self.path),
+            Err(error) => Err(error.into()),
         }
     }
-}
-
-/// No two that make a key at one time share a name.
-fn unique() -> String {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    format!("{}-{count}", std::process::id())
 }
 
 fn encode(seed: &[u8; 32]) -> String {
@@ -143,6 +139,8 @@ fn decode(text: &str) -> Option<SigningKey> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -162,6 +160,52 @@ mod tests {
         assert_eq!(found & 0o7777, 0o600);
         let left = fs::read_dir(temp.path()).expect("lists").count();
         assert_eq!(left, 1, "nothing but the key");
+    }
+
+    #[test]
+    fn a_process_that_is_killed_while_it_makes_a_key_leaves_a_whole_one_or_nothing() {
+        for after in 0..40 {
+            let temp = tempfile::tempdir().expect("a temporary directory");
+            let mut child = std::process::Command::new(std::env::current_exe().expect("this file"))
+                .args(["--ignored", "--exact", "node_key::tests::makes_keys_until_it_is_killed"])
+                .env("BELAY_TEST_DIRECTORY", temp.path())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .expect("starts");
+            let begun = temp.path().join("begun");
+            while !begun.exists() {
+                assert!(child.try_wait().expect("is asked").is_none(), "it ended by itself");
+                std::thread::yield_now();
+            }
+            std::thread::sleep(std::time::Duration::from_micros(after * 100));
+            child.kill().expect("kills");
+            child.wait().expect("ends");
+            for node in fs::read_dir(temp.path()).expect("lists").map(|entry| entry.expect("one")) {
+                let Ok(names) = fs::read_dir(node.path()) else { continue };
+                let names: Vec<_> = names.map(|name| name.expect("a name").file_name()).collect();
+                match &names[..] {
+                    [] => {}
+                    [name] => {
+                        assert_eq!(name, "sync-signing-key.pem");
+                        NodeKey::new(&node.path()).read().expect("a whole one");
+                    }
+                    more => panic!("{more:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "the other process of the test above, which kills it"]
+    fn makes_keys_until_it_is_killed() {
+        let directory = std::env::var_os("BELAY_TEST_DIRECTORY").expect("a directory");
+        let directory = Path::new(&directory);
+        for node in 0.. {
+            let node = directory.join(node.to_string());
+            fs::create_dir(&node).expect("makes");
+            fs::write(directory.join("begun"), "").expect("writes");
+            NodeKey::new(&node).load().expect("a key");
+        }
     }
 
     #[test]
