@@ -61,7 +61,7 @@ async fn a_lock_of_another_process_holds_belayd_off_while_status_and_logs_answer
     for _ in 0..20 {
         node.client().status().await.expect("status answers while the lock is held");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 
     guard.finish();
     let found = node.client().wait_for("web", WorkloadPhase::Ready, SOON).await;
@@ -281,7 +281,7 @@ async fn a_foreign_holder_is_shown_and_ended_only_by_force() {
         assert_eq!(code, Some(0), "{shown}");
         assert!(shown.contains(&pid) && shown.contains("workload web  held"), "{page}: {shown}");
     }
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
     let (code, refused) = belay(&node, &["restart", "web", "--no-wait"]).await;
     assert_eq!(code, Some(75), "{refused}");
     assert!(refused.contains(&pid), "{refused}");
