@@ -35,9 +35,17 @@ pub(crate) async fn carry_out(
     wait: Option<Duration>,
     operation: Operation,
 ) -> Response {
-    let (events, from_belayd) = mpsc::channel(EVENTS);
     tracing::info!(%caller, operation = name(&operation), workload = about(&operation), "asked for");
-    if let Err(problem) = state.send(Command::Operate { operation, wait, events }).await {
+    command(state, |events| Command::Operate { operation, wait, events }).await
+}
+
+/// Hands a command to belayd that is answered as an operation is.
+pub(crate) async fn command(
+    state: &ApiState,
+    command: impl FnOnce(mpsc::Sender<OperationEvent>) -> Command,
+) -> Response {
+    let (events, from_belayd) = mpsc::channel(EVENTS);
+    if let Err(problem) = state.send(command(events)).await {
         return Refusal::from(problem).into_response();
     }
     let (to_client, mut unread) = mpsc::channel(UNREAD);

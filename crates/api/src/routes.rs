@@ -6,6 +6,7 @@ mod extract;
 mod operate;
 mod runs;
 mod sync;
+mod upload;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};

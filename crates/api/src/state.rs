@@ -8,7 +8,7 @@ use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_protocol::{
     EventPage, EventQuery, EventTally, ExecInput, ExecOutput, ExecRequest, HistoryEntry,
     LockStatus, LogLine, LogQuery, NodeStatus, Operation, OperationEvent, Problem, ProblemCode,
-    SyncPiece, SyncQuestion, WorkloadName,
+    SyncPiece, SyncQuestion, SyncUpload, WorkloadName,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -103,6 +103,16 @@ pub enum Command {
         /// The pieces of the answer in order, or why there is none. A slow client is felt here as a
         /// full channel, one that went away as a closed one.
         reply: oneshot::Sender<Result<mpsc::Receiver<SyncPiece>, Problem>>,
+    },
+    /// Publish an archive in the place of what a workload's volumes hold.
+    Import {
+        /// Whose.
+        workload: WorkloadName,
+        /// The archive; closed without an end when the client went away. Once belayd takes no more
+        /// of it this is closed from the other side.
+        pieces: mpsc::Receiver<SyncUpload>,
+        /// As those of an operation.
+        events: mpsc::Sender<OperationEvent>,
     },
     /// Read a workload's sync history, newest first.
     History {

@@ -460,6 +460,15 @@ pub(crate) enum SyncVerb {
         /// Which generation; the newest when absent
         cid: Option<CidPrefix>,
     },
+    /// Publish a tar.gz of container paths, in the place of what a provider's volumes hold
+    #[command(after_help = "Example: belay sync import web web.tar.gz")]
+    Import {
+        /// A provider; its container and its volumes are not touched
+        workload: WorkloadName,
+        /// The archive; - for standard input
+        #[arg(value_name = "FILE|-")]
+        file: PathBuf,
+    },
     /// Show what differs between two published generations, or between one and the volumes
     #[command(after_help = "Example: belay sync diff web bafkr4iaha4d --live")]
     Diff {

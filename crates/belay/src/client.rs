@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use belay_protocol::{OperationEvent, OperationOutcome, OperationProgress, Problem};
-use bytes::Bytes;
-use futures_util::StreamExt;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, header};
+use futures_util::{StreamExt, stream};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Upgraded, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use crate::core::lines::Lines;
 use crate::failure::{self, Ending, Failure};
@@ -24,6 +25,9 @@ const PAGE: Duration = Duration::from_secs(75);
 /// Longest silence of an operation. Every step of belayd has a deadline of its own well below.
 const SILENCE: Duration = Duration::from_mins(30);
 
+/// Bytes of an archive that are read at one time.
+const PIECE: usize = 128 * 1024;
+
 /// A connection to one belayd.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
@@ -33,15 +37,29 @@ pub(crate) struct Client {
 
 /// A body to send.
 #[derive(Debug)]
-pub(crate) struct Document(Vec<u8>);
+pub(crate) struct Document {
+    content_type: &'static str,
+    body: Body,
+}
 
 impl Document {
     pub(crate) fn of<T: Serialize>(value: &T) -> Self {
-        Self(serde_json::to_vec(value).expect("shapes of the protocol are plain data"))
+        let json = serde_json::to_vec(value).expect("shapes of the protocol are plain data");
+        Self { content_type: "application/json", body: json.into() }
     }
 
     pub(crate) fn none() -> Self {
-        Self(Vec::new())
+        Self { content_type: "application/json", body: Vec::new().into() }
+    }
+
+    /// An archive, which is sent while it is read.
+    pub(crate) fn archive(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        let pieces = stream::try_unfold(reader, |mut reader| async move {
+            let mut piece = BytesMut::with_capacity(PIECE);
+            let count = reader.read_buf(&mut piece).await?;
+            Ok::<_, io::Error>((count > 0).then(|| (piece.freeze(), reader)))
+        });
+        Self { content_type: "application/gzip", body: Body::wrap_stream(pieces) }
     }
 }
 
@@ -191,9 +209,10 @@ impl Client {
         self.answered(self.prepared(method, path, body)).await
     }
 
-    fn prepared(&self, method: Method, path: &str, Document(body): Document) -> RequestBuilder {
+    fn prepared(&self, method: Method, path: &str, document: Document) -> RequestBuilder {
+        let Document { content_type, body } = document;
         let request = self.http.request(method, format!("http://belayd{path}"));
-        request.header(header::CONTENT_TYPE, "application/json").body(body)
+        request.header(header::CONTENT_TYPE, content_type).body(body)
     }
 
     async fn answered(&self, request: RequestBuilder) -> Result<Response, Ending> {

@@ -75,40 +75,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Image(verb) => image::run(&client()?, verb, output).await?,
         Verb::Lock(verb) => lock::run(&client()?, verb, output).await?,
         Verb::Volume(verb) => volume::run(&client()?, verb, output).await?,
-        Verb::Sync(SyncVerb::Status(listing)) => {
-            show::sync(&client()?, listing, output).await?;
-        }
-        Verb::Sync(SyncVerb::Publish { targets, metadata }) => {
-            operate::publish(&client()?, &targets, metadata, output).await?;
-        }
-        Verb::Sync(SyncVerb::Pause { workload }) => {
-            sync::act(&client()?, &workload, "pause", output).await?;
-        }
-        Verb::Sync(SyncVerb::Resume { workload }) => {
-            sync::act(&client()?, &workload, "resume", output).await?;
-        }
-        Verb::Sync(SyncVerb::Rollback { workload, cid }) => {
-            sync::roll_back(&client()?, &workload, cid, output).await?;
-        }
-        Verb::Sync(SyncVerb::Show { about, cid, listing }) => {
-            sync::show(&client()?, &about, cid, listing, output).await?;
-        }
-        Verb::Sync(SyncVerb::Export { workload, cid }) => {
-            sync::export(&client()?, &workload, cid.as_ref(), output).await?;
-        }
-        Verb::Sync(SyncVerb::Diff { workload, from, to, live, listing }) => {
-            let to = if live { DiffAgainst::Live } else { DiffAgainst::Generation(to) };
-            sync::diff(&client()?, &workload, &from, &to, listing, output).await?;
-        }
-        Verb::Sync(SyncVerb::Takeover(who)) => sync::take_over(&client()?, &who, output).await?,
-        Verb::Sync(SyncVerb::Keygen) => operate::signing_key(&client()?, output).await?,
-        Verb::Sync(SyncVerb::Verify { workload, content, listing }) => {
-            let depth = if content { VerifyDepth::Content } else { VerifyDepth::Marks };
-            sync::verify(&client()?, &workload, depth, listing, output).await?;
-        }
-        Verb::Sync(SyncVerb::History { workload, listing }) => {
-            show::history(&client()?, &workload, listing, output).await?;
-        }
+        Verb::Sync(verb) => sync(&client()?, verb, output).await?,
         Verb::Run(verb) => return runs::run(&client()?, verb, output).await,
         Verb::Runner(verb) => runs::runner(&client()?, verb, output).await?,
         Verb::Waitpoint(verb) => runs::waitpoint(&client()?, verb, output).await?,
@@ -124,4 +91,47 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn sync(client: &Client, verb: SyncVerb, output: &Output) -> Result<(), Ending> {
+    match verb {
+        SyncVerb::Status(listing) => {
+            show::sync(client, listing, output).await?;
+        }
+        SyncVerb::Publish { targets, metadata } => {
+            operate::publish(client, &targets, metadata, output).await?;
+        }
+        SyncVerb::Pause { workload } => {
+            sync::act(client, &workload, "pause", output).await?;
+        }
+        SyncVerb::Resume { workload } => {
+            sync::act(client, &workload, "resume", output).await?;
+        }
+        SyncVerb::Rollback { workload, cid } => {
+            sync::roll_back(client, &workload, cid, output).await?;
+        }
+        SyncVerb::Show { about, cid, listing } => {
+            sync::show(client, &about, cid, listing, output).await?;
+        }
+        SyncVerb::Export { workload, cid } => {
+            sync::export(client, &workload, cid.as_ref(), output).await?;
+        }
+        SyncVerb::Import { workload, file } => {
+            sync::import(client, &workload, &file, output).await?;
+        }
+        SyncVerb::Diff { workload, from, to, live, listing } => {
+            let to = if live { DiffAgainst::Live } else { DiffAgainst::Generation(to) };
+            sync::diff(client, &workload, &from, &to, listing, output).await?;
+        }
+        SyncVerb::Takeover(who) => sync::take_over(client, &who, output).await?,
+        SyncVerb::Keygen => operate::signing_key(client, output).await?,
+        SyncVerb::Verify { workload, content, listing } => {
+            let depth = if content { VerifyDepth::Content } else { VerifyDepth::Marks };
+            sync::verify(client, &workload, depth, listing, output).await?;
+        }
+        SyncVerb::History { workload, listing } => {
+            show::history(client, &workload, listing, output).await?;
+        }
+    }
+    Ok(())
 }

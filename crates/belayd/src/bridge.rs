@@ -71,6 +71,9 @@ fn translate(command: Command) -> NodeCommand {
         Command::AskSync { workload, question, reply } => {
             NodeCommand::AskSync { workload, question, reply }
         }
+        Command::Import { workload, pieces, events } => {
+            NodeCommand::Import { workload, pieces, events }
+        }
         Command::History { workload, reply } => NodeCommand::History { workload, reply },
     }
 }
@@ -82,7 +85,9 @@ fn refuse(command: Command) {
         "belay doctor says what is missing; belayd keeps trying",
     );
     match command {
-        Command::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
+        Command::Operate { events, .. } | Command::Import { events, .. } => {
+            Reporter::new(events).finish(Err(problem));
+        }
         Command::Locks { reply } => {
             let _ = reply.send(Err(problem));
         }

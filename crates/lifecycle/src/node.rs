@@ -22,7 +22,7 @@ use belay_locks::LockName;
 use belay_protocol::{
     DependantsRule, DeployRequest, ExecInput, ExecOutput, ExecRequest, HistoryEntry, LockStatus,
     LogLine, LogQuery, Operation, OperationEvent, Problem, ProblemCode, SyncPiece, SyncQuestion,
-    WorkloadName,
+    SyncUpload, WorkloadName,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -93,6 +93,15 @@ pub enum NodeCommand {
         question: SyncQuestion,
         /// Where the pieces of the answer will come from.
         reply: oneshot::Sender<Result<mpsc::Receiver<SyncPiece>, Problem>>,
+    },
+    /// An archive that is to be published in the place of what a workload's volumes hold.
+    Import {
+        /// Whose.
+        workload: WorkloadName,
+        /// The archive.
+        pieces: mpsc::Receiver<SyncUpload>,
+        /// As those of an operation.
+        events: mpsc::Sender<OperationEvent>,
     },
     /// A workload's sync history.
     History {
@@ -346,6 +355,13 @@ impl NodeTask {
                     let _ = reply.send(Err(problem));
                 }
             },
+            NodeCommand::Import { workload, pieces, events } => {
+                let command = WorkloadCommand::Import { pieces, reporter: Reporter::new(events) };
+                match self.find(&workload) {
+                    Ok(handle) => deliver(handle, command),
+                    Err(problem) => command.refuse(problem),
+                }
+            }
             NodeCommand::History { workload, reply } => match self.find(&workload) {
                 Ok(handle) => {
                     deliver(handle, WorkloadCommand::History { reply });
@@ -571,7 +587,9 @@ fn refuse(command: NodeCommand) {
         "try again once belayd runs",
     );
     match command {
-        NodeCommand::Operate { events, .. } => Reporter::new(events).finish(Err(problem)),
+        NodeCommand::Operate { events, .. } | NodeCommand::Import { events, .. } => {
+            Reporter::new(events).finish(Err(problem));
+        }
         NodeCommand::Locks { reply } => {
             let _ = reply.send(Err(problem));
         }

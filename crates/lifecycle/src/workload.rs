@@ -10,6 +10,7 @@ mod clones;
 mod command;
 mod conflict;
 mod deploy;
+mod importing;
 mod limits;
 mod locking;
 mod observe;

@@ -54,6 +54,6 @@ pub use status::{
 pub use sync_commands::{
     CidPrefix, Damage, DiffAgainst, DifferingPart, EntryKind, GenerationStanding, GenerationStored,
     InvalidCidPrefix, SyncAct, SyncDifference, SyncDifferences, SyncGeneration, SyncLine,
-    SyncPiece, SyncQuestion, SyncRollbackRequest, TreeEntry, VerifyDepth, VerifyProgress,
-    VerifySum,
+    SyncPiece, SyncQuestion, SyncRollbackRequest, SyncUpload, TreeEntry, VerifyDepth,
+    VerifyProgress, VerifySum,
 };

@@ -279,6 +279,9 @@ pub struct PublishOutcome {
     pub bytes: u64,
     /// How long the container was down, in milliseconds.
     pub downtime_ms: u64,
+    /// Whether the head was this content already, so that no record was made.
+    #[serde(default)]
+    pub unchanged: bool,
 }
 
 /// One line that a workload wrote.

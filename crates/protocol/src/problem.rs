@@ -192,6 +192,8 @@ codes! {
     StoreUnavailable = "store-unavailable", 503, 69, "the store does not answer";
     /// The rollback failed; the stage is in the detail.
     RollbackFailed = "rollback-failed", 502, 69, "the rollback failed";
+    /// An archive is not what can be published by this workload.
+    ImportRefused = "import-refused", 422, 65, "the archive is refused";
     /// The publish failed; the stage is in the detail.
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
     /// A record is of a later version than this program reads.

@@ -6,8 +6,11 @@ use serde_json::{Map, Value};
 
 use crate::{Cid, NodeId, PublisherKey, SyncHead, SyncKey};
 
-/// Schema of the records this program writes, and the newest it reads.
-pub const RECORD_SCHEMA: u32 = 2;
+/// Newest schema of the records this program reads and, of imports, writes; see
+/// [`Capture::record_schema`].
+pub const RECORD_SCHEMA: u32 = 3;
+/// Schema of all records but those of imports.
+pub const SIGNED_SCHEMA: u32 = 2;
 /// Schema of records that are not signed; they are read and no longer written.
 pub const UNSIGNED_SCHEMA: u32 = 1;
 /// Newest schema of the manifests this program reads; which one it writes follows from the format.
@@ -17,7 +20,7 @@ pub const MANIFEST_SCHEMA: u32 = 2;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyncRecord {
-    /// [`RECORD_SCHEMA`], or [`UNSIGNED_SCHEMA`].
+    /// [`RECORD_SCHEMA`], [`SIGNED_SCHEMA`] or [`UNSIGNED_SCHEMA`].
     pub schema: u32,
     /// The key it is published under.
     pub key: SyncKey,
@@ -144,6 +147,19 @@ pub enum Capture {
     Atomic,
     /// Read while the app was writing.
     Live,
+    /// It was not: an operator gave an archive.
+    Imported,
+}
+
+impl Capture {
+    /// Schema of the records that tell of such a capture. Who reads older ones only says that the
+    /// record is newer.
+    pub fn record_schema(self) -> u32 {
+        match self {
+            Self::Stopped | Self::Atomic | Self::Live => SIGNED_SCHEMA,
+            Self::Imported => RECORD_SCHEMA,
+        }
+    }
 }
 
 /// What an app wishes of capture and apply.

@@ -113,6 +113,15 @@ pub enum SyncPiece {
     Failed(Box<Problem>),
 }
 
+/// A piece of an archive that is imported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyncUpload {
+    /// Its next bytes.
+    Bytes(Vec<u8>),
+    /// It is whole. Without this it was cut short.
+    End,
+}
+
 /// One line of an answer that is a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "kebab-case", deny_unknown_fields)]

@@ -3,9 +3,10 @@
 use std::io::{self, Read, Write};
 
 use crate::core::archive::{
-    ArchiveFault, BLOCK, Extension, Header, complete, decode, decode_extension, encode,
+    ArchiveFault, BLOCK, EXTENSION_MAX, Extension, Header, Purpose, complete, decode,
+    decode_extension, encode,
 };
-use crate::core::member::{Body, Member};
+use crate::core::member::{Body, MODE_MASK, Member};
 
 /// Zeros after the end mark are padding of other writers; more than this is not padding.
 const PADDING_MAX: usize = 1024 * 1024;
@@ -88,6 +89,15 @@ pub(crate) enum ReadError {
     Io(#[source] io::Error),
 }
 
+/// What an archive that another program wrote has next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    /// A member as a tree may hold it; its name is as that program wrote it.
+    Member(Member),
+    /// A FIFO or a device of this name, which no tree holds.
+    Special(Vec<u8>),
+}
+
 /// Reads members one after the other, with bounds on everything that is taken into memory.
 pub(crate) struct ArchiveReader<R: Read> {
     inner: R,
@@ -138,6 +148,71 @@ impl<R: Read> ArchiveReader<R> {
                 }
             }
         }
+    }
+
+    /// The next member of an archive that another program wrote, without what of it does not
+    /// travel; none at the end mark. A file's content must have been read.
+    pub(crate) fn next_foreign(&mut self) -> Result<Option<Foreign>, ReadError> {
+        debug_assert_eq!(self.pending, 0, "the content of a member is read before the next one");
+        let mut extension = Extension::default();
+        loop {
+            let raw = match decode(&self.block()?)? {
+                Header::Zero if extension == Extension::default() => {
+                    self.expect_end()?;
+                    return Ok(None);
+                }
+                Header::Zero => return Err(ArchiveFault::Truncated.into()),
+                Header::Extension { size } => {
+                    let bytes = self.extension(size)?;
+                    extension.take(decode_extension(&bytes)?);
+                    continue;
+                }
+                Header::Member(raw) => raw,
+            };
+            match raw.purpose()? {
+                Purpose::LongName => extension.offer_path(self.long(raw.size())?),
+                Purpose::LongLink => extension.offer_link(self.long(raw.size())?),
+                Purpose::Aside => drop(self.extension(raw.size())?),
+                Purpose::Special => return Ok(Some(Foreign::Special(raw.name(extension)))),
+                Purpose::Member => {
+                    let mut member = complete(*raw, extension)?;
+                    member.mode &= MODE_MASK;
+                    match member.body {
+                        Body::File { size } => self.pending = size,
+                        Body::Directory => {}
+                        Body::Symlink { .. } | Body::HardLink { .. } => member.xattrs.clear(),
+                    }
+                    member.xattrs.retain(|name, _| name.starts_with(b"user."));
+                    return Ok(Some(Foreign::Member(member)));
+                }
+            }
+        }
+    }
+
+    /// Reads what an extension header holds. Each takes a block of the bound for itself, so that
+    /// there is an end to empty ones too.
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, ReadError> {
+        let too_large = || ArchiveFault::ExtensionTooLarge { size };
+        if size > EXTENSION_MAX {
+            return Err(too_large().into());
+        }
+        self.extensions_left = self
+            .extensions_left
+            .checked_sub(size + BLOCK as u64)
+            .ok_or(ArchiveFault::TooManyExtensions)?;
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| too_large())?];
+        self.fill(&mut bytes)?;
+        self.skip(padding(size))?;
+        Ok(bytes)
+    }
+
+    /// A name that takes a header and blocks of its own, ended by a zero.
+    fn long(&mut self, size: u64) -> Result<Vec<u8>, ReadError> {
+        let mut name = self.extension(size)?;
+        if name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
     }
 
     /// Reads the content of the file that was last returned, piece by piece, into `sink`.

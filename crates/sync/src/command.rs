@@ -1,14 +1,20 @@
 //! What callers ask of a sync task, and what it answers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::control::Stage;
 use belay_protocol::{
-    Cid, CidPrefix, HistoryEntry, NodeId, ProblemCode, PublishOutcome, SyncStatus,
+    Cid, CidPrefix, HistoryEntry, NodeId, ProblemCode, PublishOutcome, SyncStatus, SyncUpload,
 };
 use jiff::Timestamp;
 use serde_json::{Map, Value};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use crate::context::with_causes;
+use crate::layout::SyncLayout;
+use crate::spool::Spool;
+use crate::upload::{self, Upload, UploadError, take_in};
 
 /// A publish asked for by an operator or a schedule.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +44,9 @@ pub enum PublishError {
     /// An operator paused it.
     #[error("volume-sync of the workload is paused")]
     Paused,
+    /// Another archive is coming in.
+    #[error("another import is under way")]
+    Importing,
     /// Too many commands wait already.
     #[error("other publishes are waiting")]
     Busy,
@@ -62,7 +71,7 @@ impl PublishError {
                 | Stage::Extract
                 | Stage::Commit => false,
             },
-            Self::Busy | Self::NoVolumes | Self::ShuttingDown => true,
+            Self::Busy | Self::Importing | Self::NoVolumes | Self::ShuttingDown => true,
             Self::NotProvider | Self::Paused => false,
         }
     }
@@ -229,6 +238,11 @@ pub(crate) enum Command {
         command: PublishCommand,
         reply: oneshot::Sender<Result<PublishOutcome, PublishError>>,
     },
+    /// Publish an archive.
+    Import {
+        archive: Upload,
+        reply: oneshot::Sender<Result<PublishOutcome, PublishError>>,
+    },
     /// Publish and apply nothing from now on.
     Pause {
         reply: oneshot::Sender<std::io::Result<Timestamp>>,
@@ -255,12 +269,17 @@ pub struct SyncHandle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) status: watch::Receiver<SyncStatus>,
     pub(crate) history: crate::history::History,
+    pub(crate) layout: watch::Receiver<Option<SyncLayout>>,
+    pub(crate) spool: Spool,
+    /// The place of the one archive that may be coming in.
+    pub(crate) imports: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Command {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Publish { .. } => "Publish",
+            Self::Import { .. } => "Import",
             Self::Takeover { .. } => "Takeover",
             Self::Pause { .. } => "Pause",
             Self::Resume { .. } => "Resume",
@@ -275,6 +294,34 @@ impl SyncHandle {
     pub async fn publish(&self, command: PublishCommand) -> Result<PublishOutcome, PublishError> {
         let (reply, answer) = oneshot::channel();
         self.commands.try_send(Command::Publish { command, reply }).map_err(
+            |error| match error {
+                mpsc::error::TrySendError::Full(_) => PublishError::Busy,
+                mpsc::error::TrySendError::Closed(_) => PublishError::ShuttingDown,
+            },
+        )?;
+        answer.await.unwrap_or(Err(PublishError::ShuttingDown))
+    }
+
+    /// Publishes the archive that comes in by `pieces`, in the place of what the volumes hold, and
+    /// waits for the confirmed record. Neither volumes nor container are touched. Once the archive is
+    /// here the work goes on if the caller goes away.
+    pub async fn import(
+        &self,
+        pieces: mpsc::Receiver<SyncUpload>,
+    ) -> Result<PublishOutcome, PublishError> {
+        let place = Arc::clone(&self.imports).try_acquire_owned();
+        let _place = place.map_err(|_| PublishError::Importing)?;
+        let limit = self.layout.borrow().as_ref().map(upload::limit);
+        let limit = limit.ok_or(PublishError::NoVolumes)?;
+        let spool = self.spool.clone();
+        let taken = tokio::task::spawn_blocking(move || take_in(&spool, pieces, limit)).await;
+        let archive = match taken {
+            Ok(Ok(archive)) => archive,
+            Ok(Err(error)) => return Err(not_taken(&error)),
+            Err(_) => return Err(PublishError::ShuttingDown),
+        };
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(Command::Import { archive, reply }).map_err(
             |error| match error {
                 mpsc::error::TrySendError::Full(_) => PublishError::Busy,
                 mpsc::error::TrySendError::Closed(_) => PublishError::ShuttingDown,
@@ -349,6 +396,14 @@ impl SyncHandle {
             .await
             .map_err(|error| HistoryError::Read(std::io::Error::other(error)))?
     }
+}
+
+fn not_taken(error: &UploadError) -> PublishError {
+    let code = match error {
+        UploadError::CutShort | UploadError::TooLarge { .. } => Some(ProblemCode::ImportRefused),
+        UploadError::Io(_) => None,
+    };
+    PublishError::Failed { stage: Stage::Validation, code, reason: with_causes(error) }
 }
 
 /// What [`crate::recover`] found and did.

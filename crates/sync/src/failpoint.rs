@@ -39,6 +39,7 @@ pub enum Point {
     TakeoverSet,
     TakeoverHistoryWritten,
     FenceRemoved,
+    Unpacked,
 }
 
 impl Point {
@@ -71,6 +72,20 @@ impl Point {
         Point::TakeoverSet,
         Point::TakeoverHistoryWritten,
         Point::FenceRemoved,
+    ];
+
+    /// The points of an import that end with nothing, in their order.
+    pub const IMPORT_LOST: [Point; 2] = [Point::Unpacked, Point::Captured];
+
+    /// The points of an import that end with its publish, in their order.
+    pub const IMPORT_KEPT: [Point; 7] = [
+        Point::ClaimJournalled,
+        Point::Uploaded,
+        Point::RecordJournalled,
+        Point::RecordSet,
+        Point::PublishJournalled,
+        Point::SentHistoryWritten,
+        Point::RequestDiscarded,
     ];
 
     /// The points of an apply, in their order.

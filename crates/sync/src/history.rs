@@ -259,14 +259,14 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 #[cfg(test)]
 mod tests {
-    use belay_protocol::record::RECORD_SCHEMA;
+    use belay_protocol::record::SIGNED_SCHEMA;
     use serde_json::json;
 
     use super::*;
 
     fn record(seq: u64, blob: u8) -> SyncRecord {
         serde_json::from_value(json!({
-            "schema": RECORD_SCHEMA, "key": "models", "epoch": 1, "seq": seq,
+            "schema": SIGNED_SCHEMA, "key": "models", "epoch": 1, "seq": seq,
             "cid": Cid::from_digest([blob; 32]), "parent_cid": null, "node_id": "node-a",
             "publish_id": format!("p{seq}"), "version": 1_700_000_000 + seq,
             "timestamp": "2023-11-14T22:13:20Z", "capture": "stopped", "metadata": {"n": seq},

@@ -26,6 +26,7 @@ mod fetching;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod history;
+mod importing;
 mod layout;
 mod manifest_file;
 mod node_key;
@@ -40,6 +41,7 @@ mod spool;
 mod stage;
 mod state;
 mod task;
+mod upload;
 mod volume;
 mod walk;
 mod window;

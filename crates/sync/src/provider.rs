@@ -29,6 +29,7 @@ use crate::window::OfflineWindow;
 
 mod answer;
 mod capturing;
+mod importing;
 mod live;
 mod look;
 mod moment;
@@ -171,11 +172,6 @@ where
         layout: &SyncLayout,
         command: PublishCommand,
     ) -> Result<PublishOutcome, PublishError> {
-        let failed = |failure: Failure| PublishError::Failed {
-            stage: failure.stage,
-            code: failure.code,
-            reason: failure.reason,
-        };
         let valid = mount_table(layout).map_err(|error| with_causes(&error)).and_then(|mounts| {
             let policy = self.context.spec.capture;
             judge_command(command.archive_paths, command.metadata, &mounts, policy)
@@ -183,17 +179,13 @@ where
         let valid = valid.map_err(|reason| {
             let failure = Failure::new(Stage::Validation, reason);
             self.context.show_failure(&failure);
-            failed(failure)
+            PublishError::from(failure)
         })?;
         if !self.is_settled(layout).await {
             return Err(PublishError::Busy);
         }
         let journal = new_journal(&self.context.node, Origin::Command, valid.request);
-        self.work(layout, journal).await.map_err(|stopped| match stopped {
-            Stopped::Failed(failure) | Stopped::Unreachable(failure) => failed(failure),
-            Stopped::Later { reason } => failed(Failure::new(Stage::RecordPublish, reason)),
-            Stopped::Shutdown => PublishError::ShuttingDown,
-        })
+        Ok(self.work(layout, journal).await?)
     }
 
     /// Takes a publish from where its journal stands to its answer.
@@ -243,6 +235,10 @@ where
         reached(Point::ClaimJournalled);
         loop {
             match journal.step.clone() {
+                PublishStep::Claimed if journal.origin == Origin::Import => {
+                    let reason = "what was unpacked is damaged in the spool; import it again";
+                    return Err(Stopped::because(Stage::ArchiveBuild, reason));
+                }
                 PublishStep::Claimed => {
                     captures += 1;
                     if captures > CAPTURES_MAX {
@@ -345,6 +341,22 @@ where
         written.map_err(|error| {
             Stopped::because(stage, format!("the publish could not be journalled: {error}"))
         })
+    }
+}
+
+impl From<Failure> for PublishError {
+    fn from(Failure { stage, code, reason }: Failure) -> Self {
+        Self::Failed { stage, code, reason }
+    }
+}
+
+impl From<Stopped> for PublishError {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::Failed(failure) | Stopped::Unreachable(failure) => failure.into(),
+            Stopped::Later { reason } => Failure::new(Stage::RecordPublish, reason).into(),
+            Stopped::Shutdown => Self::ShuttingDown,
+        }
     }
 }
 

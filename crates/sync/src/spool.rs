@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ const RESERVE: u64 = 64 * 1024 * 1024;
 
 /// Refuses a write that would leave the host's disk less than it needs itself. A look beforehand
 /// does not suffice: others write to it too.
-pub(crate) fn keep_reserve(file: &File, bytes: usize) -> io::Result<()> {
+pub(crate) fn keep_reserve(file: impl AsFd, bytes: usize) -> io::Result<()> {
     let found = rustix::fs::fstatvfs(file)?;
     if found.f_bavail.saturating_mul(found.f_frsize) < RESERVE + bytes as u64 {
         return Err(io::ErrorKind::StorageFull.into());
@@ -54,6 +55,12 @@ impl Spool {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// A new file without a name, which goes with its last descriptor.
+    pub(crate) fn create_unnamed(&self) -> io::Result<File> {
+        // It is unlinked before anything is in it: a kill leaves an empty file to the next sweep.
+        self.create()?.file.try_clone()
     }
 
     /// Opens a file that an earlier process kept.

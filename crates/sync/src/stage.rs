@@ -1,7 +1,6 @@
 //! Builds a record's tree beside the present one, in the volumes that will hold it.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
@@ -483,7 +482,9 @@ fn write_file(
     Ok(*hasher.finalize().as_bytes())
 }
 
-fn write_sparse(file: &mut File, piece: &[u8]) -> io::Result<()> {
+/// Writes the next piece of a file, with holes in the place of zeros. Pieces but the last have a
+/// length that is a multiple of [`HOLE`].
+pub(crate) fn write_sparse(file: &mut (impl Write + Seek), piece: &[u8]) -> io::Result<()> {
     for part in piece.chunks(HOLE) {
         if part.len() == HOLE && part.iter().all(|&byte| byte == 0) {
             let hole = i64::try_from(HOLE).unwrap_or(0);

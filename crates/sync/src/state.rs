@@ -210,6 +210,8 @@ pub(crate) enum Origin {
     App,
     /// An operator or a schedule, by command.
     Command,
+    /// An operator, with an archive. The journal begins when that is captured.
+    Import,
 }
 
 /// How far a publish is.

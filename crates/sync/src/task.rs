@@ -8,7 +8,7 @@ use std::time::Duration;
 use belay_protocol::{NodeId, SyncRole, SyncStatus, WorkloadName};
 use belay_store::{BlobStore, DirectoryWatch, RecordStore, RecordWatch};
 use jiff::Timestamp;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -71,7 +71,14 @@ where
     let history = History::new(state_dir);
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (status, shown) = watch::channel(first_status(&spec, &state));
-    let handle = SyncHandle { commands, status: shown, history: history.clone() };
+    let handle = SyncHandle {
+        commands,
+        status: shown,
+        history: history.clone(),
+        layout: layout.clone(),
+        spool: spool.clone(),
+        imports: Arc::new(Semaphore::new(1)),
+    };
     let context = Arc::new(Context {
         workload,
         node: node.id,
@@ -249,6 +256,17 @@ where
                     }
                 };
                 // The caller may have gone; the publish happened or not all the same.
+                let _ = reply.send(result);
+            }
+            Command::Import { archive, reply } => {
+                let result = match (self.mounted().await, &mut self.side) {
+                    (Some(_), _) if self.context.is_paused() => Err(PublishError::Paused),
+                    (None, _) => Err(PublishError::NoVolumes),
+                    (Some(_), Side::Consumer(_)) => Err(PublishError::NotProvider),
+                    (Some(layout), Side::Provider(provider)) => {
+                        provider.import(&layout, archive).await
+                    }
+                };
                 let _ = reply.send(result);
             }
         }

@@ -1,5 +1,6 @@
 //! `belay sync` against real nodes: what an operator asks of volume-sync beside a publish.
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -321,6 +322,136 @@ async fn what_is_kept_is_verified_and_damage_ends_with_an_exit_code_of_its_own()
     let told = lines.filter(|line| line["line"] == "damaged" && line["damage"] == "object");
     assert!(told.count() >= 1, "{out}");
     damaged.refused(65, "publish again");
+    provider.end().await;
+    consumer.end().await;
+}
+
+/// Runs `belay sync` with this on its standard input.
+fn fed(node: &Node, arguments: &[&str], input: &[u8]) -> Ended {
+    let belay = Command::new(binary("belay"))
+        .env("BELAY_SOCKET", node.socket())
+        .arg("sync")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut belay = belay.expect("belay runs");
+    let mut stdin = belay.stdin.take().expect("is piped");
+    let input = input.to_vec();
+    // Refused early, it reads no further.
+    let feeding = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = belay.wait_with_output().expect("belay ends");
+    feeding.join().expect("no panic");
+    let err = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ended { code: output.status.code(), out: output.stdout, err }
+}
+
+/// What GNU tar makes of a directory that looks like the container's root.
+fn tar(root: &std::path::Path, paths: &[&str]) -> Vec<u8> {
+    let made = Command::new("tar").current_dir(root).arg("-cz").args(paths).output();
+    let made = made.expect("tar runs");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    made.stdout
+}
+
+#[tokio::test]
+async fn an_archive_is_published_in_the_place_of_what_a_provider_holds() {
+    let (provider, consumer, _store) = pair().await;
+    let first = publish(&provider, "one").await;
+    serves(&consumer, "one").await;
+    let exported = sync(&provider, &["export", "app"]).out;
+    publish(&provider, "two").await;
+    serves(&consumer, "two").await;
+    let started = || async {
+        let status = provider.client().workload("app").await.expect("is there");
+        status.container.map(|container| (container.id, container.started_at))
+    };
+    let container = started().await;
+
+    let place = tempfile::tempdir().expect("a directory");
+    let file = place.path().join("app.tar.gz");
+    std::fs::write(&file, &exported).expect("writes");
+    let file = file.to_str().expect("UTF-8");
+    let said = sync(&provider, &["import", "app", file]).done();
+    assert!(
+        said.contains(&first) && said.contains("from an archive; its volumes are as"),
+        "{said}"
+    );
+    serves(&consumer, "one").await;
+    let said = fed(&provider, &["import", "app", "-"], &exported).done();
+    assert!(said.contains("unchanged"), "{said}");
+    let shown = sync(&consumer, &["show", "app", "-o", "json"]).json();
+    assert_eq!(
+        (&shown["record"]["capture"], &shown["record"]["seq"]),
+        (&"imported".into(), &3.into())
+    );
+    let held = std::fs::read_to_string(provider.volume("app", "data").await.join("state"));
+    assert_eq!(held.expect("reads"), "two", "the provider's own volume is left alone");
+    assert_eq!(started().await, container, "and so is its container");
+
+    std::fs::create_dir_all(place.path().join("data/sub")).expect("creates");
+    std::fs::write(place.path().join("data/state"), "three").expect("writes");
+    std::fs::write(place.path().join("data/sub/more"), vec![7; 300_000]).expect("writes");
+    fed(&provider, &["import", "app", "-"], &tar(place.path(), &["data"])).done();
+    serves(&consumer, "three").await;
+
+    // A publish of what the volumes hold takes its place again.
+    sync(&provider, &["publish", "app", "/data"]).done();
+    serves(&consumer, "two").await;
+    provider.end().await;
+    consumer.end().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_imported_is_refused_in_words_however_much_of_it_there_is() {
+    let (provider, consumer, _store) = pair().await;
+    publish(&provider, "one").await;
+    serves(&consumer, "one").await;
+    let place = tempfile::tempdir().expect("a directory");
+    std::fs::create_dir(place.path().join("etc")).expect("creates");
+    std::fs::write(place.path().join("etc/passwd"), "x").expect("writes");
+    let outside = tar(place.path(), &["etc"]);
+    fed(&provider, &["import", "app", "-"], &outside).refused(65, "/etc is not in a volume");
+    let cut = &outside[..outside.len() / 2];
+    fed(&provider, &["import", "app", "-"], cut).refused(65, "the archive is refused");
+    // Far more than is read before the answer is there.
+    let large = vec![0x1f; 48 * 1024 * 1024];
+    fed(&consumer, &["import", "app", "-"], &large)
+        .refused(69, "import on the node whose workload is the provider");
+    fed(&provider, &["import", "nobody", "-"], &large).refused(66, "there is no workload nobody");
+    fed(&provider, &["import", "app", "-"], &large).refused(65, "not compressed with gzip");
+    sync(&provider, &["import", "app", "/no/such"]).refused(66, "cannot read /no/such");
+    sync(&provider, &["pause", "app"]).done();
+    fed(&provider, &["import", "app", "-"], &outside).refused(75, "belay sync resume app");
+    serves(&consumer, "one").await;
+    provider.end().await;
+    consumer.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_while_an_archive_comes_in_keeps_nothing_of_it() {
+    let (mut provider, consumer, _store) = pair().await;
+    publish(&provider, "one").await;
+    let belay = Command::new(binary("belay"))
+        .env("BELAY_SOCKET", provider.socket())
+        .args(["sync", "import", "app", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut belay = belay.expect("belay runs");
+    let mut stdin = belay.stdin.take().expect("is piped");
+    // More than pipe and sockets hold: belayd has begun to take it.
+    stdin.write_all(&vec![0x1f; 8 * 1024 * 1024]).expect("is taken");
+    provider.kill();
+    drop(stdin);
+    assert_ne!(belay.wait().expect("ends").code(), Some(0));
+    provider.launch().await;
+    publish(&provider, "two").await;
+    serves(&consumer, "two").await;
+    let spool = provider.directory().join("state/workloads/app/sync/spool");
+    assert_eq!(walk(&spool), Vec::<std::path::PathBuf>::new());
     provider.end().await;
     consumer.end().await;
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::replied_within;
 use super::extract::{Document, Named, Pairs};
+use super::upload;
 use crate::answer::{self, Refusal};
 use crate::core::query;
 use crate::operation::carry_out;
@@ -25,7 +26,7 @@ use crate::state::{ApiState, Caller, Command, shutting_down};
 const READY: Duration = Duration::from_mins(10);
 
 /// Pages that act on volume-sync, or show what apps put into it: the operator's alone.
-pub(crate) const OPERATOR_PAGES: [&str; 7] = [
+pub(crate) const OPERATOR_PAGES: [&str; 8] = [
     "/v1/workloads/{name}/sync/pause",
     "/v1/workloads/{name}/sync/resume",
     "/v1/workloads/{name}/sync/rollback",
@@ -33,11 +34,13 @@ pub(crate) const OPERATOR_PAGES: [&str; 7] = [
     "/v1/workloads/{name}/sync/export",
     "/v1/workloads/{name}/sync/diff",
     "/v1/workloads/{name}/sync/verify",
+    "/v1/workloads/{name}/sync/import",
 ];
 
 /// What those pages do.
 pub(crate) fn operator_routes() -> Router<ApiState> {
-    let [paused, resumed, rolled_back, shown, exported, compared, verified] = OPERATOR_PAGES;
+    let [paused, resumed, rolled_back, shown, exported, compared, verified, imported] =
+        OPERATOR_PAGES;
     Router::new()
         .route(paused, post(pause))
         .route(resumed, post(resume))
@@ -46,6 +49,7 @@ pub(crate) fn operator_routes() -> Router<ApiState> {
         .route(exported, get(export))
         .route(compared, get(diff))
         .route(verified, get(verify))
+        .route(imported, post(upload::import))
 }
 
 async fn pause(

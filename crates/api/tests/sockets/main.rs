@@ -4,6 +4,7 @@
 mod events;
 mod node;
 mod runs;
+mod upload;
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};

@@ -211,6 +211,16 @@ impl Base {
         self.send_body(method, path, Vec::new()).await
     }
 
+    pub(crate) async fn send_stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: reqwest::Body,
+    ) -> reqwest::Result<Response> {
+        let request = self.client.request(method, format!("{}{path}", self.base)).body(body);
+        request.timeout(PATIENCE).send().await
+    }
+
     pub(crate) async fn send_body(&self, method: Method, path: &str, body: Vec<u8>) -> Response {
         let request = self.client.request(method, format!("{}{path}", self.base)).body(body);
         request.timeout(PATIENCE).send().await.expect("an answer")

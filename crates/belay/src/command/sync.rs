@@ -1,6 +1,8 @@
 //! Verbs about the volume-sync of one workload.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
+use std::path::Path;
 
 use belay_protocol::{
     CidPrefix, DiffAgainst, OperationProgress, ProblemCode, SyncGeneration, SyncLine,
@@ -125,6 +127,39 @@ pub(crate) async fn export(
         }
         ended => ended,
     }
+}
+
+pub(crate) async fn import(
+    client: &Client,
+    workload: &WorkloadName,
+    file: &Path,
+    output: &Output,
+) -> Result<(), Ending> {
+    let archive = if file == Path::new("-") {
+        if std::io::stdin().is_terminal() {
+            let next = format!("belay sync import {workload} {workload}.tar.gz");
+            let what = "standard input is a terminal, which types no archive";
+            return Err(Failure::new(failure::USAGE, what, next).into());
+        }
+        Document::archive(tokio::io::stdin())
+    } else {
+        let opened = async {
+            let opened = tokio::fs::File::open(file).await?;
+            if opened.metadata().await?.is_dir() {
+                return Err(std::io::ErrorKind::IsADirectory.into());
+            }
+            Ok::<_, std::io::Error>(opened)
+        };
+        Document::archive(opened.await.map_err(|error| {
+            Failure::new(
+                failure::NO_INPUT,
+                format!("cannot read {}: {error}", file.display()),
+                "name a tar.gz of container paths, as belay sync export writes it",
+            )
+        })?)
+    };
+    let path = format!("/v1/workloads/{workload}/sync/import");
+    operate::act(client, Method::POST, &path, archive, output).await
 }
 
 pub(crate) async fn diff(

@@ -1,8 +1,8 @@
 //! What can be asked of a workload.
 
 use belay_protocol::{
-    HistoryEntry, Problem, PublishRequest, SyncAct, SyncPiece, SyncQuestion, VolumeAct, VolumeFate,
-    VolumeName,
+    HistoryEntry, Problem, PublishRequest, SyncAct, SyncPiece, SyncQuestion, SyncUpload, VolumeAct,
+    VolumeFate, VolumeName,
 };
 use belay_sync::{Window, WindowPurpose, WindowRefused};
 use tokio::sync::{mpsc, oneshot};
@@ -78,6 +78,13 @@ pub enum WorkloadCommand {
         /// Whom to tell.
         reporter: Reporter,
     },
+    /// Publish an archive in the place of what its volumes hold.
+    Import {
+        /// The archive.
+        pieces: mpsc::Receiver<SyncUpload>,
+        /// Whom to tell.
+        reporter: Reporter,
+    },
     /// Have it publish in the place of who does.
     Takeover {
         /// Whom to tell.
@@ -146,6 +153,7 @@ impl WorkloadCommand {
             | Self::Remove { reporter, .. }
             | Self::Takeover { reporter }
             | Self::Publish { reporter, .. }
+            | Self::Import { reporter, .. }
             | Self::Sync { reporter, .. }
             | Self::Volume { reporter, .. } => Some(reporter),
             Self::History { .. }
@@ -171,6 +179,7 @@ impl WorkloadCommand {
             | Self::Remove { .. }
             | Self::Takeover { .. }
             | Self::Publish { .. }
+            | Self::Import { .. }
             | Self::Volume { .. }
             | Self::ClearOverrides { .. }
             | Self::Sync { .. }
@@ -195,6 +204,7 @@ impl WorkloadCommand {
             | Self::Remove { reporter, .. }
             | Self::Takeover { reporter }
             | Self::Publish { reporter, .. }
+            | Self::Import { reporter, .. }
             | Self::Sync { reporter, .. }
             | Self::Volume { reporter, .. } => reporter.finish(Err(problem)),
             Self::AskSync { reply, .. } => {

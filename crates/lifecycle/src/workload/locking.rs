@@ -141,6 +141,7 @@ impl Need {
             // A publish takes them when its window opens; the others change nothing by themselves.
             WorkloadCommand::OpenWindow { purpose: WindowPurpose::Beside, .. }
             | WorkloadCommand::Publish { .. }
+            | WorkloadCommand::Import { .. }
             | WorkloadCommand::Takeover { .. }
             | WorkloadCommand::ClearOverrides { .. }
             | WorkloadCommand::Declare { .. }
@@ -504,6 +505,7 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::ClearOverrides { .. }
         | WorkloadCommand::Remove { .. }
         | WorkloadCommand::Publish { .. }
+        | WorkloadCommand::Import { .. }
         | WorkloadCommand::Takeover { .. }
         | WorkloadCommand::Volume { .. }
         | WorkloadCommand::Sync { .. }

@@ -36,6 +36,7 @@ impl State {
             }
             WorkloadCommand::ClearOverrides { reporter } => self.clear_overrides(reporter).await,
             WorkloadCommand::Publish { request, reporter } => self.ask_publish(request, reporter),
+            WorkloadCommand::Import { pieces, reporter } => self.ask_import(pieces, reporter),
             WorkloadCommand::Takeover { reporter } => self.ask_takeover(reporter),
             WorkloadCommand::CheckPublish { reply } => {
                 let _ = reply.send(self.publish_handle().map(drop));
@@ -242,10 +243,14 @@ impl State {
             reporter.progress("publish", "what was asked for is being checked");
             reporter.finish(match handle.publish(command).await {
                 Ok(outcome) => Ok(OperationOutcome {
-                    summary: format!(
-                        "{name} published {} ({} bytes, down for {} ms)",
-                        outcome.cid, outcome.bytes, outcome.downtime_ms
-                    ),
+                    summary: if outcome.unchanged {
+                        format!("{name} has published {} already: unchanged", outcome.cid)
+                    } else {
+                        format!(
+                            "{name} published {} ({} bytes, down for {} ms)",
+                            outcome.cid, outcome.bytes, outcome.downtime_ms
+                        )
+                    },
                     publish: Some(outcome),
                 }),
                 Err(error) => Err(super::sync::publish_problem(&name, &error)),

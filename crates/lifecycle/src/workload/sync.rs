@@ -442,6 +442,9 @@ pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Prob
             "publish on the node whose workload is the provider",
         ),
         PublishError::Paused => super::sync_acts::is_paused(name),
+        PublishError::Importing => {
+            Problem::new(ProblemCode::Busy, detail, "wait for the import under way")
+        }
         PublishError::Busy => {
             Problem::new(ProblemCode::Busy, detail, "wait for the publish under way")
         }
@@ -466,6 +469,11 @@ pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Prob
 fn next_after(code: ProblemCode, name: &WorkloadName) -> String {
     if code == ProblemCode::SigningKeyUnusable {
         return crate::node::SIGNING_KEY_NEXT.to_owned();
+    }
+    if code == ProblemCode::ImportRefused {
+        return "nothing was published; give a tar.gz of container paths on the workload's volumes, \
+                as belay sync export writes it"
+            .to_owned();
     }
     if code == ProblemCode::Fenced {
         return format!(

@@ -45,6 +45,8 @@ pub(crate) enum ArchiveFault {
     TooManyExtensions,
     #[error("an extension header is damaged")]
     Extension,
+    #[error("a member is stored without its holes (tar --sparse), which is not read")]
+    Sparse,
     #[error("the archive ends within a member")]
     Truncated,
     #[error("bytes follow the end of the archive")]
@@ -191,8 +193,47 @@ pub(crate) struct RawMember {
     link: Vec<u8>,
     mode: u32,
     size: u64,
-    mtime: u64,
+    mtime: i64,
     kind: u8,
+}
+
+/// What a header of another writer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A member of a tree.
+    Member,
+    /// The name of the member that follows, where the header has no room for it.
+    LongName,
+    /// The same of a link's target.
+    LongLink,
+    /// About all members, or about the archive; nothing that matters here.
+    Aside,
+    /// A FIFO or a device.
+    Special,
+}
+
+impl RawMember {
+    /// What it is for, told by its type.
+    pub(crate) fn purpose(&self) -> Result<Purpose, ArchiveFault> {
+        match self.kind {
+            b'L' => Ok(Purpose::LongName),
+            b'K' => Ok(Purpose::LongLink),
+            b'g' | b'V' => Ok(Purpose::Aside),
+            b'3' | b'4' | b'6' => Ok(Purpose::Special),
+            b'S' => Err(ArchiveFault::Sparse),
+            _ => Ok(Purpose::Member),
+        }
+    }
+
+    /// Bytes that follow it, without their padding.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its name, or that which an extension gives it.
+    pub(crate) fn name(self, extension: Extension) -> Vec<u8> {
+        extension.path.unwrap_or(self.name)
+    }
 }
 
 /// Reads one header block.
@@ -206,7 +247,7 @@ pub(crate) fn decode(block: &[u8; BLOCK]) -> Result<Header, ArchiveFault> {
     if !block[MAGIC].starts_with(b"ustar") {
         return Err(ArchiveFault::Magic);
     }
-    let size = octal(&block[SIZE], "size")?;
+    let size = unsigned(&block[SIZE], "size")?;
     let kind = block[KIND];
     if kind == b'x' {
         if size > EXTENSION_MAX {
@@ -215,7 +256,9 @@ pub(crate) fn decode(block: &[u8; BLOCK]) -> Result<Header, ArchiveFault> {
         return Ok(Header::Extension { size });
     }
     let mut name = until_zero(&block[NAME]).to_vec();
-    let prefix = until_zero(&block[PREFIX]);
+    // What GNU tar writes in its own form has other things there.
+    let has_prefix = block[MAGIC].starts_with(b"ustar\0");
+    let prefix = if has_prefix { until_zero(&block[PREFIX]) } else { b"" };
     if !prefix.is_empty() {
         name = [prefix, b"/", &name].concat();
     }
@@ -226,7 +269,7 @@ pub(crate) fn decode(block: &[u8; BLOCK]) -> Result<Header, ArchiveFault> {
         link: until_zero(&block[LINK]).to_vec(),
         mode,
         size,
-        mtime: octal(&block[MTIME], "mtime")?,
+        mtime: numeric(&block[MTIME], "mtime")?,
         kind,
     })))
 }
@@ -246,6 +289,23 @@ fn octal(field: &[u8], name: &'static str) -> Result<u64, ArchiveFault> {
     value.ok_or(ArchiveFault::Number { field: name })
 }
 
+/// A number in digits or, as GNU tar writes those that need more, in binary.
+fn numeric(field: &[u8], name: &'static str) -> Result<i64, ArchiveFault> {
+    let damaged = ArchiveFault::Number { field: name };
+    let (negative, rest) = match field.split_first() {
+        Some((0x80, rest)) => (false, rest),
+        Some((0xff, rest)) => (true, rest),
+        _ => return i64::try_from(octal(field, name)?).map_err(|_| damaged),
+    };
+    let value = rest.iter().fold(0_i128, |value, &byte| value << 8 | i128::from(byte));
+    let value = if negative { value - (1 << (8 * rest.len())) } else { value };
+    i64::try_from(value).map_err(|_| damaged)
+}
+
+fn unsigned(field: &[u8], name: &'static str) -> Result<u64, ArchiveFault> {
+    u64::try_from(numeric(field, name)?).map_err(|_| ArchiveFault::Number { field: name })
+}
+
 /// What an extension header said that matters.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Extension {
@@ -254,6 +314,25 @@ pub(crate) struct Extension {
     size: Option<u64>,
     mtime: Option<Mtime>,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Extension {
+    /// Takes a name that stood before the header, which an extension header of the member overrules.
+    pub(crate) fn offer_path(&mut self, name: Vec<u8>) {
+        self.path.get_or_insert(name);
+    }
+
+    /// The same for a link's target.
+    pub(crate) fn offer_link(&mut self, link: Vec<u8>) {
+        self.link.get_or_insert(link);
+    }
+
+    /// Takes an extension header, which overrules what came before it.
+    pub(crate) fn take(&mut self, other: Extension) {
+        let before = std::mem::replace(self, other);
+        self.path = self.path.take().or(before.path);
+        self.link = self.link.take().or(before.link);
+    }
 }
 
 /// Reads an extension header; keys that do not matter here are passed over.
@@ -269,6 +348,8 @@ pub(crate) fn decode_extension(mut bytes: &[u8]) -> Result<Extension, ArchiveFau
             b"mtime" => {
                 extension.mtime = Some(parse_decimal(value).ok_or(ArchiveFault::Extension)?);
             }
+            // The content is not the file's then, and its size neither.
+            key if key.starts_with(b"GNU.sparse.") => return Err(ArchiveFault::Sparse),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR_KEY) {
                     extension.xattrs.insert(unescaped(name), value.to_vec());
@@ -340,11 +421,10 @@ pub(crate) fn complete(raw: RawMember, extension: Extension) -> Result<Member, A
     if size != 0 && !matches!(body, Body::File { .. }) {
         return Err(ArchiveFault::Number { field: "size" });
     }
-    let seconds = i64::try_from(raw.mtime).map_err(|_| ArchiveFault::Number { field: "mtime" })?;
     Ok(Member {
         path,
         mode: raw.mode,
-        mtime: extension.mtime.unwrap_or(Mtime { seconds, nanos: 0 }),
+        mtime: extension.mtime.unwrap_or(Mtime { seconds: raw.mtime, nanos: 0 }),
         xattrs: extension.xattrs,
         body,
     })

@@ -117,7 +117,7 @@ pub(crate) fn place_of_takeover(known: impl IntoIterator<Item = Order>) -> Optio
 #[cfg(test)]
 mod tests {
     use belay_protocol::Cid;
-    use belay_protocol::record::RECORD_SCHEMA;
+    use belay_protocol::record::SIGNED_SCHEMA;
     use serde_json::json;
 
     use super::*;
@@ -132,7 +132,7 @@ mod tests {
     fn record(by: &Publisher, epoch: u64, seq: u64) -> SyncRecord {
         let cid = Cid::from_digest([1; 32]);
         serde_json::from_value(json!({
-            "schema": RECORD_SCHEMA, "key": "models", "epoch": epoch, "seq": seq, "cid": cid,
+            "schema": SIGNED_SCHEMA, "key": "models", "epoch": epoch, "seq": seq, "cid": cid,
             "parent_cid": null, "node_id": by.node, "publish_id": "p", "version": 1_700_000_000,
             "timestamp": "2023-11-14T22:13:20Z", "capture": "stopped", "metadata": {},
             "runtime": {}, "signer": by.signer,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::tree::is_below;
+
 /// Longest path, in bytes; what the kernel takes, less its final zero.
 pub(crate) const PATH_MAX: usize = 4095;
 /// Longest name within a path, in bytes.
@@ -155,6 +157,27 @@ impl Mounts {
             .max_by_key(|(_, point, _)| point.as_str().len())
             .map(|(mount, _, below)| Place { mount, below: below.to_owned() })
             .ok_or_else(|| Unresolved::NoVolume { path: path.to_string() })
+    }
+
+    /// The index of the volume that holds what a tree names so, and its place below the volume's root.
+    pub(crate) fn holder<'m>(&self, member: &'m [u8]) -> Option<(usize, &'m [u8])> {
+        let below = |point: &ContainerPath| {
+            let rest = member.strip_prefix(point.as_member())?;
+            if rest.is_empty() || point.as_member().is_empty() {
+                return Some(rest);
+            }
+            rest.strip_prefix(b"/")
+        };
+        let holders = self.volumes.iter().enumerate();
+        let holders = holders.filter_map(|(mount, point)| Some((mount, point, below(point)?)));
+        let longest = holders.max_by_key(|(_, point, _)| point.as_str().len());
+        longest.map(|(mount, _, below)| (mount, below))
+    }
+
+    /// Whether what a tree names so has volumes mounted below it and lies in none itself.
+    pub(crate) fn is_above(&self, member: &[u8]) -> bool {
+        self.holder(member).is_none()
+            && self.volumes.iter().any(|point| is_below(point.as_member(), member))
     }
 
     /// The volumes mounted strictly below `path`, in path order.

@@ -1,7 +1,8 @@
 //! Judges records: shape, consistency, order.
 
 use belay_protocol::record::{
-    ArchiveFormat, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SyncRecord, UNSIGNED_SCHEMA,
+    ArchiveFormat, MANIFEST_SCHEMA, Manifest, RECORD_SCHEMA, SIGNED_SCHEMA, SyncRecord,
+    UNSIGNED_SCHEMA,
 };
 use belay_protocol::{Cid, ProblemCode, PublisherKey, SyncKey};
 use serde::{Deserialize, Serialize};
@@ -229,7 +230,12 @@ fn inner_faults(record: &SyncRecord, key: &SyncKey) -> Vec<String> {
     }
     let signed = record.signer.is_some() && record.signature.is_some();
     if signed != (record.schema > UNSIGNED_SCHEMA) {
-        reasons.push(format!("a record of schema {RECORD_SCHEMA} is signed, and no other"));
+        reasons
+            .push(format!("a record of a schema above {UNSIGNED_SCHEMA} is signed, and no other"));
+    }
+    let least = record.capture.record_schema();
+    if record.schema < least && least > SIGNED_SCHEMA {
+        reasons.push(format!("schema is {}, expected {least} of an import", record.schema));
     }
     if record.epoch == 0 || record.seq == 0 {
         reasons.push("epoch and seq count from 1".into());

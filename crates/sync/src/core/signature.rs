@@ -55,7 +55,7 @@ fn message(text: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use belay_protocol::Cid;
-    use belay_protocol::record::RECORD_SCHEMA;
+    use belay_protocol::record::SIGNED_SCHEMA;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -71,7 +71,7 @@ mod tests {
     fn record() -> SyncRecord {
         let cid = Cid::from_digest([1; 32]);
         serde_json::from_value(json!({
-            "schema": RECORD_SCHEMA, "key": "models", "epoch": 1, "seq": 4, "cid": cid,
+            "schema": SIGNED_SCHEMA, "key": "models", "epoch": 1, "seq": 4, "cid": cid,
             "parent_cid": null, "node_id": "node-a", "publish_id": "p", "version": 1_700_000_000,
             "timestamp": "2023-11-14T22:13:20Z", "capture": "stopped",
             "metadata": {"ratio": 0.1, "text": "\u{e9}\"}"},

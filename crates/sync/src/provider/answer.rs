@@ -46,6 +46,7 @@ where
             seq: record.seq,
             bytes: record.manifest.archive_size_bytes,
             downtime_ms: capture.downtime_ms.unwrap_or(0),
+            unchanged: unchanged == Unchanged::SameRecord,
         };
         let request = SentRequest {
             archive_paths: journal.request.archive_paths.clone(),

@@ -112,7 +112,7 @@ where
     }
 
     /// Reads volumes that were kept. The app knows nothing of it.
-    async fn capture_kept(
+    pub(super) async fn capture_kept(
         &self,
         moment: &Moment,
         roots: &[ContainerPath],

@@ -35,6 +35,20 @@ pub(super) struct Moment {
     pub(super) capture: Capture,
 }
 
+impl Moment {
+    /// A state that lies in the volumes of `layout`, which no app knows of.
+    pub(super) fn of_import(layout: SyncLayout) -> Self {
+        Self {
+            layout,
+            cloned: Vec::new(),
+            at: Timestamp::now(),
+            since: clock(),
+            downtime_ms: None,
+            capture: Capture::Imported,
+        }
+    }
+}
+
 impl<S, W> Provider<S, W>
 where
     S: BlobStore + RecordStore,
@@ -62,7 +76,9 @@ where
         let context = Arc::clone(&self.context);
         let window = match capture {
             Capture::Stopped => self.open_capture_window().await?,
-            Capture::Atomic | Capture::Live => self.open_window(WindowPurpose::Beside).await?,
+            Capture::Atomic | Capture::Live | Capture::Imported => {
+                self.open_window(WindowPurpose::Beside).await?
+            }
         };
         context.show("capturing");
         let (at, since, began) = (Timestamp::now(), clock(), Instant::now());

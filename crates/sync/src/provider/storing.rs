@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Manifest, RECORD_SCHEMA, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, Manifest, SyncRecord};
 use belay_protocol::{Cid, ProblemCode, PublisherKey};
 use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
 use jiff::Timestamp;
@@ -19,7 +19,7 @@ use crate::failpoint::{Point, reached};
 use crate::node_key::NodeKeyError;
 use crate::packing::pack_file;
 use crate::remembered::{BASE_ROOT, ROOT};
-use crate::state::{CaptureFacts, PublishJournal, PublishStep, Unchanged};
+use crate::state::{CaptureFacts, Origin, PublishJournal, PublishStep, Unchanged};
 use crate::window::OfflineWindow;
 
 /// Records looked through for our own publish id.
@@ -62,8 +62,15 @@ where
             && self.is_stored(&head.manifest, spool, capture).await?
         {
             // Equal content is stored once, and announced again only with other words.
-            if head.metadata == journal.request.metadata && head.runtime == journal.request.runtime
-            {
+            let says_the_same = match journal.origin {
+                // An archive comes without words.
+                Origin::Import => true,
+                Origin::App | Origin::Command => {
+                    head.metadata == journal.request.metadata
+                        && head.runtime == journal.request.runtime
+                }
+            };
+            if says_the_same {
                 self.remember(spool, &head.manifest).await;
                 self.discard(spool.to_owned()).await;
                 return Ok(Some(PublishStep::Published {
@@ -338,7 +345,7 @@ where
         let head = self.head(Stage::RecordPublish).await?.map(|(_, record)| record);
         let after = self.next_place(head.as_ref()).await?;
         Ok(SyncRecord {
-            schema: RECORD_SCHEMA,
+            schema: capture.capture.record_schema(),
             key: self.context.spec.key.clone(),
             epoch: after.epoch,
             seq: after.seq,

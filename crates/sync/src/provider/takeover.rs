@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use belay_protocol::control::Stage;
-use belay_protocol::record::{RECORD_SCHEMA, SyncRecord};
+use belay_protocol::record::SyncRecord;
 use belay_protocol::{ProblemCode, SyncFence};
 use belay_store::{BlobStore, RecordError, RecordStore};
 use jiff::Timestamp;
@@ -140,7 +140,7 @@ where
         };
         let now = Timestamp::now();
         Ok(SyncRecord {
-            schema: RECORD_SCHEMA,
+            schema: head.capture.record_schema(),
             epoch: place.epoch,
             seq: place.seq,
             parent_cid: Some(head.cid),

@@ -19,7 +19,7 @@ use crate::commands::{Scene, prefix, publish, reader};
 use crate::scene::{FORMATS, VOLUMES, fill, provide_as, spec};
 
 /// What came out, and how it ended.
-async fn export(scene: &Scene, cid: Option<Cid>) -> (Vec<u8>, Result<(), AskError>) {
+pub(crate) async fn export(scene: &Scene, cid: Option<Cid>) -> (Vec<u8>, Result<(), AskError>) {
     let reader = reader(&scene.provider, &scene.store_path(), spec(SyncRole::Provider));
     let export = match reader.export(cid.map(prefix).as_ref()).await {
         Ok(export) => export,
@@ -55,7 +55,7 @@ fn unpacked(archive: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
 }
 
 /// A state with one of everything that travels, larger than what is fetched at one time.
-fn fill_with_everything(scene: &Scene) {
+pub(crate) fn fill_with_everything(scene: &Scene) {
     fill(&scene.provider, "one");
     let data = scene.provider.data("data");
     fs::write(data.join("a"), b"linked").expect("writes");

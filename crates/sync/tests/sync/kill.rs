@@ -12,6 +12,7 @@ use belay_sync::failpoint::{Point, arm};
 use belay_sync::{PublishCommand, SyncSpec, recover};
 use serde_json::{Map, json};
 
+use crate::imports::{ARCHIVE, import};
 use crate::scene::{
     CloningHost, DEADLINE, FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start,
     start_with, tree, trees,
@@ -31,12 +32,14 @@ async fn child() {
     let root = Path::new(root);
     let publish = Point::PUBLISH.iter().chain(&Point::CLONES).chain(&Point::FAILURE);
     let all = publish.chain(&Point::APPLY).chain(&Point::TAKEOVER);
+    let all = all.chain(&Point::IMPORT_LOST).chain(&Point::IMPORT_KEPT);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
     let goes_back = role == "rollback";
     let takes_over = role == "takeover";
+    let imports = role == "import";
     let (place, role) = match role {
-        "publish" => (Place::at(&root.join("provider")), SyncRole::Provider),
+        "publish" | "import" => (Place::at(&root.join("provider")), SyncRole::Provider),
         "takeover" => (Place::at(&root.join("standby")), SyncRole::Provider),
         "publish-clones" => {
             let place = Place::at(&root.join("provider"));
@@ -50,6 +53,10 @@ async fn child() {
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
     if goes_back {
         let _ = running.handle.roll_back(None).await;
+    }
+    if imports {
+        let archive = std::fs::read(root.join(ARCHIVE)).expect("reads");
+        import(&running, &archive).await.expect("the failpoint ends this process before");
     }
     if takes_over {
         running.handle.take_over().await.expect("the failpoint ends this process before");

@@ -7,6 +7,7 @@ mod commands;
 mod exports;
 mod faults;
 mod faulty;
+mod imports;
 mod kill;
 mod powercut;
 mod publish;

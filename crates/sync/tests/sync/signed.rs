@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use belay_protocol::record::{RECORD_SCHEMA, SyncRecord, UNSIGNED_SCHEMA};
+use belay_protocol::record::{RECORD_SCHEMA, SIGNED_SCHEMA, SyncRecord, UNSIGNED_SCHEMA};
 use belay_protocol::{Cid, ProblemCode, PublisherKey, SyncKey, SyncRole};
 use belay_store::{LocalStore, RecordStore};
 use belay_sync::{NodeKey, PublishCommand, PublishError, SyncSpec};
@@ -106,7 +106,7 @@ async fn a_record_travels_with_the_name_of_who_signed_it() {
     let running = scene.provide();
     let cid = publish(&running).await.expect("publishes");
     let record: SyncRecord = serde_json::from_slice(&scene.head().await).expect("a record");
-    assert_eq!((record.schema, record.signer), (RECORD_SCHEMA, Some(scene.publisher())));
+    assert_eq!((record.schema, record.signer), (SIGNED_SCHEMA, Some(scene.publisher())));
     let (place, consuming) = scene.consume("consumer", Some(vec![scene.publisher()]));
     applied(&consuming, cid).await;
     assert_eq!(trees(&place), trees(&scene.provider));

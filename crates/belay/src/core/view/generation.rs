@@ -74,6 +74,7 @@ fn capture(capture: Capture) -> &'static str {
         Capture::Stopped => "with the container stopped",
         Capture::Atomic => "at one instant of the running app",
         Capture::Live => "while the app was writing",
+        Capture::Imported => "of an archive that was imported",
     }
 }
 

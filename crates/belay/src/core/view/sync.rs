@@ -100,6 +100,7 @@ fn captured(last: &SyncOutcome) -> String {
         Capture::Stopped => "stopped",
         Capture::Atomic => "atomic",
         Capture::Live => "live",
+        Capture::Imported => "imported",
     };
     match &last.capture_fallback {
         Some(reason) => format!(", captured {kind} since {reason}"),
