@@ -44,6 +44,8 @@ pub enum Stage {
     Extract,
     /// The staged state could not take the place of the old one.
     Commit,
+    /// The workload did not become ready on the new state.
+    Readiness,
 }
 
 impl Stage {
@@ -58,6 +60,7 @@ impl Stage {
             Self::Download => "download",
             Self::Extract => "extract",
             Self::Commit => "commit",
+            Self::Readiness => "readiness",
         }
     }
 }
@@ -330,6 +333,7 @@ mod tests {
             Stage::Download,
             Stage::Extract,
             Stage::Commit,
+            Stage::Readiness,
         ] {
             assert_eq!(serde_json::to_value(stage).expect("serialises"), stage.as_str());
         }

@@ -48,8 +48,8 @@ pub use status::{
     BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,
     EngineStatus, ExitStatus, Fault, GenerationStorage, NodeReadiness, NodeStatus, PortStatus,
     RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncFence, SyncHead, SyncHeld,
-    SyncOutcome, SyncRole, SyncStatus, VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus,
-    VolumeUsage, WorkloadPhase, WorkloadStatus,
+    SyncOutcome, SyncRole, SyncStatus, SyncTakenBack, VolumeAllocation, VolumeCheck, VolumeLevel,
+    VolumeStatus, VolumeUsage, WorkloadPhase, WorkloadStatus,
 };
 pub use sync_commands::{
     CidPrefix, Damage, DiffAgainst, DifferingPart, EntryKind, GenerationStanding, GenerationStored,

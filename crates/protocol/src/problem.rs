@@ -210,6 +210,8 @@ codes! {
     RecordBehind = "record-behind", 409, 69, "the record is older than one that was accepted";
     /// Two records hold one place.
     RecordFork = "record-fork", 409, 69, "two records hold one place";
+    /// The workload did not become ready on what was applied.
+    UnreadyAfterApply = "unready-after-apply", 502, 69, "the workload was not ready on what was applied";
     /// Another node publishes under the key.
     Fenced = "fenced", 409, 69, "another node publishes under this key";
     /// There is nothing to take over.

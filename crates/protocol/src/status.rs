@@ -474,6 +474,10 @@ pub struct SyncStatus {
     /// What an operator went back to (consumer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<SyncHeld>,
+    /// The content that was taken back last, since the workload did not become ready on it, for as
+    /// long as it is held against it (consumer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_back: Option<SyncTakenBack>,
     /// Set on a provider in whose place another node publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<SyncFence>,
@@ -493,6 +497,20 @@ pub struct SyncHeld {
     pub left_seq: u64,
     /// When it was asked for.
     pub since: Timestamp,
+}
+
+/// Content on which a workload did not become ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SyncTakenBack {
+    /// Which.
+    pub cid: Cid,
+    /// When that was decided.
+    pub at: Timestamp,
+    /// What its probe said, or how it ended.
+    pub reason: String,
+    /// Times in a row that it was taken back or failed.
+    pub failures: u32,
 }
 
 /// Another node publishes under the key in the place of this one.

@@ -69,7 +69,8 @@ impl PublishError {
                 | Stage::ArchiveBuild
                 | Stage::Download
                 | Stage::Extract
-                | Stage::Commit => false,
+                | Stage::Commit
+                | Stage::Readiness => false,
             },
             Self::Busy | Self::Importing | Self::NoVolumes | Self::ShuttingDown => true,
             Self::NotProvider | Self::Paused => false,

@@ -15,12 +15,25 @@ use jiff::Timestamp;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::beneath::{Dir, Name, remove_tree};
-use crate::core::apply::{Progress, progress};
+use crate::core::apply::{Identity, Progress, progress};
 use crate::core::record::Order;
 use crate::failpoint::{Point, reached};
 use crate::stage::{STAGING_PREFIX, Staged};
-use crate::state::{ApplyJournal, ApplyPhase, ExchangeStep, StateDir};
+use crate::state::{ApplyJournal, ApplyPhase, ExchangeStep, StateDir, Trial};
 use crate::volume::{Mark, Volume, Volumes};
+
+mod taking_back;
+
+pub(crate) use taking_back::take_back;
+
+/// Whether what a commit replaces may still be put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Term {
+    /// It is gone with the bookkeeping.
+    Final,
+    /// It is kept until the workload is ready on the new state, or is not.
+    OnTrial,
+}
 
 /// How a commit failed.
 #[derive(Debug, thiserror::Error)]
@@ -79,15 +92,25 @@ pub(crate) fn commit(
     record: &SyncRecord,
     staged: &Staged,
     earlier: Option<ApplyJournal>,
+    term: Term,
     now: Timestamp,
 ) -> Result<ApplyJournal, CommitError> {
+    let steps = plan(volumes, staged)?;
+    let trial = match term {
+        Term::Final => None,
+        Term::OnTrial => Some(trial(volumes, &steps).map_err(|source| CommitError::Unchanged {
+            what: "what the volumes hold now cannot be read".to_owned(),
+            source,
+        })?),
+    };
     let mut journal = ApplyJournal {
         record: record.clone(),
         directory: staged.directory.clone(),
-        steps: plan(volumes, staged)?,
+        steps,
         untouched: staged.untouched.clone(),
         phase: ApplyPhase::Applying,
         earlier: earlier.map(Box::new),
+        trial,
     };
     state.set_apply(&journal).map_err(|source| {
         // The write may have reached the disk all the same; without it nothing has begun.
@@ -102,6 +125,17 @@ pub(crate) fn commit(
     journal.earlier = None;
     finish(state, &journal);
     Ok(journal)
+}
+
+/// What the volumes that will be touched say of themselves.
+fn trial(volumes: &Volumes, steps: &[ExchangeStep]) -> io::Result<Trial> {
+    let mut marks = std::collections::BTreeMap::new();
+    for step in steps {
+        if let Some(mark) = volume(volumes, step)?.mark()? {
+            marks.insert(step.volume.clone(), mark);
+        }
+    }
+    Ok(Trial { marks })
 }
 
 /// Takes a journalled apply to its end; repeatable.
@@ -240,6 +274,16 @@ fn touched<'v>(volumes: &'v Volumes, journal: &ApplyJournal) -> io::Result<Vec<&
 }
 
 fn standing(volume: &Volume, journal: &ApplyJournal, step: &ExchangeStep) -> io::Result<Progress> {
+    let (slot, target) = found(volume, journal, step)?;
+    Ok(progress(step.staged, step.replaced, slot, target))
+}
+
+/// What lies in the staging directory and in the place of an exchange.
+fn found(
+    volume: &Volume,
+    journal: &ApplyJournal,
+    step: &ExchangeStep,
+) -> io::Result<(Option<Identity>, Option<Identity>)> {
     let slot = match volume.private.open_dir(journal.directory.as_bytes()) {
         Ok(staging) => staging.identity_of(Name::new(step.slot.as_bytes())?)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -249,7 +293,7 @@ fn standing(volume: &Volume, journal: &ApplyJournal, step: &ExchangeStep) -> io:
         Some((parent, name)) => parent.identity_of(name)?,
         None => None,
     };
-    Ok(progress(step.staged, step.replaced, slot, target))
+    Ok((slot, target))
 }
 
 fn exchange(volume: &Volume, journal: &ApplyJournal, step: &ExchangeStep) -> io::Result<()> {
@@ -314,10 +358,11 @@ pub(crate) fn sweep(volumes: &Volumes, but: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-/// What an apply that came to no certain end needs: the directories that a sweep must leave.
+/// What an apply that came to no certain end, or that may be taken back, needs: the directories that
+/// a sweep must leave.
 pub(crate) fn kept(state: &StateDir) -> io::Result<Vec<String>> {
     Ok(match state.apply()? {
-        Some(journal) if journal.phase == ApplyPhase::Applying => journal.directories(),
-        _ => Vec::new(),
+        Some(journal) if journal.needs_directories() => journal.directories(),
+        Some(_) | None => Vec::new(),
     })
 }

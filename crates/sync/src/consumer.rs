@@ -18,6 +18,7 @@ use preparation::is_applied;
 use crate::context::{Context, Failure, Stopped, blocking, millis, with_causes};
 use crate::control::ControlDir;
 use crate::core::record::{Order, Standing, judge, standing};
+use crate::core::trial::Wish;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::stage::Staged;
@@ -30,7 +31,9 @@ mod preparation;
 mod quarantine;
 mod rollback;
 mod tree;
+mod trial;
 
+pub(crate) use quarantine::taken_back;
 pub(crate) use rollback::held;
 
 /// Takes over what is published under one workload's key.
@@ -67,17 +70,13 @@ struct ApplyFailure {
     stopped: Stopped,
 }
 
-/// Why a record may be applied.
-enum Due {
-    /// It must not be before the highest one that was accepted.
-    ByPlace,
-    /// An operator went back to it.
-    AtOperatorsWord,
-}
-
 /// How an apply ended that did not fail.
 enum Applied {
     Committed(Box<ApplyJournal>, Option<Duration>),
+    /// It stays if the workload becomes ready on it.
+    OnTrial,
+    /// The workload did not become ready on it.
+    Refused(Box<ApplyJournal>, String),
     /// Not this one, but one before it that had come to no certain end.
     Earlier(Box<ApplyJournal>, Option<Duration>),
     /// The volumes may hold neither state.
@@ -108,6 +107,7 @@ where
         self.show_halt().await;
         if let Ok(Some(journal)) = context.stored(StateDir::apply).await
             && let ApplyPhase::Committed { at } = journal.phase
+            && journal.trial.is_none()
         {
             self.conclude(layout, &journal, at).await;
         }
@@ -117,6 +117,9 @@ where
     /// look, if less than the poll interval.
     pub(crate) async fn tick(&mut self, layout: &SyncLayout) -> Option<Duration> {
         let started = Instant::now();
+        if let Some(wait) = self.judge_trial(layout).await {
+            return Some(wait);
+        }
         let result = self.take_over(layout, started).await;
         self.context.show_rest();
         match result {
@@ -138,6 +141,9 @@ where
 
     /// Looks at the head without taking it, and says what waits.
     pub(crate) async fn waiting(&mut self, layout: &SyncLayout) -> Option<String> {
+        if self.judge_trial(layout).await.is_some() {
+            return Some("an apply on which the workload is not ready yet".to_owned());
+        }
         let context = Arc::clone(&self.context);
         let key = &context.spec.key;
         let head = context
@@ -198,9 +204,9 @@ where
         self.show_head(record);
         // What an operator went back to is taken in the place of the head that was left.
         let pinned = self.pinned(Order::of(record), &mounts).await;
-        let due = match &pinned {
-            Some(_) => Due::AtOperatorsWord,
-            None => Due::ByPlace,
+        let wish = match &pinned {
+            Some(_) => Wish::Operator,
+            None => Wish::Publisher,
         };
         let accepted = pinned.unwrap_or(accepted);
         let record = &accepted.record;
@@ -213,9 +219,9 @@ where
             self.waiting = None;
             self.sweep(layout).await;
         }
-        match due {
-            Due::AtOperatorsWord => {}
-            Due::ByPlace => {
+        match wish {
+            Wish::Operator => {}
+            Wish::Publisher => {
                 if !self.is_due(record).await.map_err(fail)? {
                     return Ok(None);
                 }
@@ -233,15 +239,22 @@ where
         if self.is_quarantined(&record.cid.to_string()).await || self.is_resting() {
             return Ok(None);
         }
-        let applied = self.apply(layout, &accepted).await.map_err(fail)?;
+        let applied = self.apply(layout, &accepted, wish).await.map_err(fail)?;
         match applied {
             Applied::Committed(journal, downtime) => {
                 self.resting = None;
                 self.finish(layout, &journal, downtime, started).await;
                 Ok(None)
             }
+            Applied::OnTrial => Ok(Some(trial::LOOK)),
+            Applied::Refused(journal, reason) => {
+                self.resting = None;
+                Ok(self.take_back(layout, *journal, reason).await)
+            }
             Applied::Earlier(journal, downtime) => {
-                self.finish(layout, &journal, downtime, started).await;
+                if journal.trial.is_none() {
+                    self.finish(layout, &journal, downtime, started).await;
+                }
                 // The head may be another.
                 Ok(Some(Duration::ZERO))
             }
@@ -340,7 +353,13 @@ where
     async fn conclude(&self, layout: &SyncLayout, journal: &ApplyJournal, at: Timestamp) {
         let context = Arc::clone(&self.context);
         let (layout, record) = (layout.clone(), journal.record.clone());
+        let passed =
+            journal.trial.is_some().then(|| ApplyJournal { trial: None, ..journal.clone() });
         let done = tokio::task::spawn_blocking(move || {
+            // Once its old state is cleared away it must not be taken back.
+            if let Some(passed) = passed {
+                context.state.set_apply(&passed)?;
+            }
             if let Err(error) = context.history.received(&record, at) {
                 tracing::warn!(%error, "an apply could not be written into the history");
             }
@@ -376,7 +395,7 @@ where
         match done.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(%error, "a finished apply's journal could not be removed");
+                tracing::warn!(%error, "the journal of a finished apply could not be written");
             }
             Err(error) => tracing::warn!(%error, "an apply could not be concluded"),
         }
@@ -419,7 +438,7 @@ fn unknown_memory(error: &std::io::Error) -> Stopped {
 
 /// Whether an apply stands in the journal that came to no certain end.
 fn is_uncertain(state: &StateDir) -> std::io::Result<bool> {
-    Ok(state.apply()?.is_some_and(|journal| journal.phase == ApplyPhase::Applying))
+    Ok(state.apply()?.is_some_and(|journal| journal.phase.is_half_way()))
 }
 
 fn record_key(bytes: &[u8]) -> String {

@@ -18,3 +18,4 @@ pub(crate) mod root;
 pub(crate) mod seen;
 pub(crate) mod signature;
 pub(crate) mod tree;
+pub(crate) mod trial;

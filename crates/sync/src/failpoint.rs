@@ -40,6 +40,16 @@ pub enum Point {
     TakeoverHistoryWritten,
     FenceRemoved,
     Unpacked,
+    RefusalJournalled,
+    TakeBackWindowOpened,
+    TakeBackMarksRemoved,
+    FirstPutBack,
+    AllPutBack,
+    OldMarksWritten,
+    TakeBackJournalled,
+    RefusalRemembered,
+    RefusalTold,
+    RefusedStateRemoved,
 }
 
 impl Point {
@@ -86,6 +96,20 @@ impl Point {
         Point::PublishJournalled,
         Point::SentHistoryWritten,
         Point::RequestDiscarded,
+    ];
+
+    /// The points at which an apply is taken back, in their order.
+    pub const TAKE_BACK: [Point; 10] = [
+        Point::RefusalJournalled,
+        Point::TakeBackWindowOpened,
+        Point::TakeBackMarksRemoved,
+        Point::FirstPutBack,
+        Point::AllPutBack,
+        Point::OldMarksWritten,
+        Point::TakeBackJournalled,
+        Point::RefusalRemembered,
+        Point::RefusalTold,
+        Point::RefusedStateRemoved,
     ];
 
     /// The points of an apply, in their order.

@@ -13,6 +13,7 @@ use belay_protocol::{PublisherKey, SyncKey, SyncRole, VolumeName};
 use crate::clones::VolumeClones;
 use crate::core::capturing::CapturePolicy;
 use crate::core::fencing::PublisherRule;
+use crate::core::trial::OnUnready;
 use crate::sealing::Sealing;
 
 /// Where a workload's volumes are on the host and in its container.
@@ -102,6 +103,8 @@ pub struct SyncSpec {
     pub publishers: Option<Vec<PublisherKey>>,
     /// Who may publish besides the provider that published last.
     pub publisher: PublisherRule,
+    /// What a consumer does with content on which its workload does not become ready.
+    pub on_unready: OnUnready,
     /// Requests and records are looked for this often even when nothing was noticed.
     pub poll_interval: Duration,
     /// Least time between the starts of two captures, so that an app cannot keep itself down.
@@ -129,6 +132,7 @@ impl SyncSpec {
             capture: CapturePolicy::Stopped,
             publishers: None,
             publisher: PublisherRule::One,
+            on_unready: OnUnready::Rollback,
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),

@@ -57,6 +57,7 @@ pub use command::{
 pub use control::{ControlDir, Fingerprint, Pending};
 pub use core::capturing::CapturePolicy;
 pub use core::fencing::PublisherRule;
+pub use core::trial::OnUnready;
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};
 pub use node_key::{NodeKey, NodeKeyError};

@@ -23,7 +23,7 @@ use crate::core::request::judge_command;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::node_key::NodeKey;
-use crate::state::{ApplyPhase, Origin, PublishJournal, PublishStep, StateDir, Unchanged};
+use crate::state::{Origin, PublishJournal, PublishStep, StateDir, Unchanged};
 use crate::volume::{Volumes, mount_table};
 use crate::window::OfflineWindow;
 
@@ -315,12 +315,12 @@ where
         let forgotten = self.context.stored(move |state| {
             let Some(_lock) = state.lock()? else { return Ok(()) };
             match state.apply()? {
-                Some(journal) if journal.phase != ApplyPhase::Applying => {
+                Some(journal) if !journal.phase.is_half_way() => {
                     let volumes = Volumes::open(&layout).map_err(io::Error::other)?;
                     commit::sweep(&volumes, &[])?;
                     state.clear_apply()
                 }
-                _ => Ok(()),
+                Some(_) | None => Ok(()),
             }
         });
         if let Err(error) = forgotten.await {

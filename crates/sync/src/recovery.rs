@@ -10,8 +10,8 @@ use crate::layout::SyncLayout;
 use crate::state::{ApplyPhase, Halt, StateDir};
 use crate::volume::Volumes;
 
-/// Finishes or discards an apply that a crash or a power cut interrupted, and says whether the
-/// workload may start.
+/// Finishes or discards an apply that a crash or a power cut interrupted, or takes it back where that
+/// had begun, and says whether the workload may start.
 ///
 /// Call it after the workload's volumes are mounted and before any start of its container; it may
 /// be repeated. `state_dir` is the one given to [`crate::spawn`]. While the workload's sync task is
@@ -30,7 +30,7 @@ fn recover_blocking(state_dir: &Path, layout: &SyncLayout) -> Result<Recovery, R
         if state
             .apply()
             .map_err(RecoverError::State)?
-            .is_some_and(|journal| journal.phase == ApplyPhase::Applying)
+            .is_some_and(|journal| journal.phase.is_half_way())
         {
             return Err(RecoverError::Busy);
         }
@@ -62,7 +62,12 @@ fn settle(state: &StateDir, layout: &SyncLayout) -> Result<Option<belay_protocol
         return Ok(None);
     };
     match &journal.phase {
-        ApplyPhase::Committed { .. } => {
+        ApplyPhase::Committed { .. } | ApplyPhase::TakenBack { .. } => {
+            lift_halt(state)?;
+            Ok(None)
+        }
+        ApplyPhase::TakingBack { .. } => {
+            commit::take_back(&volumes, state, journal).map_err(|error| error.to_string())?;
             lift_halt(state)?;
             Ok(None)
         }
@@ -97,7 +102,7 @@ fn sweep(volumes: &Volumes, but: &[String]) {
 pub async fn is_recovery_needed(state_dir: &Path) -> bool {
     let state_dir = state_dir.to_owned();
     let look = move || match StateDir::open(&state_dir).and_then(|state| state.apply()) {
-        Ok(Some(journal)) => journal.phase == ApplyPhase::Applying,
+        Ok(Some(journal)) => journal.phase.is_half_way(),
         Ok(None) => false,
         Err(_) => true,
     };
@@ -114,9 +119,9 @@ pub async fn clear_halt(state_dir: &Path) -> Result<(), ClearHaltError> {
     let clear = move || -> Result<(), ClearHaltError> {
         let state = StateDir::open(&state_dir).map_err(ClearHaltError::State)?;
         let _lock = state.lock().map_err(ClearHaltError::State)?.ok_or(ClearHaltError::Busy)?;
-        let finished = state.apply().is_ok_and(|journal| {
-            journal.is_none_or(|journal| journal.phase != ApplyPhase::Applying)
-        });
+        let finished = state
+            .apply()
+            .is_ok_and(|journal| journal.is_none_or(|journal| !journal.phase.is_half_way()));
         if !finished {
             state.clear_apply().map_err(ClearHaltError::State)?;
         }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use belay_protocol::control::{AppRequest, Stage};
 use belay_protocol::record::{ArchiveFormat, Capture, Encryption, SyncRecord};
-use belay_protocol::{Cid, NodeId, VolumeName};
+use belay_protocol::{Cid, NodeId, ProblemCode, VolumeName};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use crate::core::fencing::Fence;
 use crate::core::record::Order;
 use crate::durable;
 use crate::remembered::Remembered;
+use crate::volume::Mark;
 
 /// The files below `sync/` in a workload's state directory.
 #[derive(Debug, Clone)]
@@ -290,9 +291,29 @@ pub(crate) struct ApplyJournal {
     /// An apply before this one that came to no certain end. What it needs is kept until this one
     /// is committed, and it stands again if this one is undone.
     pub(crate) earlier: Option<Box<ApplyJournal>>,
+    /// Set while it is not decided whether it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trial: Option<Trial>,
+}
+
+/// What it takes to put back what an apply replaced, besides its journal and its directories.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Trial {
+    /// What the volumes said of themselves before.
+    pub(crate) marks: BTreeMap<VolumeName, Mark>,
 }
 
 impl ApplyJournal {
+    /// Whether what it replaced may still be wanted.
+    pub(crate) fn needs_directories(&self) -> bool {
+        match self.phase {
+            ApplyPhase::Applying | ApplyPhase::TakingBack { .. } => true,
+            ApplyPhase::Committed { .. } => self.trial.is_some(),
+            ApplyPhase::TakenBack { .. } => false,
+        }
+    }
+
     /// The staging directories that hold what this apply, or one before it, needs.
     pub(crate) fn directories(&self) -> Vec<String> {
         let earlier = self.earlier.iter().flat_map(|earlier| earlier.directories());
@@ -308,6 +329,28 @@ pub(crate) enum ApplyPhase {
     Applying,
     /// Every volume holds the new state and its mark.
     Committed { at: Timestamp },
+    /// The workload did not become ready on it; from here it only goes back.
+    TakingBack { committed: Timestamp, refused: Refusal },
+    /// Every volume holds the old state and its mark; what is to be told of it may be missing.
+    TakenBack { refused: Refusal },
+}
+
+/// Why an apply does not stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Refusal {
+    pub(crate) at: Timestamp,
+    pub(crate) reason: String,
+}
+
+impl ApplyPhase {
+    /// Whether the volumes may hold neither the old state nor the new one.
+    pub(crate) fn is_half_way(&self) -> bool {
+        match self {
+            Self::Applying | Self::TakingBack { .. } => true,
+            Self::Committed { .. } | Self::TakenBack { .. } => false,
+        }
+    }
 }
 
 /// One exchange.
@@ -378,6 +421,8 @@ pub(crate) struct Highest {
 pub(crate) struct Quarantined {
     pub(crate) cid: Option<Cid>,
     pub(crate) stage: Stage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<ProblemCode>,
     pub(crate) error: String,
     pub(crate) failure_count: u32,
     pub(crate) first_failed: Timestamp,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Command, PublishError, RollbackError, SyncHandle, TakeoverError};
-use crate::consumer::{Consumer, held};
+use crate::consumer::{Consumer, held, taken_back};
 use crate::context::Context;
 use crate::control::ControlDir;
 use crate::history::History;
@@ -103,6 +103,7 @@ where
 pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
     let memory = state.consumer().unwrap_or_default();
     let held = held(&memory);
+    let taken_back = taken_back(&memory);
     let quarantine = memory.quarantine.into_iter();
     SyncStatus {
         role: spec.role,
@@ -117,6 +118,7 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         paused: state.pause().map(|pause| pause.since.unwrap_or_else(Timestamp::now)),
         waits: None,
         held,
+        taken_back,
         fenced: None,
     }
 }

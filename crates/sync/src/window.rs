@@ -18,6 +18,9 @@ pub trait OfflineWindow: Send + Sync + 'static {
         &self,
         purpose: WindowPurpose,
     ) -> impl Future<Output = Result<Window, WindowRefused>> + Send;
+
+    /// Whether the workload is ready on what its volumes hold now; none while that is not known yet.
+    fn readiness(&self) -> impl Future<Output = Option<Ready>> + Send;
 }
 
 /// What the window is for.
@@ -33,7 +36,7 @@ pub enum WindowPurpose {
     Beside,
     /// A commit. It is granted to a halted workload too, since it is what ends the halt.
     Apply {
-        /// The content that takes the place of the present one.
+        /// The content that takes the place of the present one, or that is taken back.
         cid: Cid,
     },
 }
@@ -89,10 +92,23 @@ impl WindowRefused {
 /// How the workload was found when the window opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundState {
-    /// Its container was running and was stopped for the window.
+    /// Its container was running, and ready, and was stopped for the window; or it was so when belayd
+    /// stopped it for something that was cut short, and was not judged again since.
+    Ready,
+    /// Its container was running, and not known to be ready, and was stopped for the window.
     Running,
     /// Its container was not running.
     Stopped,
+}
+
+impl FoundState {
+    /// Whether its container was running, or only stopped by belayd.
+    pub fn ran(self) -> bool {
+        match self {
+            Self::Ready | Self::Running => true,
+            Self::Stopped => false,
+        }
+    }
 }
 
 /// What happened to the volumes while the window was open.
@@ -103,6 +119,12 @@ pub enum WindowOutcome {
     /// They hold the new content, whole and durable.
     Applied {
         /// The new content.
+        cid: Cid,
+    },
+    /// They hold again what they held before this content, on which the workload did not become
+    /// ready. How it failed on that says nothing about the next start.
+    TakenBack {
+        /// The content that is gone.
         cid: Cid,
     },
     /// They may hold neither the old state nor the new one. The workload must not be started, now
@@ -159,6 +181,7 @@ pub enum WindowError {
 pub struct Window {
     sender: Option<oneshot::Sender<CloseRequest>>,
     unclosed: WindowOutcome,
+    found: FoundState,
 }
 
 #[derive(Debug)]
@@ -169,9 +192,15 @@ struct CloseRequest {
 
 impl Window {
     /// A window and the end its owner keeps.
-    pub fn pair() -> (Window, WindowOwner) {
+    pub fn pair(found: FoundState) -> (Window, WindowOwner) {
         let (sender, receiver) = oneshot::channel();
-        (Window { sender: Some(sender), unclosed: WindowOutcome::Unchanged }, WindowOwner(receiver))
+        let unclosed = WindowOutcome::Unchanged;
+        (Window { sender: Some(sender), unclosed, found }, WindowOwner(receiver))
+    }
+
+    /// How the workload was found.
+    pub fn found(&self) -> FoundState {
+        self.found
     }
 
     /// Declares that the volumes begin to change: from here a drop means uncertain.

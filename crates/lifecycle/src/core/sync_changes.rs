@@ -1,6 +1,8 @@
 //! What volume-sync has done between two looks at its status.
 
-use belay_protocol::{EventDetails, SyncOutcome, SyncRole, SyncStatus, WorkloadName};
+use belay_protocol::{
+    EventDetails, SyncOutcome, SyncRole, SyncStatus, SyncTakenBack, WorkloadName,
+};
 
 /// Each thing that was done, with one sentence on it, in the order in which it can have happened.
 pub fn changes(
@@ -21,6 +23,13 @@ pub fn changes(
         told.push((
             format!("{workload} applied {cid}"),
             EventDetails::Applied { cid, bytes, downtime_ms, duration_ms },
+        ));
+    }
+    if let Some(back) = newly(before.taken_back.as_ref(), after.taken_back.as_ref()) {
+        let SyncTakenBack { cid, reason, .. } = back;
+        told.push((
+            format!("{workload} did not become ready on {cid}, which was taken back: {reason}"),
+            EventDetails::ApplyTakenBack { cid: *cid, cause: reason.as_str().into() },
         ));
     }
     if let Some(failure) = newly(before.last_failure.as_ref(), after.last_failure.as_ref()) {
@@ -82,6 +91,7 @@ mod tests {
             paused: None,
             waits: None,
             held: None,
+            taken_back: None,
             fenced: None,
         }
     }
@@ -115,6 +125,24 @@ mod tests {
         assert!(kinds(&published, &busy).is_empty(), "a stage is no event");
         let again = SyncStatus { last_publish: Some(outcome(1, 20)), ..published.clone() };
         assert_eq!(kinds(&published, &again), [EventKind::Published], "the same content, later");
+    }
+
+    #[test]
+    fn content_that_was_taken_back_is_told_each_time() {
+        let before = idle(SyncRole::Consumer);
+        let back = |second, failures| SyncStatus {
+            taken_back: Some(SyncTakenBack {
+                cid: Cid::from_digest([1; 32]),
+                at: at(second),
+                reason: "3 of 3 answers were bad".to_owned(),
+                failures,
+            }),
+            ..before.clone()
+        };
+        assert_eq!(kinds(&before, &back(10, 1)), [EventKind::ApplyTakenBack]);
+        assert!(kinds(&back(10, 1), &back(10, 1)).is_empty());
+        assert_eq!(kinds(&back(10, 1), &back(90, 2)), [EventKind::ApplyTakenBack]);
+        assert!(kinds(&back(90, 2), &before).is_empty(), "that it is forgotten is no event");
     }
 
     #[test]

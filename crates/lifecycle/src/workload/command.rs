@@ -4,7 +4,7 @@ use belay_protocol::{
     HistoryEntry, Problem, PublishRequest, SyncAct, SyncPiece, SyncQuestion, SyncUpload, VolumeAct,
     VolumeFate, VolumeName,
 };
-use belay_sync::{Window, WindowPurpose, WindowRefused};
+use belay_sync::{Ready, Window, WindowPurpose, WindowRefused};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::record::Declaration;
@@ -132,6 +132,11 @@ pub enum WorkloadCommand {
         /// The window, once the container is shown to be stopped.
         reply: oneshot::Sender<Result<Window, WindowRefused>>,
     },
+    /// Say whether it is ready on what its volumes hold.
+    AskReadiness {
+        /// Whether it is; none while that is not known.
+        reply: oneshot::Sender<Option<Ready>>,
+    },
     /// End what is under way, and say what that was.
     Cancel {
         /// What was ended, or why nothing was.
@@ -160,6 +165,7 @@ impl WorkloadCommand {
             | Self::AskSync { .. }
             | Self::CheckPublish { .. }
             | Self::OpenWindow { .. }
+            | Self::AskReadiness { .. }
             | Self::Cancel { .. }
             | Self::Declare { .. }
             | Self::Undeclare
@@ -185,6 +191,7 @@ impl WorkloadCommand {
             | Self::Sync { .. }
             | Self::AskSync { .. }
             | Self::History { .. }
+            | Self::AskReadiness { .. }
             | Self::Cancel { .. }
             | Self::CheckPublish { .. }
             | Self::Declare { .. }
@@ -218,6 +225,9 @@ impl WorkloadCommand {
             }
             Self::OpenWindow { reply, .. } => {
                 let _ = reply.send(Err(WindowRefused::ShuttingDown));
+            }
+            Self::AskReadiness { reply } => {
+                let _ = reply.send(None);
             }
             Self::Cancel { reply } => {
                 let _ = reply.send(Err(problem));

@@ -149,6 +149,7 @@ impl Need {
             | WorkloadCommand::History { .. }
             | WorkloadCommand::Sync { .. }
             | WorkloadCommand::AskSync { .. }
+            | WorkloadCommand::AskReadiness { .. }
             | WorkloadCommand::Cancel { .. }
             | WorkloadCommand::CheckPublish { .. }
             | WorkloadCommand::Nudge => None,
@@ -510,6 +511,7 @@ fn give_up(command: WorkloadCommand, problem: Problem) {
         | WorkloadCommand::Volume { .. }
         | WorkloadCommand::Sync { .. }
         | WorkloadCommand::AskSync { .. }
+        | WorkloadCommand::AskReadiness { .. }
         | WorkloadCommand::History { .. }
         | WorkloadCommand::Cancel { .. }
         | WorkloadCommand::CheckPublish { .. }

@@ -48,6 +48,9 @@ impl State {
             WorkloadCommand::AskSync { question, reply } => self.ask_sync(question, reply),
             WorkloadCommand::History { reply } => self.history(reply),
             WorkloadCommand::OpenWindow { purpose, reply } => self.ask_window(purpose, reply).await,
+            WorkloadCommand::AskReadiness { reply } => {
+                let _ = reply.send(self.readiness());
+            }
             WorkloadCommand::Cancel { reply } => {
                 let _ = reply.send(self.cancel().await);
             }

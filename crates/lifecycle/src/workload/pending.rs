@@ -180,22 +180,38 @@ impl State {
 
     /// Answers the closer of a window once the workload is back, or is known not to come back.
     fn settle_window_return(&mut self) {
-        if self.window_return.is_none() {
-            return;
+        if self.window_return.is_some()
+            && let Some(ready) = self.readiness()
+        {
+            self.answer_window_return(ready);
         }
-        let Some(known) = &self.known else { return };
-        let wanted = known.record.run == belay_protocol::DesiredState::Running
-            && known.record.halted.is_none()
-            && known.record.failed.is_none()
-            && known.record.removing.is_none();
-        if !wanted || self.phase == WorkloadPhase::Completed {
-            self.answer_window_return(Ready::NotStarted);
-        } else if self.is_ready() {
-            self.answer_window_return(Ready::Ready);
-        } else if self.has_missed() {
-            let reason = self.not_ready().detail;
-            self.answer_window_return(Ready::NotReady { reason });
+    }
+
+    /// Whether it is ready on what its volumes hold; none while that is being found out.
+    pub(crate) fn readiness(&self) -> Option<Ready> {
+        let record = &self.known.as_ref()?.record;
+        let wanted = record.run == belay_protocol::DesiredState::Running
+            && record.halted.is_none()
+            && record.removing.is_none();
+        if !wanted {
+            return Some(Ready::NotStarted);
         }
+        if let Some(reason) = &record.failed {
+            return Some(Ready::NotReady { reason: reason.clone() });
+        }
+        if record.previous.is_some() {
+            // The version that is being deployed decides about itself first.
+            return None;
+        }
+        // A one-shot that ran to its end is as good as one that is ready.
+        if self.phase == WorkloadPhase::Completed || self.is_ready() {
+            return Some(Ready::Ready);
+        }
+        if self.has_missed() {
+            return Some(Ready::NotReady { reason: self.not_ready().detail });
+        }
+        (self.phase == WorkloadPhase::BackOff)
+            .then(|| Ready::NotReady { reason: self.reason.clone() })
     }
 
     pub(crate) fn answer_window_return(&mut self, ready: Ready) {

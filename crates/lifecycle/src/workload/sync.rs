@@ -10,8 +10,8 @@ use belay_engine::Liveness;
 use belay_protocol::event::HaltCleared;
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
-    AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishError, Require,
-    SyncLayout, SyncNode, SyncSpec, Window, WindowClosed, WindowOutcome, WindowPurpose,
+    AnswerPlace, ControlVolume, FoundState, MountPoint, OfflineWindow, PublishError, Ready,
+    Require, SyncLayout, SyncNode, SyncSpec, Window, WindowClosed, WindowOutcome, WindowPurpose,
     WindowRefused, WindowReply,
 };
 use belay_volumes::{MountedVolume, SYSTEM_VOLUME};
@@ -21,8 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::clones::WorkloadClones;
 use super::command::WorkloadCommand;
-use super::state::{Closing, OpenWindow, RunningSync, State, WindowRequest, WindowReturn};
+use super::state::{Closing, Known, OpenWindow, RunningSync, State, WindowRequest, WindowReturn};
+use crate::core::liveness::Health;
 use crate::core::machine::VolumesFact;
+use crate::core::record::{Found, Interruption};
 use crate::core::spec::WorkloadSpec;
 use crate::problems;
 
@@ -50,6 +52,18 @@ impl OfflineWindow for WindowPort {
         tokio::select! {
             opened = opened => opened,
             () = self.ending.cancelled() => Err(WindowRefused::ShuttingDown),
+        }
+    }
+
+    async fn readiness(&self) -> Option<Ready> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.commands.send(WorkloadCommand::AskReadiness { reply }).await.ok()?;
+            answer.await.ok()?
+        };
+        tokio::select! {
+            ready = asked => ready,
+            () = self.ending.cancelled() => None,
         }
     }
 }
@@ -211,7 +225,7 @@ impl State {
     pub(crate) async fn end_sync(&mut self) {
         self.refuse_window("volume-sync of the workload ends");
         // It may be waiting for this answer before it can end.
-        self.answer_window_return(belay_sync::Ready::NotStarted);
+        self.answer_window_return(Ready::NotStarted);
         let Some(sync) = &mut self.sync else { return };
         sync.token.cancel();
         if let Err(error) = (&mut sync.task).await
@@ -278,6 +292,7 @@ impl State {
                 let _ = reply.send(Err(WindowRefused::NotConfirmed { reason }));
                 return;
             }
+            Some(running) if self.served(running) => FoundState::Ready,
             Some(true) => FoundState::Running,
             Some(false) => FoundState::Stopped,
         };
@@ -291,7 +306,7 @@ impl State {
             self.grant_beside(found, reply);
             return;
         }
-        if found == FoundState::Running
+        if found.ran()
             && let Err(problem) = self.note_interruption().await
         {
             let _ = reply.send(Err(WindowRefused::NotConfirmed { reason: problem.detail }));
@@ -302,13 +317,30 @@ impl State {
         self.grant_window();
     }
 
+    /// Whether it was ready, or was so when belayd itself ended it and nothing was found out since:
+    /// a belayd that was killed while a window was open knows of it by the record alone.
+    fn served(&self, running: bool) -> bool {
+        if self.is_ready() {
+            return self.health() != Some(Health::Unhealthy);
+        }
+        let Some(Known { record, .. }) = &self.known else { return false };
+        let ready = record.verdict.as_ref().is_some_and(|verdict| verdict.found == Found::Ready);
+        let untold = running && !self.has_missed();
+        let interrupted = !running && record.interruption == Interruption::Planned;
+        ready
+            && (untold || interrupted)
+            && record.run == DesiredState::Running
+            && record.failures == 0
+            && record.failed.is_none()
+    }
+
     /// Grants a window that stops nothing. While it is open nothing is emptied for the app.
     fn grant_beside(
         &mut self,
         found: FoundState,
         reply: oneshot::Sender<Result<Window, WindowRefused>>,
     ) {
-        let (window, owner) = Window::pair();
+        let (window, owner) = Window::pair(found);
         if reply.send(Ok(window)).is_err() {
             return;
         }
@@ -317,7 +349,7 @@ impl State {
         self.answers.spawn(async move {
             let (_, reply) = owner.closed().await;
             drop(open);
-            let ready = belay_sync::Ready::Ready;
+            let ready = Ready::Ready;
             reply.send(Ok(WindowClosed { found, ready, downtime: Duration::ZERO }));
         });
     }
@@ -366,7 +398,7 @@ impl State {
             return;
         }
         let Some(request) = self.window_request.take() else { return };
-        let (window, owner) = Window::pair();
+        let (window, owner) = Window::pair(request.found);
         if request.reply.send(Ok(window)).is_err() {
             // Nobody waits for it any more; the next step starts the container again.
             return;
@@ -399,6 +431,17 @@ impl State {
                 tracing::info!(workload = %self.name, %cid, "applied");
                 self.clear_halt(HaltCleared::Apply).await;
             }
+            WindowOutcome::TakenBack { cid } => {
+                tracing::info!(workload = %self.name, %cid, "taken back");
+                self.clear_halt(HaltCleared::Apply).await;
+                // It failed on what is gone now.
+                self.keep(|record| {
+                    record.failures = 0;
+                    record.next_try_at = None;
+                    record.failed = None;
+                })
+                .await;
+            }
             WindowOutcome::Uncertain { reason } => self.halt(reason).await,
         }
         self.window_return = Some(WindowReturn {
@@ -414,7 +457,7 @@ impl State {
         });
         if !runs || window.found == FoundState::Stopped {
             // What was not running is brought up by its own desired state, not by sync.
-            self.answer_window_return(belay_sync::Ready::NotStarted);
+            self.answer_window_return(Ready::NotStarted);
         }
     }
 }
@@ -429,6 +472,7 @@ pub(crate) fn sync_spec(spec: &WorkloadSpec) -> Option<SyncSpec> {
     settings.capture = declared.capture;
     settings.publishers = declared.publishers;
     settings.publisher = declared.publisher;
+    settings.on_unready = declared.on_unready;
     Some(settings)
 }
 

@@ -298,6 +298,13 @@ kinds! {
         /// What was applied.
         cid: Cid,
     }
+    /// Content was taken back, as the workload did not become ready on it.
+    ApplyTakenBack = "apply-taken-back" {
+        /// What.
+        cid: Cid,
+        /// What its probe said, or how it ended.
+        cause: EventText,
+    }
     /// A publish or an apply failed.
     SyncFailed = "sync-failed" {
         /// Which of them: a provider publishes, a consumer applies.
@@ -596,6 +603,7 @@ impl EventDetails {
             | Self::VolumeChecked { outcome: CheckOutcome::Repaired }
             | Self::SyncFailed { .. }
             | Self::Quarantined { .. }
+            | Self::ApplyTakenBack { .. }
             | Self::ImagePullFailed { .. }
             | Self::OutOfMemory { .. }
             | Self::Unreadable { .. }

@@ -149,6 +149,11 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
         (D::Applied { cid: cid(), bytes: 4096, downtime_ms: 412, duration_ms: 980 }, moved(), Info),
         (D::ApplyFinished { cid: cid() }, json!({"cid": cid().to_string()}), Info),
         (
+            D::ApplyTakenBack { cid: cid(), cause: "not ready".into() },
+            json!({"cid": cid().to_string(), "cause": "not ready"}),
+            Warning,
+        ),
+        (
             D::SyncFailed {
                 role: SyncRole::Consumer,
                 stage: "download".into(),

@@ -9,17 +9,16 @@ use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
 use super::{Applied, Consumer, Waiting};
-use crate::commit::{self, CommitError};
+use crate::commit::{self, CommitError, Term};
 use crate::context::{Stopped, blocking};
 use crate::core::record::AcceptedRecord;
+use crate::core::trial::{Verdict, Wish, is_tried, verdict};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::stage::Staged;
 use crate::state::{ApplyJournal, ApplyPhase, Halt, StateDir};
 use crate::volume::Volumes;
-use crate::window::{
-    FoundState, OfflineWindow, Ready, Window, WindowOutcome, WindowPurpose, WindowRefused,
-};
+use crate::window::{OfflineWindow, Ready, Window, WindowOutcome, WindowPurpose, WindowRefused};
 
 /// What became of an apply that an earlier attempt left without a certain end.
 enum Earlier {
@@ -28,6 +27,28 @@ enum Earlier {
     Finished(Box<Applied>),
     /// It cannot be finished. What it needs stays until something else is committed.
     Stands(Box<ApplyJournal>),
+}
+
+/// A window that was closed after its commit.
+pub(super) struct Closed {
+    pub(super) journal: ApplyJournal,
+    /// How long the container was down.
+    pub(super) downtime: Option<Duration>,
+    /// What became of it; none if that is not known.
+    ready: Option<Ready>,
+}
+
+impl Closed {
+    fn applied(self) -> Applied {
+        let Self { journal, downtime, ready } = self;
+        let verdict =
+            if journal.trial.is_some() { verdict(ready.as_ref()) } else { Verdict::Stands };
+        match verdict {
+            Verdict::Stands => Applied::Committed(Box::new(journal), downtime),
+            Verdict::Open => Applied::OnTrial,
+            Verdict::Refused { reason } => Applied::Refused(Box::new(journal), reason),
+        }
+    }
 }
 
 impl<S, W> Consumer<S, W>
@@ -40,6 +61,7 @@ where
         &mut self,
         layout: &SyncLayout,
         accepted: &AcceptedRecord,
+        wish: Wish,
     ) -> Result<Applied, Stopped> {
         let context = Arc::clone(&self.context);
         let locked = context.stored(StateDir::lock).await;
@@ -77,13 +99,15 @@ where
         context.show("committing");
         window.mutating();
         let record = accepted.record.clone();
+        let tried = is_tried(context.spec.on_unready, window.found(), wish) && earlier.is_none();
+        let term = if tried { Term::OnTrial } else { Term::Final };
         let committed = self
             .change(layout, move |volumes, state| {
-                commit::commit(volumes, state, &record, &staged, earlier, Timestamp::now())
+                commit::commit(volumes, state, &record, &staged, earlier, term, Timestamp::now())
             })
             .await;
         match self.close(window, cid, committed).await {
-            Ok((journal, downtime)) => Ok(Applied::Committed(Box::new(journal), downtime)),
+            Ok(closed) => Ok(closed.applied()),
             Err(error @ CommitError::Unchanged { .. }) => {
                 self.sweep(layout).await;
                 Err(Stopped::at(Stage::Commit, &error))
@@ -100,7 +124,7 @@ where
                 format!("what an earlier apply has come to cannot be read: {error}"),
             )
         })?;
-        let Some(journal) = journal.filter(|journal| journal.phase == ApplyPhase::Applying) else {
+        let Some(journal) = journal.filter(|journal| journal.phase.is_half_way()) else {
             return Ok(Earlier::None);
         };
         let cid = journal.record.cid;
@@ -108,8 +132,13 @@ where
         window.mutating();
         let resumed = journal.clone();
         let finished = self
-            .change(layout, move |volumes, state| {
-                commit::resume(volumes, state, resumed, Timestamp::now())
+            .change(layout, move |volumes, state| match resumed.phase {
+                ApplyPhase::TakingBack { .. } => commit::take_back(volumes, state, resumed),
+                ApplyPhase::Applying
+                | ApplyPhase::Committed { .. }
+                | ApplyPhase::TakenBack { .. } => {
+                    commit::resume(volumes, state, resumed, Timestamp::now())
+                }
             })
             .await;
         // Nothing is put back here, so whatever it is, it is not the old state.
@@ -117,7 +146,7 @@ where
             reason: crate::context::with_causes(&error),
         });
         match self.close(window, cid, finished).await {
-            Ok((journal, downtime)) => {
+            Ok(Closed { journal, downtime, .. }) => {
                 Ok(Earlier::Finished(Box::new(Applied::Earlier(Box::new(journal), downtime))))
             }
             // Two that stand are enough: each holds a tree in the volumes.
@@ -126,7 +155,7 @@ where
         }
     }
 
-    async fn open_window(&self, cid: Cid) -> Result<Window, Stopped> {
+    pub(super) async fn open_window(&self, cid: Cid) -> Result<Window, Stopped> {
         let context = &self.context;
         context.show("stopping");
         let opening = context.window.open(WindowPurpose::Apply { cid });
@@ -147,7 +176,7 @@ where
     }
 
     /// Changes the volumes, with the window open.
-    async fn change(
+    pub(super) async fn change(
         &self,
         layout: &SyncLayout,
         work: impl FnOnce(&Volumes, &StateDir) -> Result<ApplyJournal, CommitError> + Send + 'static,
@@ -166,17 +195,22 @@ where
     }
 
     /// Closes the window with what the commit came to, and returns how long the container was down.
-    async fn close(
+    pub(super) async fn close(
         &self,
         window: Window,
         cid: Cid,
         committed: Result<ApplyJournal, CommitError>,
-    ) -> Result<(ApplyJournal, Option<Duration>), CommitError> {
+    ) -> Result<Closed, CommitError> {
         let context = &self.context;
         let outcome = match &committed {
-            Ok(_) => {
+            Ok(journal) => {
                 self.lift_halt().await;
-                WindowOutcome::Applied { cid }
+                match journal.phase {
+                    ApplyPhase::TakenBack { .. } => WindowOutcome::TakenBack { cid },
+                    ApplyPhase::Applying
+                    | ApplyPhase::Committed { .. }
+                    | ApplyPhase::TakingBack { .. } => WindowOutcome::Applied { cid },
+                }
             }
             Err(CommitError::Unchanged { .. }) => WindowOutcome::Unchanged,
             Err(CommitError::Uncertain { reason }) => {
@@ -188,24 +222,24 @@ where
         let closing = window.close(outcome);
         let closed = tokio::time::timeout(context.spec.window_timeout * 2, closing).await;
         reached(Point::ApplyWindowClosed);
-        let downtime = match closed {
+        let (downtime, ready) = match closed {
             Ok(Ok(closed)) => {
                 if let Ready::NotReady { reason } = &closed.ready {
                     tracing::warn!(workload = %context.workload, %reason,
-                        "the workload is not ready on the state it took over");
+                        "the workload is not ready on what its volumes hold now");
                 }
-                (closed.found == FoundState::Running).then_some(closed.downtime)
+                (closed.found.ran().then_some(closed.downtime), Some(closed.ready))
             }
             Ok(Err(error)) => {
                 tracing::warn!(workload = %context.workload, %error, "the window was not answered");
-                None
+                (None, None)
             }
             Err(_) => {
                 tracing::warn!(workload = %context.workload, "the window was not answered in time");
-                None
+                (None, None)
             }
         };
-        committed.map(|journal| (journal, downtime))
+        committed.map(|journal| Closed { journal, downtime, ready })
     }
 
     /// A tree that was staged before, if it is this record's and still lies where it was.

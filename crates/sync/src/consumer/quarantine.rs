@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use belay_protocol::Cid;
-use belay_protocol::control::{APPLY_ERROR_FILE, ApplyError};
+use belay_protocol::control::{APPLY_ERROR_FILE, ApplyError, Stage};
+use belay_protocol::{Cid, SyncTakenBack};
 use belay_store::{BlobStore, RecordStore};
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,6 +11,7 @@ use super::Consumer;
 use crate::context::Failure;
 use crate::control::ControlDir;
 use crate::core::quarantine;
+use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::state::{ConsumerMemory, Quarantined, StateDir};
 use crate::window::OfflineWindow;
@@ -37,22 +38,38 @@ where
         layout: &SyncLayout,
         cid: Option<Cid>,
         key: String,
+        failure: Failure,
+    ) {
+        self.quarantine_at(layout, cid, key, failure, Timestamp::now()).await;
+    }
+
+    /// The same for a failure of that time, which counts once however often it is written down.
+    pub(super) async fn quarantine_at(
+        &self,
+        layout: &SyncLayout,
+        cid: Option<Cid>,
+        key: String,
         mut failure: Failure,
+        now: Timestamp,
     ) {
         failure.reason = quarantine::bounded(failure.reason);
-        let now = Timestamp::now();
         // Memory that cannot be read is not replaced: it holds the highest record accepted, and
         // without that an old one could be played again.
         let read = self.context.stored(StateDir::consumer).await;
         let readable = read.is_ok();
         let mut memory = read.unwrap_or_default();
         let earlier = memory.quarantine.get(&key);
-        let failures = earlier.map_or(0, |entry| entry.failure_count).saturating_add(1);
+        let failures = match earlier {
+            Some(entry) if entry.last_failed == now => entry.failure_count,
+            Some(entry) => entry.failure_count.saturating_add(1),
+            None => 1,
+        };
         let first = earlier.map_or(now, |entry| entry.first_failed);
         let wait = SignedDuration::try_from(quarantine::delay(failures)).unwrap_or_default();
         let entry = Quarantined {
             cid,
             stage: failure.stage,
+            code: failure.code,
             error: failure.reason.clone(),
             failure_count: failures,
             first_failed: first,
@@ -86,6 +103,7 @@ where
         {
             tracing::warn!(%error, "a quarantine could not be written down");
         }
+        reached(Point::RefusalRemembered);
         let control = layout.control.clone();
         let told = tokio::task::spawn_blocking(move || {
             ControlDir::open(&control)?
@@ -95,6 +113,7 @@ where
         if let Ok(Err(error)) = told.await {
             tracing::warn!(%error, "a failed apply could not be told to the app");
         }
+        reached(Point::RefusalTold);
     }
 
     pub(super) async fn clear_quarantine(&self, key: &str) {
@@ -121,6 +140,22 @@ where
             .iter()
             .map(|(key, entry)| (key.clone(), entry.next_retry_after))
             .collect();
-        self.context.status.send_modify(|status| status.quarantine = waiting);
+        let back = taken_back(memory);
+        self.context.status.send_modify(|status| {
+            status.quarantine = waiting;
+            status.taken_back = back;
+        });
     }
+}
+
+/// The content that was taken back last, as the status shows it.
+pub(crate) fn taken_back(memory: &ConsumerMemory) -> Option<SyncTakenBack> {
+    let back = memory.quarantine.values().filter(|entry| entry.stage == Stage::Readiness);
+    let last = back.max_by_key(|entry| entry.last_failed)?;
+    Some(SyncTakenBack {
+        cid: last.cid?,
+        at: last.last_failed,
+        reason: last.error.clone(),
+        failures: last.failure_count,
+    })
 }

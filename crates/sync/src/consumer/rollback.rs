@@ -19,6 +19,7 @@ use crate::context::{Stopped, blocking, with_causes};
 use crate::core::path::Mounts;
 use crate::core::record::{AcceptedRecord, Order, judge};
 use crate::core::rollback::{Logged, NoTarget, Seen, target};
+use crate::core::trial::Wish;
 use crate::layout::SyncLayout;
 use crate::state::{ConsumerMemory, Pinned, StateDir};
 use crate::volume::{Volumes, mount_table};
@@ -39,6 +40,7 @@ where
         wanted: Option<&CidPrefix>,
     ) -> Result<RolledBack, RollbackError> {
         let started = Instant::now();
+        self.leave_trial(layout).await?;
         let (pinned, accepted) = self.choose(layout, wanted).await?;
         let (cid, left) = (accepted.record.cid, pinned.left);
         let before = self.pin(Some(pinned)).await.map_err(|error| unknown(&error))?;
@@ -79,14 +81,20 @@ where
         }
         // The first may finish an apply before it that had come to no certain end.
         for _ in 0..2 {
-            match self.apply(layout, accepted).await? {
+            match self.apply(layout, accepted, Wish::Operator).await? {
                 Applied::Committed(journal, downtime) => {
                     self.finish(layout, &journal, downtime, started).await;
                     return Ok(downtime);
                 }
                 Applied::Earlier(journal, downtime) => {
-                    self.finish(layout, &journal, downtime, started).await;
+                    if journal.trial.is_none() {
+                        self.finish(layout, &journal, downtime, started).await;
+                    }
+                    let left = self.leave_trial(layout).await;
+                    left.map_err(|error| Stopped::Later { reason: error.to_string() })?;
                 }
+                // What an operator asks for is not judged.
+                Applied::OnTrial | Applied::Refused(..) => break,
                 Applied::Uncertain(reason) => {
                     return Err(Stopped::because(Stage::Commit, reason));
                 }
@@ -164,7 +172,7 @@ where
         Ok(before)
     }
 
-    fn is_halted(&self) -> bool {
+    pub(super) fn is_halted(&self) -> bool {
         self.context.status.borrow().halted.is_some()
     }
 

@@ -90,9 +90,67 @@ pub(crate) fn progress(
     }
 }
 
+/// What remains to be done to put back what an exchange replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WayBack {
+    /// The place is as it was.
+    Done,
+    /// What is there and what was there change places.
+    Exchange,
+    /// Nothing is there, and what was there goes back.
+    Return,
+    /// Nothing was there, and what is there goes.
+    Withdraw,
+    /// What was there is gone, or there is nowhere to put what is there.
+    Lost,
+}
+
+/// Tells by what the exchange had `replaced`, none if the place was free. The workload has run
+/// since, so that anything may be in the place; what was there lies where only belayd reaches.
+pub(crate) fn way_back(
+    replaced: Option<Identity>,
+    found_staged: Option<Identity>,
+    found_target: Option<Identity>,
+) -> WayBack {
+    match (replaced, found_staged, found_target) {
+        (Some(_), _, _) if found_target == replaced => WayBack::Done,
+        (Some(_), _, Some(_)) if found_staged == replaced => WayBack::Exchange,
+        (Some(_), _, None) if found_staged == replaced => WayBack::Return,
+        (None, _, None) => WayBack::Done,
+        (None, None, Some(_)) => WayBack::Withdraw,
+        (Some(_), _, _) | (None, Some(_), Some(_)) => WayBack::Lost,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_replaced_goes_back_whatever_the_app_did_to_the_place() {
+        let entry = |inode| Identity { inode, born: Some((1_700_000_000, 0)) };
+        let (new, old, other) = (entry(10), entry(20), entry(30));
+        for (replaced, staged, target, way) in [
+            (Some(old), Some(old), Some(new), WayBack::Exchange),
+            (Some(old), Some(old), Some(other), WayBack::Exchange),
+            (Some(old), Some(old), None, WayBack::Return),
+            (Some(old), Some(new), Some(old), WayBack::Done),
+            (Some(old), None, Some(old), WayBack::Done),
+            (None, None, Some(new), WayBack::Withdraw),
+            (None, None, Some(other), WayBack::Withdraw),
+            (None, Some(new), None, WayBack::Done),
+            (None, None, None, WayBack::Done),
+            (Some(old), None, Some(new), WayBack::Lost),
+            (Some(old), Some(other), None, WayBack::Lost),
+            (None, Some(new), Some(other), WayBack::Lost),
+        ] {
+            assert_eq!(
+                way_back(replaced, staged, target),
+                way,
+                "{replaced:?} {staged:?} {target:?}"
+            );
+        }
+    }
 
     fn path(text: &str) -> ContainerPath {
         ContainerPath::parse(text).expect("a container path")

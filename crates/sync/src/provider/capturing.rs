@@ -24,8 +24,7 @@ use crate::spool::{Spool, Spooled};
 use crate::state::{CaptureFacts, PublishJournal};
 use crate::volume::{Volumes, mount_table};
 use crate::window::{
-    FoundState, OfflineWindow, Require, Window, WindowClosed, WindowOutcome, WindowPurpose,
-    WindowRefused,
+    OfflineWindow, Require, Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused,
 };
 
 impl<S, W> Provider<S, W>
@@ -190,7 +189,7 @@ where
     /// Closes the window and returns for how many milliseconds the container was down.
     pub(super) async fn close_capture_window(&self, window: Window) -> Option<u64> {
         let closed = close(window, &self.context.spec).await?;
-        (closed.found == FoundState::Running).then(|| millis(closed.downtime))
+        closed.found.ran().then(|| millis(closed.downtime))
     }
 
     pub(super) async fn open_window(&self, purpose: WindowPurpose) -> Result<Window, Stopped> {

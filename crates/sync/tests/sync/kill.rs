@@ -15,7 +15,7 @@ use serde_json::{Map, json};
 use crate::imports::{ARCHIVE, import};
 use crate::scene::{
     CloningHost, DEADLINE, FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start,
-    start_with, tree, trees,
+    start_with, tree, trees, unready,
 };
 
 const CHILD: &str = "BELAY_SYNC_TEST_CHILD";
@@ -32,12 +32,13 @@ async fn child() {
     let root = Path::new(root);
     let publish = Point::PUBLISH.iter().chain(&Point::CLONES).chain(&Point::FAILURE);
     let all = publish.chain(&Point::APPLY).chain(&Point::TAKEOVER);
-    let all = all.chain(&Point::IMPORT_LOST).chain(&Point::IMPORT_KEPT);
+    let all = all.chain(&Point::IMPORT_LOST).chain(&Point::IMPORT_KEPT).chain(&Point::TAKE_BACK);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
     let goes_back = role == "rollback";
     let takes_over = role == "takeover";
     let imports = role == "import";
+    let becomes_unready = role == "unready";
     let (place, role) = match role {
         "publish" | "import" => (Place::at(&root.join("provider")), SyncRole::Provider),
         "takeover" => (Place::at(&root.join("standby")), SyncRole::Provider),
@@ -46,11 +47,14 @@ async fn child() {
             place.clones.with(|clones| clones.host = CloningHost::Clones);
             (place, SyncRole::Provider)
         }
-        "apply" | "rollback" => (Place::at(&root.join("consumer")), SyncRole::Consumer),
+        "apply" | "rollback" | "unready" => (Place::at(&root.join("consumer")), SyncRole::Consumer),
         other => panic!("no role {other}"),
     };
     let spec = SyncSpec { format, ..spec(role) };
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
+    if becomes_unready {
+        running.window.0.lock().expect("not poisoned").on_applied = Some(unready());
+    }
     if goes_back {
         let _ = running.handle.roll_back(None).await;
     }

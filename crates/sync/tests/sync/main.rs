@@ -17,5 +17,6 @@ mod sealed;
 mod signed;
 mod takeover;
 mod tree;
+mod trial;
 mod vanish;
 mod verify;

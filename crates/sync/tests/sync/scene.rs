@@ -224,6 +224,20 @@ pub(crate) struct Container {
     pub(crate) events: Vec<String>,
     pub(crate) refuse: Option<WindowRefused>,
     pub(crate) halted: bool,
+    /// Set where the workload was not ready before.
+    pub(crate) unready_before: bool,
+    /// What it does on content that is applied; ready unless told.
+    pub(crate) on_applied: Option<Ready>,
+    /// What it is, when it is asked.
+    pub(crate) now: Now,
+}
+
+/// What the fake container says of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Now {
+    #[default]
+    Ready,
+    Said(Option<Ready>),
 }
 
 #[derive(Clone, Default)]
@@ -249,7 +263,11 @@ impl OfflineWindow for FakeWindow {
             WindowPurpose::Beside => "look on",
             WindowPurpose::Apply { .. } => "stop for apply",
         });
-        let (window, owner) = Window::pair();
+        let found = {
+            let container = self.0.lock().expect("not poisoned");
+            if container.unready_before { FoundState::Running } else { FoundState::Ready }
+        };
+        let (window, owner) = Window::pair(found);
         let this = self.clone();
         tokio::spawn(async move {
             let (outcome, reply) = owner.closed().await;
@@ -265,6 +283,11 @@ impl OfflineWindow for FakeWindow {
                 }
                 WindowOutcome::Applied { .. } => {
                     this.note("start applied");
+                    let container = this.0.lock().expect("not poisoned");
+                    container.on_applied.clone().unwrap_or(Ready::Ready)
+                }
+                WindowOutcome::TakenBack { .. } => {
+                    this.note("start as before");
                     Ready::Ready
                 }
                 WindowOutcome::Uncertain { .. } => {
@@ -279,10 +302,23 @@ impl OfflineWindow for FakeWindow {
                     Duration::from_millis(7)
                 }
             };
-            reply.send(Ok(WindowClosed { found: FoundState::Running, ready, downtime }));
+            reply.send(Ok(WindowClosed { found, ready, downtime }));
         });
         Ok(window)
     }
+
+    async fn readiness(&self) -> Option<Ready> {
+        let now = self.0.lock().expect("not poisoned").now.clone();
+        match now {
+            Now::Ready => Some(Ready::Ready),
+            Now::Said(said) => said,
+        }
+    }
+}
+
+/// What a workload says that does not serve.
+pub(crate) fn unready() -> Ready {
+    Ready::NotReady { reason: "3 of 3 answers were bad".to_owned() }
 }
 
 /// A running sync task.

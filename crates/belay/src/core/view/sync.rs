@@ -142,6 +142,14 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
             human::age(now, *since)
         ));
     }
+    if let Some(back) = &sync.taken_back {
+        troubles.push(format!(
+            "did not become ready on {}, which was taken back {} ago (failure {} in a row)",
+            back.cid.short(),
+            human::age(now, back.at),
+            back.failures
+        ));
+    }
     if let Some(failure) = &sync.last_failure {
         let when = human::age(now, failure.at);
         let code = failure.code.map(|code| format!(" ({})", code.as_str())).unwrap_or_default();
@@ -193,10 +201,18 @@ mod tests {
         let mut status = sample::status();
         let sync = status.workloads[1].sync.as_mut().expect("it has one");
         sync.halted = Some("data is uncertain".to_owned());
+        sync.taken_back = Some(belay_protocol::SyncTakenBack {
+            cid: belay_protocol::Cid::from_digest([7; 32]),
+            at: sample::now(),
+            reason: "3 of 3 answers were bad".to_owned(),
+            failures: 2,
+        });
         let until = "2026-03-01T12:01:00Z".parse().expect("a time");
         sync.quarantine.insert("bafkr4ihathatfailed".to_owned(), until);
         let text = table(&status, sample::now(), Style::Plain);
         assert!(text.contains("web: halted: data is uncertain\n"), "{text}");
+        let back = "which was taken back 0s ago (failure 2 in a row)\n";
+        assert!(text.contains(back), "{text}");
         assert!(text.contains("web: bafkr4ihatha is not tried again for 1m\n"), "{text}");
     }
 

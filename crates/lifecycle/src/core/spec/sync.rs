@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{PublisherKey, SyncKey, SyncRole};
-use belay_sync::{CapturePolicy, Member, PublisherRule, Sealing};
+use belay_sync::{CapturePolicy, Member, OnUnready, PublisherRule, Sealing};
 
 use super::super::keys::Keys;
 use super::required;
@@ -29,6 +29,8 @@ pub struct SyncDeclaration {
     pub publishers: Option<Vec<PublisherKey>>,
     /// Who may publish besides the provider that published last.
     pub publisher: PublisherRule,
+    /// What a consumer does with content on which it does not become ready.
+    pub on_unready: OnUnready,
 }
 
 /// Members of one key, the provider not counted.
@@ -58,6 +60,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let capture = read_capture(&mut table, role, format);
     let publishers = read_publishers(&mut table, role);
     let publisher = read_publisher(&mut table, role);
+    let on_unready = read_on_unready(&mut table, role);
     table.finish();
     Some(SyncDeclaration {
         role: role?,
@@ -68,6 +71,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
         capture,
         publishers,
         publisher,
+        on_unready,
     })
 }
 
@@ -97,6 +101,15 @@ fn read_publisher(table: &mut Keys<'_>, role: Option<SyncRole>) -> PublisherRule
     let Some(chosen) = table.choice("publisher", &rules) else { return PublisherRule::One };
     if role == Some(SyncRole::Consumer) {
         table.fault("publisher", "a rule", "none; a consumer lists its publishers");
+    }
+    chosen
+}
+
+fn read_on_unready(table: &mut Keys<'_>, role: Option<SyncRole>) -> OnUnready {
+    let rules = [("rollback", OnUnready::Rollback), ("keep", OnUnready::Keep)];
+    let Some(chosen) = table.choice("on_unready", &rules) else { return OnUnready::Rollback };
+    if role == Some(SyncRole::Provider) {
+        table.fault("on_unready", "a rule", "none, since a provider takes nothing over");
     }
     chosen
 }
@@ -245,6 +258,25 @@ mod tests {
         for (spec, told) in [
             ("role = \"provider\"\npublisher = \"all\"", "any"),
             ("role = \"consumer\"\npublisher = \"any\"", "lists its publishers"),
+        ] {
+            let faults = read(spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_goes_back_from_what_it_is_not_ready_on_unless_its_spec_says_keep() {
+        for (text, rule) in [
+            ("", OnUnready::Rollback),
+            ("on_unready = \"rollback\"", OnUnready::Rollback),
+            ("on_unready = \"keep\"", OnUnready::Keep),
+        ] {
+            let sync = read(&format!("role = \"consumer\"\n{text}")).expect("lawful");
+            assert_eq!(sync.expect("declared").on_unready, rule, "{text}");
+        }
+        for (spec, told) in [
+            ("role = \"consumer\"\non_unready = \"stop\"", "keep"),
+            ("role = \"provider\"\non_unready = \"keep\"", "takes nothing over"),
         ] {
             let faults = read(spec).expect_err("a fault");
             assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
