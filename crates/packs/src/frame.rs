@@ -1,6 +1,7 @@
 //! The frame around a chunk: compressed where that helps, sealed where there is a key.
 //!
-//! The body of a frame is one byte that says how the content is written, and the content. Sealed, the
+//! The body of a frame is one byte that says how the content is written, and the content: as it is,
+//! compressed, or as the difference to the contents of other chunks. Sealed, the
 //! frame is a nonce of 24 bytes and the body under XChaCha20-Poly1305, with the chunk's id as
 //! associated data. The nonce is a keyed hash of id and body: two frames of one nonce are one frame,
 //! also when another version of the compressor writes the same chunk in another way.
@@ -8,6 +9,7 @@
 use chacha20poly1305::XNonce;
 use chacha20poly1305::aead::{Aead, Payload};
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::DCtx;
 
 use crate::chunk::{ChunkId, ChunkRef};
 use crate::cut::MAX;
@@ -17,6 +19,8 @@ use crate::keys::{Keys, Sealing};
 const RAW: u8 = 0;
 /// Content as one zstd frame.
 const ZSTD: u8 = 1;
+/// Content as one zstd frame, with the contents of other chunks as what stands before it.
+const DELTA: u8 = 2;
 
 const NONCE: usize = 24;
 /// Bytes at the head of a chunk that are tried first.
@@ -55,6 +59,9 @@ pub enum FrameFault {
     /// It is written in a way that is not known.
     #[error("the frame is written in a way that is not known")]
     Encoding,
+    /// It is a difference where its reference names no other chunk, or none where it does.
+    #[error("the frame does not stand on the chunks that its reference names")]
+    Bases,
     /// Its content has another size than its reference says.
     #[error("the content of the frame has another size than its reference says")]
     Size,
@@ -86,6 +93,32 @@ impl Sealer {
 
     /// The frame of a chunk of at most [`MAX`] bytes.
     pub(crate) fn seal(&mut self, id: ChunkId, plain: &[u8], effort: Effort) -> Vec<u8> {
+        self.write_whole(plain, effort);
+        self.sealed(id)
+    }
+
+    /// The frame of a chunk as a difference to `base`, if that is clearly less than the whole one: at
+    /// most half of it, with the `naming` bytes that it takes to say what it stands on. Else the
+    /// whole one, and none.
+    pub(crate) fn seal_on(
+        &mut self,
+        id: ChunkId,
+        plain: &[u8],
+        effort: Effort,
+        base: &[u8],
+        naming: usize,
+    ) -> (Vec<u8>, Standing) {
+        self.write_whole(plain, effort);
+        let delta =
+            delta(plain, base).filter(|delta| 2 * (delta.len() + naming) <= self.body.len());
+        let Some(delta) = delta else { return (self.sealed(id), Standing::Alone) };
+        self.body.clear();
+        self.body.push(DELTA);
+        self.body.extend_from_slice(&delta);
+        (self.sealed(id), Standing::OnBase)
+    }
+
+    fn write_whole(&mut self, plain: &[u8], effort: Effort) {
         let compressor = match effort {
             Effort::Fast => &mut self.fast,
             Effort::Thorough => &mut self.thorough,
@@ -98,11 +131,38 @@ impl Sealer {
             self.body.push(RAW);
             self.body.extend_from_slice(plain);
         }
+    }
+
+    fn sealed(&self, id: ChunkId) -> Vec<u8> {
         match &self.keys.sealing {
             None => self.body.clone(),
             Some(sealing) => sealed(sealing, id.as_bytes(), &self.body),
         }
     }
+}
+
+/// Whether a frame needs others to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Alone,
+    OnBase,
+}
+
+/// The content as a difference to `base`; none if the compressor fails.
+fn delta(plain: &[u8], base: &[u8]) -> Option<Vec<u8>> {
+    // What it is a difference to serves once, so the context is of this frame alone.
+    let mut compressor = Compressor::new(Effort::Thorough.level()).ok()?;
+    compressor.context_mut().ref_prefix(base).ok()?;
+    compressor.compress(plain).ok()
+}
+
+/// Undoes [`delta`], into no more than `size` bytes.
+fn without(delta: &[u8], base: &[u8], size: usize) -> Option<Vec<u8>> {
+    let mut plain = Vec::with_capacity(size);
+    let mut context = DCtx::try_create()?;
+    context.ref_prefix(base).ok()?;
+    context.decompress(&mut plain, delta).ok()?;
+    Some(plain)
 }
 
 /// The content compressed, if that saves a thirty-second of it or more. What a pass over its head
@@ -164,6 +224,28 @@ impl Opener {
     /// # Errors
     /// What is wrong with the frame. No more memory is taken than the reference promises.
     pub fn open(&mut self, of: &ChunkRef, frame: &[u8]) -> Result<Vec<u8>, FrameFault> {
+        self.content(of, frame, None)
+    }
+
+    /// The content of a chunk that stands on others, whose contents are `base`, one behind the other.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn open_on(
+        &mut self,
+        of: &ChunkRef,
+        frame: &[u8],
+        base: &[u8],
+    ) -> Result<Vec<u8>, FrameFault> {
+        self.content(of, frame, Some(base))
+    }
+
+    fn content(
+        &mut self,
+        of: &ChunkRef,
+        frame: &[u8],
+        base: Option<&[u8]>,
+    ) -> Result<Vec<u8>, FrameFault> {
         if frame.len() != of.stored as usize {
             return Err(FrameFault::Length);
         }
@@ -176,9 +258,13 @@ impl Opener {
         let body = unsealed.as_deref().unwrap_or(frame);
         let (&encoding, content) = body.split_first().ok_or(FrameFault::Encoding)?;
         let size = of.plain as usize;
-        let plain = match encoding {
-            RAW => content.to_vec(),
-            ZSTD => self.decompressor.decompress(content, size).map_err(|_| FrameFault::Size)?,
+        let plain = match (encoding, base) {
+            (RAW, None) => content.to_vec(),
+            (ZSTD, None) => {
+                self.decompressor.decompress(content, size).map_err(|_| FrameFault::Size)?
+            }
+            (DELTA, Some(base)) => without(content, base, size).ok_or(FrameFault::Size)?,
+            (RAW | ZSTD | DELTA, _) => return Err(FrameFault::Bases),
             _ => return Err(FrameFault::Encoding),
         };
         if plain.len() != size {

@@ -118,7 +118,115 @@ fn a_bomb_takes_no_more_than_its_reference_says() {
     assert_eq!(Opener::new(&keys).open(&chunk, &frame), Err(FrameFault::Size));
 }
 
+/// A frame on a base, and the reference to it.
+fn delta_of(keys: &Keys, plain: &[u8], base: &[u8]) -> (ChunkRef, Vec<u8>, Standing) {
+    let (whole, _) = frame_of(keys, plain, Effort::Fast);
+    let (frame, standing) = Sealer::new(keys).seal_on(whole.id, plain, Effort::Fast, base, 98);
+    let stored = u32::try_from(frame.len()).expect("it is small");
+    (ChunkRef { stored, ..whole }, frame, standing)
+}
+
+#[test]
+fn a_chunk_that_is_like_another_is_written_as_what_differs() {
+    let base = noise(MAX as usize);
+    let mut plain = base[10_000..200_000].to_vec();
+    plain[50_000..54_096].copy_from_slice(&base[..4_096]);
+    plain[70_000] ^= 1;
+    plain.insert(3, 7);
+    for keys in [Keys::plain(), key(7)] {
+        let (chunk, frame, standing) = delta_of(&keys, &plain, &base);
+        assert_eq!(standing, Standing::OnBase);
+        assert!(frame.len() < 300, "{} bytes", frame.len());
+        let mut opener = Opener::new(&keys);
+        assert_eq!(opener.open_on(&chunk, &frame, &base).as_deref(), Ok(plain.as_slice()));
+        assert_eq!(opener.open(&chunk, &frame), Err(FrameFault::Bases));
+        // On another base it is another content, or none.
+        let mut other = base.clone();
+        other[100_000] ^= 1;
+        let refused = opener.open_on(&chunk, &frame, &other).expect_err("another base");
+        assert!(matches!(refused, FrameFault::Content | FrameFault::Size), "{refused:?}");
+        assert!(opener.open_on(&chunk, &frame, &[]).is_err());
+        let (whole, frame) = frame_of(&keys, &plain, Effort::Fast);
+        assert_eq!(opener.open_on(&whole, &frame, &base), Err(FrameFault::Bases));
+    }
+}
+
+#[test]
+fn a_chunk_is_written_whole_unless_that_is_twice_as_much() {
+    let keys = Keys::plain();
+    let base = noise(100_000);
+    let with_new = |bytes: usize| {
+        let mut plain = base.clone();
+        let new: Vec<u8> = noise(200_000)[100_000..100_000 + bytes].to_vec();
+        plain[..bytes].copy_from_slice(&new);
+        delta_of(&keys, &plain, &base)
+    };
+    assert_eq!(with_new(49_000).2, Standing::OnBase);
+    let (chunk, frame, standing) = with_new(51_000);
+    assert_eq!((standing, frame.len()), (Standing::Alone, 100_001));
+    assert!(Opener::new(&keys).open(&chunk, &frame).is_ok());
+    // What the names of its bases take counts.
+    let few = b"few words, ".repeat(20);
+    assert_eq!(delta_of(&keys, &few, &few).2, Standing::Alone);
+}
+
+/// Another version of the compressor may write other bytes; these must be read for ever.
+#[test]
+fn a_difference_written_down_is_read() {
+    let keys = Keys::plain();
+    let base = noise(40_000);
+    let mut plain = base.clone();
+    plain[20_000..20_005].copy_from_slice(b"belay");
+    let golden = "0228b52ffd60409b8d00002062656c610200190ed8a9c319e2ec0308";
+    let frame = data_encoding::HEXLOWER.decode(golden.as_bytes()).expect("it is hex");
+    let (whole, _) = frame_of(&keys, &plain, Effort::Fast);
+    let chunk = ChunkRef { stored: u32::try_from(frame.len()).expect("small"), ..whole };
+    assert_eq!(Opener::new(&keys).open_on(&chunk, &frame, &base), Ok(plain));
+}
+
+#[test]
+fn a_difference_that_is_a_bomb_takes_no_more_than_its_reference_says() {
+    let keys = Keys::plain();
+    let mut frame = vec![DELTA];
+    frame.extend(delta(&vec![0; 1 << 26], &[0; 1000]).expect("compresses"));
+    let (mut chunk, _) = frame_of(&keys, &[0; 1000], Effort::Fast);
+    chunk.stored = u32::try_from(frame.len()).expect("it is small");
+    assert_eq!(Opener::new(&keys).open_on(&chunk, &frame, &[0; 1000]), Err(FrameFault::Size));
+}
+
 proptest! {
+    #[test]
+    fn no_change_of_a_difference_goes_unseen(
+        plain in proptest::collection::vec(0_u8..4, 1..3000),
+        base in proptest::collection::vec(0_u8..4, 0..3000),
+        at in any::<proptest::sample::Index>(),
+        flip in 1_u8..,
+        sealed in any::<bool>(),
+    ) {
+        let keys = if sealed { key(5) } else { Keys::plain() };
+        let id = keys.chunk_id(&plain);
+        let mut frame = vec![DELTA];
+        frame.extend(delta(&plain, &base).expect("compresses"));
+        if let Some(sealing) = &keys.sealing {
+            frame = super::sealed(sealing, id.as_bytes(), &frame);
+        }
+        let size = |length| u32::try_from(length).expect("it is small");
+        let chunk = ChunkRef {
+            id,
+            plain: size(plain.len()),
+            pack: PackNumber(0),
+            offset: 0,
+            stored: size(frame.len()),
+        };
+        prop_assert_eq!(Opener::new(&keys).open_on(&chunk, &frame, &base), Ok(plain.clone()));
+        let at = at.index(frame.len());
+        frame[at] ^= flip;
+        if let Ok(opened) = Opener::new(&keys).open_on(&chunk, &frame, &base) {
+            prop_assert!(!sealed);
+            prop_assert_eq!(opened, plain);
+        }
+    }
+
     #[test]
     fn no_change_of_a_frame_goes_unseen(
         plain in proptest::collection::vec(0_u8..4, 1..3000),

@@ -140,6 +140,79 @@ fn known_content_has_the_cuts_and_packs_written_down() {
     }
 }
 
+/// Writes pieces of which those that are new may stand on `bases`.
+fn write_on(
+    keys: &Keys,
+    known: Known,
+    first: u32,
+    pieces: &[&[u8]],
+    bases: &[BaseChunk],
+) -> (Vec<Chunk>, Shelf, Known, Written) {
+    let mut writer = ContentWriter::new(keys, known, PackNumber(first), Shelf::default());
+    let mut chunks = Vec::new();
+    for piece in pieces {
+        chunks.push(match writer.meet(piece).expect("it is a chunk") {
+            Met::Known(chunk) => chunk,
+            Met::New(id) => writer.add(id, piece, Effort::Fast, bases.to_vec()).expect("memory"),
+        });
+    }
+    let (shelf, known, written) = writer.finish().expect("memory");
+    (chunks, shelf, known, written)
+}
+
+#[test]
+fn a_new_chunk_stands_on_what_it_is_like_and_is_known_afterwards() {
+    let keys = Keys::plain();
+    let first = content(1, 100_000);
+    let (chunks, _, known, _) = write_on(&keys, Known::default(), 0, &[&first], &[]);
+    assert!(!chunks[0].is_delta());
+    let base = BaseChunk { chunk: chunks[0].clone(), content: first.clone() };
+
+    let mut second = first.clone();
+    second[5_000..6_000].copy_from_slice(&content(2, 1_000));
+    let strange = content(3, 100_000);
+    let pieces: [&[u8]; 4] = [&second, &strange, &first, &second];
+    let (chunks, shelf, known, written) = write_on(&keys, known, 1, &pieces, &[base]);
+    let told: Vec<bool> = chunks.iter().map(Chunk::is_delta).collect();
+    assert_eq!(told, [true, false, false, true], "what is like nothing is whole");
+    assert_eq!((&chunks[3], written.deltas, written.new), (&chunks[0], 1, 200_000));
+    assert!(chunks[0].at().stored < 1_200, "{:?}", chunks[0]);
+    assert_eq!(known.find_chunk(&chunks[0].at().id), Some(chunks[0].clone()));
+    assert_eq!(known.find(&chunks[0].at().id), None, "it is not known whole");
+    assert_eq!(known.len(), 3);
+    let (pack, _) = &shelf.packs[&1];
+    let from = chunks[0].at().offset as usize;
+    let frame = &pack[from..from + chunks[0].at().stored as usize];
+    assert_eq!(Opener::new(&keys).open_on(chunks[0].at(), frame, &first), Ok(second.clone()));
+
+    // Where a chunk must be whole, a difference does not do.
+    let mut writer = ContentWriter::new(&keys, known, PackNumber(2), Shelf::default());
+    let whole = writer.write_chunk(&second, Effort::Fast).expect("memory");
+    assert_eq!(whole.pack, PackNumber(2));
+    let Met::Known(met) = writer.meet(&second).expect("a chunk") else { panic!("it is known") };
+    assert_eq!(met, Chunk::whole(whole), "and where it is whole, that is better");
+}
+
+#[test]
+fn a_chunk_is_whole_again_before_a_reader_would_refuse_it() {
+    let keys = Keys::plain();
+    let mut last = content(1, 50_000);
+    let (chunks, _, mut known, _) = write_on(&keys, Known::default(), 0, &[&last], &[]);
+    let mut chunk = chunks[0].clone();
+    let mut deltas = Vec::new();
+    for round in 1..=6_u32 {
+        let base = BaseChunk { chunk, content: last.clone() };
+        last[round as usize * 1_000] ^= 1;
+        let written = write_on(&keys, known, round, &[&last], &[base]);
+        (chunk, known) = (written.0[0].clone(), written.2);
+        let mut bytes = Vec::new();
+        chunk.encode(&mut bytes);
+        assert_eq!(Chunk::decode(&bytes).as_ref(), Ok(&chunk));
+        deltas.push(chunk.is_delta());
+    }
+    assert_eq!(deltas, [true, true, true, true, false, true]);
+}
+
 #[test]
 fn sizes_that_no_chunk_has_are_refused() {
     let keys = Keys::plain();
