@@ -42,6 +42,8 @@ pub(crate) enum FuzzRun {
     Distil,
 }
 
+/// The targets of the fuzzer, as `tests/fuzz` has them.
+const TARGETS: [&str; 6] = ["request", "record", "root", "manifest", "pack", "archive"];
 /// How long is searched unless told.
 const SECONDS: u64 = 60;
 
@@ -64,6 +66,7 @@ pub(crate) enum InvocationError {
     NoTier,
     UnknownTier(String),
     NoTarget,
+    UnknownTarget(String),
     NoSeconds,
 }
 
@@ -79,7 +82,10 @@ impl fmt::Display for InvocationError {
             Self::UnknownTier(tier) => {
                 write!(f, "`{tier}` is not a tier: lint, unit, integration, e2e")
             }
-            Self::NoTarget => write!(f, "`fuzz` needs a target"),
+            Self::NoTarget => write!(f, "`fuzz` needs a target: {}", TARGETS.join(", ")),
+            Self::UnknownTarget(target) => {
+                write!(f, "`{target}` is not a target: {}", TARGETS.join(", "))
+            }
             Self::NoSeconds => write!(f, "`--seconds` needs a number"),
         }
     }
@@ -149,6 +155,9 @@ fn parse_test(mut arguments: impl Iterator<Item = String>) -> Result<Invocation,
 fn parse_fuzz(mut arguments: impl Iterator<Item = String>) -> Result<Invocation, InvocationError> {
     let target = arguments.next().filter(|target| !target.starts_with('-'));
     let target = target.ok_or(InvocationError::NoTarget)?;
+    if !TARGETS.contains(&target.as_str()) {
+        return Err(InvocationError::UnknownTarget(target));
+    }
     let mut run = FuzzRun::Search { seconds: SECONDS };
     while let Some(argument) = arguments.next() {
         run = match argument.as_str() {
@@ -221,6 +230,7 @@ mod tests {
             ("test --tier slow", "`slow`"),
             ("fuzz", "needs a target"),
             ("fuzz --seconds 5", "needs a target"),
+            ("fuzz packs", "`packs` is not a target: request, record, root, manifest, pack"),
             ("fuzz pack --seconds soon", "needs a number"),
             ("fuzz pack --full", "`--full`"),
         ] {
