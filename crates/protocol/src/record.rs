@@ -14,7 +14,7 @@ pub const SIGNED_SCHEMA: u32 = 2;
 /// Schema of records that are not signed; they are read and no longer written.
 pub const UNSIGNED_SCHEMA: u32 = 1;
 /// Newest schema of the manifests this program reads; which one it writes follows from the format.
-pub const MANIFEST_SCHEMA: u32 = 2;
+pub const MANIFEST_SCHEMA: u32 = 3;
 
 /// What a provider publishes under its key: the state named by `cid` is stored, and this is it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,12 +109,13 @@ pub enum ArchiveFormat {
 }
 
 impl ArchiveFormat {
-    /// Schema of a manifest that tells of a tree in this form. Who reads older ones only says that
-    /// the record is newer.
+    /// Schema of a manifest that tells of a tree in this form, as it is written. Who reads older ones
+    /// only says that the record is newer.
     pub fn manifest_schema(self) -> u32 {
         match self {
             Self::TarGz => 1,
-            Self::Tree => 2,
+            // 2 is a tree of which every chunk is whole; it is read and no longer written.
+            Self::Tree => 3,
         }
     }
 }
@@ -229,7 +230,7 @@ mod tests {
         tree["manifest"]["root_bytes"] = json!(100);
         let record: SyncRecord = serde_json::from_value(tree.clone()).expect("a record");
         assert_eq!(record.manifest.archive_format, ArchiveFormat::Tree);
-        assert_eq!(record.manifest.archive_format.manifest_schema(), 2);
+        assert_eq!(record.manifest.archive_format.manifest_schema(), 3);
         assert_eq!(record.manifest.blob_bytes(), 100);
         assert_eq!(serde_json::to_value(&record).expect("serialises"), tree);
 

@@ -7,7 +7,7 @@ use std::io::{self, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use belay_packs::{ChunkId, ChunkRef, Keys, MIN, Opener};
+use belay_packs::{Chunk, ChunkId, ChunkRef, Keys, MIN, Opener};
 
 use crate::beneath::Name;
 use crate::core::apply::{Unit, locate};
@@ -44,7 +44,7 @@ pub(crate) enum ExamineError {
 
 /// Reads a manifest before anything that it names is fetched: it must be that of the tree which the
 /// record names, and refer to nothing but the packs of its root. Returns the chunks that the present
-/// state does not have, each once.
+/// state does not have, and what of those that they stand on it does not have either, each once.
 pub(crate) fn examine(
     manifest: File,
     root: &Root,
@@ -54,11 +54,23 @@ pub(crate) fn examine(
     let mut wanted = Vec::new();
     let mut met = HashSet::new();
     examine_each(manifest, root, accepted, &mut |chunk| {
-        if !present.has(&chunk.id) && met.insert(chunk.id) {
-            wanted.push(chunk);
-        }
+        want(chunk, present, &mut |lacking| {
+            let is_new = met.insert(*lacking);
+            if is_new {
+                wanted.push(*lacking);
+            }
+            is_new
+        });
     })?;
     Ok(wanted)
+}
+
+/// Gives what it takes to put a chunk together, beside what the present state has, to `take`, which
+/// says whether that was new to it.
+fn want(chunk: &Chunk, present: &Present, take: &mut dyn FnMut(&ChunkRef) -> bool) {
+    if !present.has(&chunk.at().id) && take(chunk.at()) {
+        chunk.bases().iter().for_each(|base| want(base, present, take));
+    }
 }
 
 /// The same, giving every chunk to `met` as it is named.
@@ -66,7 +78,7 @@ pub(crate) fn examine_each(
     manifest: File,
     root: &Root,
     accepted: &AcceptedRecord,
-    met: &mut dyn FnMut(ChunkRef),
+    met: &mut dyn FnMut(&Chunk),
 ) -> Result<(), ExamineError> {
     let facts = &accepted.record.manifest;
     let limits = Limits { members: facts.members, content: facts.content_bytes };
@@ -89,12 +101,12 @@ pub(crate) fn examine_each(
                 }
             }
             Record::Chunk(chunk) => {
-                root.place(&chunk)?;
+                root.place_all(&chunk)?;
                 chunks += 1;
                 if chunks > most {
                     return Err(ExamineError::TooManyChunks { most });
                 }
-                met(chunk);
+                met(&chunk);
             }
             Record::Hole(length) if length < HOLE_MIN => {
                 return Err(ManifestError::Fault(ManifestFault::Damaged).into());
@@ -148,8 +160,8 @@ impl Present {
                 Record::Chunk(chunk) => {
                     let path = self.paths.len().saturating_sub(1);
                     let path = u32::try_from(path).unwrap_or(u32::MAX);
-                    self.at.entry(chunk.id).or_insert((path, offset));
-                    offset += u64::from(chunk.plain);
+                    self.at.entry(chunk.at().id).or_insert((path, offset));
+                    offset += u64::from(chunk.at().plain);
                 }
                 Record::Hole(length) => offset += length,
                 Record::End(_) => {}
@@ -211,7 +223,7 @@ pub(crate) struct Assembly<'a> {
     /// Path of the file whose content comes next.
     path: Vec<u8>,
     /// Chunks that were neither fetched nor found where they were.
-    lost: HashMap<ChunkId, ChunkRef>,
+    lost: HashSet<ChunkRef>,
 }
 
 impl<'a> Assembly<'a> {
@@ -230,29 +242,31 @@ impl<'a> Assembly<'a> {
             keys,
             opener: Opener::new(keys),
             path: Vec::new(),
-            lost: HashMap::new(),
+            lost: HashSet::new(),
         })
     }
 
     /// The chunks that must be fetched before the tree can be staged.
     pub(crate) fn lost(self) -> Vec<ChunkRef> {
-        self.lost.into_values().collect()
+        self.lost.into_iter().collect()
     }
 
-    fn chunk(&mut self, chunk: &ChunkRef) -> Result<Option<Vec<u8>>, StageError> {
-        match self.frames.open(&chunk.id, &mut self.opener).map_err(StageError::Fetched)? {
-            Some(Ok(content)) if content.len() == chunk.plain as usize => return Ok(Some(content)),
-            Some(opened) => {
-                let fault = opened.err().unwrap_or(belay_packs::FrameFault::Size);
-                return Err(StageError::Chunk { path: shown(&self.path), fault });
+    fn chunk(&mut self, chunk: &Chunk) -> Result<Option<Vec<u8>>, StageError> {
+        let Self { frames, present, keys, opener, path, lost, .. } = self;
+        let mut held = |chunk: &Chunk| {
+            let found = present.read(chunk.at(), keys);
+            if found.is_none() {
+                lost.insert(*chunk.at());
+                for base in chunk.bases() {
+                    want(base, present.present, &mut |lacking| {
+                        frames.has(lacking) || lost.insert(*lacking)
+                    });
+                }
             }
-            None => {}
-        }
-        let found = self.present.read(chunk, self.keys);
-        if found.is_none() {
-            self.lost.insert(chunk.id, *chunk);
-        }
-        Ok(found)
+            found
+        };
+        let content = frames.content(chunk, opener, &mut held).map_err(StageError::Fetched)?;
+        content.transpose().map_err(|fault| StageError::Chunk { path: shown(path), fault })
     }
 }
 
@@ -296,7 +310,7 @@ impl TreeSource for Assembly<'_> {
                 Record::Chunk(chunk) => match self.chunk(&chunk)? {
                     Some(content) => sink(&content)?,
                     // The others that are lost are found too, so that all are fetched at once.
-                    None => give_zeros(chunk.plain.into(), sink)?,
+                    None => give_zeros(chunk.at().plain.into(), sink)?,
                 },
                 Record::Entry(_) => break,
             }

@@ -2,6 +2,7 @@
 
 pub(crate) mod apply;
 pub(crate) mod archive;
+pub(crate) mod attempts;
 pub(crate) mod capturing;
 pub(crate) mod difference;
 pub(crate) mod fencing;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use belay_packs::{Bounds, ChunkId, ChunkRef, FrameFault, Keys, Opener, Span, plan};
+use belay_packs::{Bounds, Chunk, ChunkRef, FrameFault, Keys, Opener, Span, plan};
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
 use belay_protocol::record::SyncRecord;
@@ -23,7 +23,7 @@ use crate::spool::{Spool, Spooled, keep_reserve};
 pub(crate) struct Frames {
     spooled: Spooled,
     end: u64,
-    at: HashMap<ChunkId, (u64, ChunkRef)>,
+    at: HashMap<ChunkRef, u64>,
 }
 
 impl Frames {
@@ -36,22 +36,55 @@ impl Frames {
             let frame = span.frame(chunk, fetched).ok_or(io::ErrorKind::UnexpectedEof)?;
             keep_reserve(&self.spooled.file, frame.len())?;
             self.spooled.file.write_all(frame)?;
-            self.at.insert(chunk.id, (self.end, *chunk));
+            self.at.insert(*chunk, self.end);
             self.end += frame.len() as u64;
         }
         Ok(())
     }
 
-    /// The content of a chunk; none if its frame was not fetched.
+    /// Whether a frame was fetched.
+    pub(crate) fn has(&self, chunk: &ChunkRef) -> bool {
+        self.at.contains_key(chunk)
+    }
+
+    /// The content of a whole chunk; none if its frame was not fetched.
     pub(crate) fn open(
         &self,
-        id: &ChunkId,
+        chunk: &ChunkRef,
         opener: &mut Opener,
     ) -> io::Result<Option<Result<Vec<u8>, FrameFault>>> {
-        let Some((at, chunk)) = self.at.get(id) else { return Ok(None) };
+        Ok(self.frame(chunk)?.map(|frame| opener.open(chunk, &frame)))
+    }
+
+    /// The content of a chunk, put together with what it stands on. Of what was not fetched `held` is
+    /// asked for the content; if it has not got all of it there is none.
+    pub(crate) fn content(
+        &self,
+        chunk: &Chunk,
+        opener: &mut Opener,
+        held: &mut dyn FnMut(&Chunk) -> Option<Vec<u8>>,
+    ) -> io::Result<Option<Result<Vec<u8>, FrameFault>>> {
+        let Some(frame) = self.frame(chunk.at())? else { return Ok(held(chunk).map(Ok)) };
+        if !chunk.is_delta() {
+            return Ok(Some(opener.open(chunk.at(), &frame)));
+        }
+        let mut base = Some(Vec::new());
+        for below in chunk.bases() {
+            match (self.content(below, opener, held)?, &mut base) {
+                (Some(Ok(content)), Some(base)) => base.extend_from_slice(&content),
+                (Some(Err(fault)), _) => return Ok(Some(Err(fault))),
+                // The others are asked for too, so that all that lacks is known.
+                (None, _) | (Some(Ok(_)), None) => base = None,
+            }
+        }
+        Ok(base.map(|base| opener.open_on(chunk.at(), &frame, &base)))
+    }
+
+    fn frame(&self, chunk: &ChunkRef) -> io::Result<Option<Vec<u8>>> {
+        let Some(at) = self.at.get(chunk) else { return Ok(None) };
         let mut frame = vec![0; chunk.stored as usize];
         self.spooled.file.read_exact_at(&mut frame, *at)?;
-        Ok(Some(opener.open(chunk, &frame)))
+        Ok(Some(frame))
     }
 }
 
@@ -92,13 +125,9 @@ impl<S: BlobStore, W> Context<S, W> {
             let mut opener = Opener::new(&keys);
             let mut manifest = spool.create().map_err(|error| fail(&error))?;
             for chunk in &chunks {
-                let found = frames.open(&chunk.id, &mut opener).map_err(|error| fail(&error))?;
+                let found = frames.open(chunk, &mut opener).map_err(|error| fail(&error))?;
                 let found = found.ok_or_else(|| Stopped::because(stage, "a chunk is missing"))?;
                 let content = found.map_err(|fault| refused_chunk(stage, fault))?;
-                // One id under two sizes is a lie that the frame of the other one told.
-                if content.len() != chunk.plain as usize {
-                    return Err(refused_chunk(stage, FrameFault::Size));
-                }
                 let written = keep_reserve(&manifest.file, content.len())
                     .and_then(|()| manifest.file.write_all(&content));
                 written.map_err(|error| fail(&error))?;

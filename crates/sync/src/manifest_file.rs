@@ -3,8 +3,8 @@
 use std::io::{self, Read, Write};
 
 use crate::core::manifest::{
-    BodyLength, MANIFEST_HEAD, MANIFEST_MAX, ManifestFault, Record, Sequence, body_length, decode,
-    encode,
+    BodyLength, MANIFEST_HEAD, MANIFEST_MAX, ManifestFault, Record, Sequence, Version, body_length,
+    decode, encode,
 };
 
 /// Why a manifest could not be read.
@@ -54,6 +54,7 @@ impl<W: Write> ManifestWriter<W> {
 #[derive(Debug)]
 pub(crate) struct ManifestReader<R: Read> {
     inner: R,
+    version: Version,
     body: Vec<u8>,
     sequence: Sequence,
 }
@@ -61,14 +62,13 @@ pub(crate) struct ManifestReader<R: Read> {
 impl<R: Read> ManifestReader<R> {
     pub(crate) fn new(mut inner: R) -> Result<Self, ManifestError> {
         let mut head = [0; MANIFEST_HEAD.len()];
-        match inner.read_exact(&mut head) {
-            Ok(()) if head == *MANIFEST_HEAD => {}
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                return Err(ManifestError::Io(error));
-            }
-            Ok(()) | Err(_) => return Err(ManifestFault::Head.into()),
-        }
-        Ok(Self { inner, body: Vec::new(), sequence: Sequence::default() })
+        let version = match inner.read_exact(&mut head) {
+            Ok(()) => Version::of(&head),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+            Err(error) => return Err(ManifestError::Io(error)),
+        };
+        let version = version.ok_or(ManifestFault::Head)?;
+        Ok(Self { inner, version, body: Vec::new(), sequence: Sequence::default() })
     }
 
     /// The next record, or none at the end.
@@ -85,14 +85,14 @@ impl<R: Read> ManifestReader<R> {
                 Err(error) => return Err(ManifestError::Io(error)),
             }
         }
-        let length = match body_length(kind[0])? {
+        let length = match body_length(self.version, kind[0])? {
             BodyLength::Fixed(length) => length,
             BodyLength::Told { most } => {
                 let mut told = [0; 4];
                 fill(&mut self.inner, &mut told)?;
                 let length = u32::from_le_bytes(told);
                 if length > most {
-                    return Err(ManifestFault::EntryTooLarge { length }.into());
+                    return Err(ManifestFault::TooLarge { length, most }.into());
                 }
                 length as usize
             }

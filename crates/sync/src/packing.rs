@@ -25,10 +25,13 @@ use crate::remembered::{BASE_ROOT, Earlier, MANIFEST, ROOT, SEEN, VolumesPrint, 
 use crate::sealing::Seal;
 use crate::spool::{SpooledDir, keep_reserve};
 use crate::volume::Volumes;
+use likeness::{Likeness, Reach};
 use pass::{Pass, PassKind, Passed};
 
+pub(crate) use likeness::BaseContents;
 pub(crate) use pass::clock;
 
+mod likeness;
 mod pass;
 
 const LIVE_MANIFEST: &str = "live-manifest";
@@ -46,6 +49,8 @@ pub(crate) struct Base {
     pub(crate) manifest: PathBuf,
     /// What its files looked like, if that is remembered.
     pub(crate) seen: Option<PathBuf>,
+    /// Gives what its chunks contain.
+    pub(crate) contents: Box<dyn BaseContents>,
 }
 
 /// A capture under way.
@@ -185,6 +190,16 @@ impl Packing {
             Some((manifest, seen)) => Earlier::open(manifest, seen, &self.volumes)?,
             None => None,
         };
+        let reach = match kind {
+            PassKind::Live | PassKind::Kept { .. } => Reach::Store,
+            PassKind::Still => Reach::Fetched,
+        };
+        let likeness = match &mut self.base {
+            Some(base) => {
+                Some(Likeness::new(&base.manifest, &base.root, &mut *base.contents, reach)?)
+            }
+            None => None,
+        };
         let create = |path: &Path| {
             let file = File::create_new(path).map_err(CaptureError::Write)?;
             Ok::<_, CaptureError>(BufWriter::with_capacity(128 * 1024, Checked::new(file)))
@@ -196,6 +211,7 @@ impl Packing {
             volumes,
             roots,
             earlier,
+            likeness,
             create(&manifest)?,
             seen_file,
             &mut self.writer,
@@ -266,9 +282,9 @@ fn note_chunks(manifest: &Path, root: &Root, known: &mut Known) -> Result<(), Ma
     let mut manifest = ManifestReader::new(BufReader::with_capacity(128 * 1024, file))?;
     while let Some(record) = manifest.next()? {
         if let Record::Chunk(chunk) = record
-            && root.place(&chunk).is_ok()
+            && root.place_all(&chunk).is_ok()
         {
-            known.note(chunk);
+            known.note_chunk(&chunk);
         }
     }
     Ok(())

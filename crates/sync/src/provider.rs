@@ -28,6 +28,7 @@ use crate::volume::{Volumes, mount_table};
 use crate::window::OfflineWindow;
 
 mod answer;
+mod bases;
 mod capturing;
 mod importing;
 mod live;

@@ -110,7 +110,8 @@ fn read_bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 #[derive(Debug)]
 pub(crate) struct Earlier {
     manifest: ManifestReader<BufReader<File>>,
-    seen: BufReader<File>,
+    /// None if nothing is known of what they looked like.
+    seen: Option<BufReader<File>>,
     next: Option<(Member, Seen)>,
     /// The pieces of the entry that was last read are still to come.
     in_file: bool,
@@ -132,9 +133,23 @@ impl Earlier {
             return Ok(None);
         }
         let manifest = ManifestReader::new(buffered(manifest).map_err(ManifestError::Io)?)?;
+        Self::begin(manifest, Some(seen)).map(Some)
+    }
+
+    /// Opens the manifest of a tree, whatever its files looked like.
+    pub(crate) fn of_tree(manifest: &Path) -> Result<Self, ManifestError> {
+        let file = File::open(manifest).map_err(ManifestError::Io)?;
+        let manifest = ManifestReader::new(BufReader::with_capacity(128 * 1024, file))?;
+        Self::begin(manifest, None)
+    }
+
+    fn begin(
+        manifest: ManifestReader<BufReader<File>>,
+        seen: Option<BufReader<File>>,
+    ) -> Result<Self, ManifestError> {
         let mut earlier = Self { manifest, seen, next: None, in_file: false };
         earlier.advance()?;
-        Ok(Some(earlier))
+        Ok(earlier)
     }
 
     /// What was at `path`, which follows those asked for before. Of a file, its pieces can be read
@@ -164,10 +179,12 @@ impl Earlier {
         while self.piece()?.is_some() {}
         self.next = match self.manifest.next()? {
             Some(Record::Entry(member)) => {
-                let mut seen = [0; Seen::ENCODED];
-                self.seen.read_exact(&mut seen).map_err(ManifestError::Io)?;
+                let mut looks = [0; Seen::ENCODED];
+                if let Some(seen) = &mut self.seen {
+                    seen.read_exact(&mut looks).map_err(ManifestError::Io)?;
+                }
                 self.in_file = matches!(member.body, crate::core::member::Body::File { .. });
-                Some((member, Seen::decode(&seen)))
+                Some((member, Seen::decode(&looks)))
             }
             // Pieces stand in files alone, which the reader holds.
             Some(Record::Chunk(_) | Record::Hole(_) | Record::End(_)) | None => None,

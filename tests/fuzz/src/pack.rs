@@ -1,11 +1,11 @@
-//! Packs, frames, references and envelopes. The first byte of an input says which it is.
+//! Packs, frames, references, envelopes and differences. The first byte of an input says which it is.
 
 use std::io;
 
 use belay_packs::{
-    Bounds, ChunkRef, ContentWriter, DataKey, Effort, Envelope, IndexEntry, Keys, Known, MAX,
-    MemberSecret, Opener, PACK_MAX, PackNumber, PackSink, PackSummary, index_span, plan,
-    read_index,
+    BaseChunk, Bounds, Chunk, ChunkRef, ContentWriter, DataKey, Effort, Envelope, IndexEntry, Keys,
+    Known, MAX, MemberSecret, Opener, PACK_MAX, PackNumber, PackSink, PackSummary, index_span,
+    plan, read_index,
 };
 use belay_sync::fuzzing::Verdict;
 
@@ -13,7 +13,9 @@ const FOREIGN: u8 = 0;
 const OWN: u8 = 1;
 const REFERENCES: u8 = 2;
 const ENVELOPE: u8 = 3;
-const KINDS: u8 = 4;
+const DIFFERENCE: u8 = 4;
+const TOLD: u8 = 5;
+const KINDS: u8 = 6;
 
 /// The target.
 pub(crate) fn run(bytes: &[u8]) -> Verdict {
@@ -22,7 +24,9 @@ pub(crate) fn run(bytes: &[u8]) -> Verdict {
         FOREIGN => foreign(rest),
         OWN => own(rest),
         REFERENCES => references(rest),
-        _ => envelope(rest),
+        ENVELOPE => envelope(rest),
+        DIFFERENCE => difference(rest),
+        _ => told(rest),
     }
 }
 
@@ -76,6 +80,10 @@ fn foreign(pack: &[u8]) -> Verdict {
     let Some(entries) = index(&keys, pack) else { return Verdict::Refused };
     let mut opener = Opener::new(&keys);
     for entry in &entries {
+        // Without what it stands on, a difference is nothing; with anything else it is nothing either.
+        if let Ok(read) = opener.open_on(&reference(entry), frame(pack, entry), b"some base") {
+            assert_eq!(keys.chunk_id(&read), entry.id, "only the hash is believed");
+        }
         let (claimed, frame) = (reference(entry), frame(pack, entry));
         let content = content(frame, entry.plain as usize);
         if let Ok(read) = opener.open(&claimed, frame) {
@@ -180,6 +188,57 @@ fn references(bytes: &[u8]) -> Verdict {
     if wanted.is_empty() { Verdict::Refused } else { Verdict::Accepted }
 }
 
+/// A chunk that is written as a difference to another, both of the input, and with one of its bytes
+/// changed.
+fn difference(bytes: &[u8]) -> Verdict {
+    let Some((&[how, at, length @ ..], content)) = bytes.split_first_chunk::<4>() else {
+        return Verdict::Refused;
+    };
+    let keys = if how & 1 == 0 { Keys::plain() } else { Keys::sealed(&data_key()) };
+    let length = usize::from(u16::from_le_bytes(length)) % (content.len() + 1);
+    // Often enough that what it costs to name the base does not decide.
+    let (base, plain) = content.split_at(length);
+    let (base, plain) = (base.repeat(16), plain.repeat(16));
+    if base.is_empty() || plain.is_empty() || base == plain {
+        return Verdict::Refused;
+    }
+    let mut writer = ContentWriter::new(&keys, Known::default(), PackNumber(0), Shelf::default());
+    let whole = writer.write_chunk(&base, Effort::Fast).expect("memory");
+    let bases = vec![BaseChunk { chunk: Chunk::whole(whole), content: base.clone() }];
+    let id = keys.chunk_id(&plain);
+    let chunk = writer.add(id, &plain, Effort::Fast, bases).expect("memory");
+    let (shelf, known, _) = writer.finish().expect("memory");
+    assert_eq!(known.find_chunk(&id).as_ref(), Some(&chunk));
+    let place = *chunk.at();
+    let mut frame = shelf.0[place.offset as usize..][..place.stored as usize].to_vec();
+    let mut opener = Opener::new(&keys);
+    if !chunk.is_delta() {
+        assert_eq!(opener.open(&place, &frame), Ok(plain), "what was written is read");
+        return Verdict::Refused;
+    }
+    assert_eq!(opener.open_on(&place, &frame, &base).as_ref(), Ok(&plain));
+    assert!(opener.open(&place, &frame).is_err(), "it is nothing without its base");
+    let at = usize::from(at) % frame.len();
+    frame[at] ^= 1 | how;
+    if let Ok(read) = opener.open_on(&place, &frame, &base) {
+        assert_eq!(read, plain, "damage is never taken for content");
+    }
+    Verdict::Accepted
+}
+
+/// A chunk with what it stands on.
+fn told(bytes: &[u8]) -> Verdict {
+    let Ok(chunk) = Chunk::decode(bytes) else { return Verdict::Refused };
+    let mut again = Vec::new();
+    chunk.encode(&mut again);
+    assert_eq!(again, bytes, "it has one form");
+    let mut count = 0;
+    chunk.each(&mut |_| count += 1);
+    assert_eq!(count * (1 + ChunkRef::ENCODED), bytes.len());
+    assert!(count <= 64, "64 with all that it stands on");
+    Verdict::Accepted
+}
+
 /// A key in an envelope.
 fn envelope(bytes: &[u8]) -> Verdict {
     let Some(bytes) = bytes.first_chunk::<{ Envelope::ENCODED }>() else {
@@ -202,6 +261,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let references: Vec<u8> = chunks.iter().flat_map(ChunkRef::encode).collect();
     let member = MemberSecret::from_bytes([1; 32]).member();
     let envelope = Envelope::seal(&data_key(), member).encode();
+    let mut told = Vec::new();
+    let whole = Chunk::whole(chunks[0]);
+    Chunk::on(chunks[0], vec![whole.clone(), whole]).expect("lawful").encode(&mut told);
+    let noise: Vec<u8> = (0..=255_u8).map(|byte| byte.wrapping_mul(167) ^ (byte >> 3)).collect();
+    let like = |how: u8| [&[DIFFERENCE, how, 20, 0, 1][..], &noise, b"other", &noise].concat();
     let own = |how: u8| [&[OWN, how, 20, 0][..], words].concat();
     vec![
         [&[FOREIGN][..], &pack].concat(),
@@ -210,5 +274,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         own(0b1_0010),
         [&[REFERENCES][..], &references].concat(),
         [&[ENVELOPE][..], &envelope].concat(),
+        like(0),
+        like(1),
+        [&[TOLD][..], &told].concat(),
     ]
 }

@@ -31,7 +31,7 @@ fn hard(path: &str, to: &str) -> Record {
 
 fn file(path: &str) -> Vec<Record> {
     let entry = Record::Entry(member(path, Body::File { size: 1 }));
-    vec![entry, Record::Chunk(chunk(1, 1)), Record::End([0; 32])]
+    vec![entry, Record::Chunk(Chunk::whole(chunk(1, 1))), Record::End([0; 32])]
 }
 
 fn chunk(id: u8, plain: u32) -> ChunkRef {
@@ -113,12 +113,12 @@ fn references_and_pieces_that_no_writer_makes_are_refused() {
     };
     let mut far = chunk(1, 1);
     far.offset = 19;
-    assert!(of(1, vec![Record::Chunk(far)]).contains("in none of its packs"));
+    assert!(of(1, vec![Record::Chunk(Chunk::whole(far))]).contains("in none of its packs"));
     far.pack = PackNumber(7);
-    assert!(of(1, vec![Record::Chunk(far)]).contains("in none of its packs"));
-    assert!(of(2, vec![Record::Chunk(chunk(1, 1))]).contains("as long as the file"));
+    assert!(of(1, vec![Record::Chunk(Chunk::whole(far))]).contains("in none of its packs"));
+    assert!(of(2, vec![Record::Chunk(Chunk::whole(chunk(1, 1)))]).contains("as long as the file"));
     assert!(of(5, vec![Record::Hole(5)]).contains("damaged"), "a hole is no way to bloat a list");
-    let shreds = (0..100_000).map(|_| Record::Chunk(chunk(1, 1))).collect();
+    let shreds = (0..100_000).map(|_| Record::Chunk(Chunk::whole(chunk(1, 1)))).collect();
     assert!(of(100_000, shreds).contains("chunks, which its files cannot need"));
 }
 

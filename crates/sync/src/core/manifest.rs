@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 
-use belay_packs::ChunkRef;
+use belay_packs::{Chunk, ChunkRef, DeltaFault};
 
 use super::member::{Body, Member, Mtime};
 use super::path::PATH_MAX;
 use super::tree::{TARGET_MAX, XATTRS_MAX};
 
 /// How a manifest begins.
-pub(crate) const MANIFEST_HEAD: &[u8; 17] = b"belay manifest 1\n";
+pub(crate) const MANIFEST_HEAD: &[u8; 17] = b"belay manifest 2\n";
+/// How one begins in which no chunk stands on others.
+const FIRST_HEAD: &[u8; 17] = b"belay manifest 1\n";
 /// Largest manifest that is read: more than a million entries with long names and a tebibyte of
 /// chunks take.
 pub(crate) const MANIFEST_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -25,6 +27,11 @@ const ENTRY: u8 = 1;
 const CHUNK: u8 = 2;
 const HOLE: u8 = 3;
 const END: u8 = 4;
+const DELTA: u8 = 5;
+
+/// Longest chunk with all that it stands on.
+#[expect(clippy::cast_possible_truncation, reason = "it is a few thousand")]
+const DELTA_MAX: u32 = Chunk::ENCODED_MAX as u32;
 
 const DIRECTORY: u8 = 1;
 const FILE: u8 = 2;
@@ -37,11 +44,31 @@ pub(crate) enum Record {
     /// An entry; of a file, its pieces and its end follow.
     Entry(Member),
     /// The next bytes of a file.
-    Chunk(ChunkRef),
+    Chunk(Chunk),
     /// As many zeros of a file.
     Hole(u64),
     /// The end of a file, with the BLAKE3 of its content.
     End([u8; 32]),
+}
+
+/// The forms of a manifest that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    /// Every chunk is whole.
+    One,
+    /// Chunks may be differences to others.
+    Two,
+}
+
+impl Version {
+    /// The form of a manifest that begins so.
+    pub(crate) fn of(head: &[u8; MANIFEST_HEAD.len()]) -> Option<Self> {
+        match head {
+            head if head == MANIFEST_HEAD => Some(Self::Two),
+            head if head == FIRST_HEAD => Some(Self::One),
+            _ => None,
+        }
+    }
 }
 
 /// How long the body of a record is.
@@ -61,10 +88,12 @@ pub(crate) enum ManifestFault {
     Head,
     #[error("it has a record of kind {kind}, which is not known")]
     Kind { kind: u8 },
-    #[error("it has an entry of {length} bytes, more than {ENTRY_MAX}")]
-    EntryTooLarge { length: u32 },
+    #[error("it has a record of {length} bytes, more than {most}")]
+    TooLarge { length: u32, most: u32 },
     #[error("it has a record that is damaged")]
     Damaged,
+    #[error("it has a chunk that no reader puts together: {0}")]
+    Delta(#[from] DeltaFault),
     #[error("it ends within a record or a file")]
     Truncated,
     #[error("a piece or an end stands outside of a file, or an entry within one")]
@@ -74,8 +103,9 @@ pub(crate) enum ManifestFault {
 }
 
 /// The length of the body of a record of this kind.
-pub(crate) fn body_length(kind: u8) -> Result<BodyLength, ManifestFault> {
+pub(crate) fn body_length(version: Version, kind: u8) -> Result<BodyLength, ManifestFault> {
     match kind {
+        DELTA if version == Version::Two => Ok(BodyLength::Told { most: DELTA_MAX }),
         ENTRY => Ok(BodyLength::Told { most: ENTRY_MAX }),
         CHUNK => Ok(BodyLength::Fixed(ChunkRef::ENCODED)),
         HOLE => Ok(BodyLength::Fixed(8)),
@@ -89,16 +119,15 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
     match record {
         Record::Entry(member) => {
             out.push(ENTRY);
-            let at = out.len();
-            out.extend_from_slice(&[0; 4]);
-            encode_entry(member, out);
-            // A lawful member is far shorter than 4 GiB.
-            let length = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
-            out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+            told(out, |out| encode_entry(member, out));
+        }
+        Record::Chunk(chunk) if chunk.is_delta() => {
+            out.push(DELTA);
+            told(out, |out| chunk.encode(out));
         }
         Record::Chunk(chunk) => {
             out.push(CHUNK);
-            out.extend_from_slice(&chunk.encode());
+            out.extend_from_slice(&chunk.at().encode());
         }
         Record::Hole(length) => {
             out.push(HOLE);
@@ -109,6 +138,16 @@ pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
             out.extend_from_slice(digest);
         }
     }
+}
+
+/// A body behind its length.
+fn told(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    body(out);
+    // What is lawful is far shorter than 4 GiB.
+    let length = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
+    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
 fn encode_entry(member: &Member, out: &mut Vec<u8>) {
@@ -147,7 +186,13 @@ pub(crate) fn decode(kind: u8, body: &[u8]) -> Result<Record, ManifestFault> {
         ENTRY => decode_entry(body).map(Record::Entry).ok_or(damaged),
         CHUNK => {
             let bytes = body.try_into().map_err(|_| damaged)?;
-            ChunkRef::decode(bytes).map(Record::Chunk).map_err(|_| ManifestFault::Damaged)
+            let chunk = ChunkRef::decode(bytes).map_err(|_| ManifestFault::Damaged)?;
+            Ok(Record::Chunk(Chunk::whole(chunk)))
+        }
+        DELTA => {
+            let chunk = Chunk::decode(body)?;
+            // One that stands on none is told in one way only.
+            if chunk.is_delta() { Ok(Record::Chunk(chunk)) } else { Err(damaged) }
         }
         HOLE => Ok(Record::Hole(u64::from_le_bytes(body.try_into().map_err(|_| damaged)?))),
         END => Ok(Record::End(body.try_into().map_err(|_| damaged)?)),
@@ -207,7 +252,7 @@ impl Sequence {
                 Body::File { size } => Some(size),
                 Body::Directory | Body::Symlink { .. } | Body::HardLink { .. } => None,
             },
-            (Record::Chunk(chunk), Some(left)) => Some(less(left, u64::from(chunk.plain))?),
+            (Record::Chunk(chunk), Some(left)) => Some(less(left, u64::from(chunk.at().plain))?),
             (Record::Hole(length @ 1..), Some(left)) => Some(less(left, *length)?),
             (Record::End(_), Some(0)) => None,
             (Record::End(_) | Record::Hole(0), Some(_)) => return Err(ManifestFault::Size),

@@ -158,7 +158,7 @@ fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
     );
     // Each format has a schema of its own, so that an older program says that the record is newer.
     let format = match manifest.get("schema_version").and_then(Value::as_u64) {
-        Some(2) => "tree",
+        Some(2 | 3) => "tree",
         _ => "tar.gz",
     };
     let encryptions: &[&str] = if format == "tree" { &["none", "members"] } else { &["none"] };

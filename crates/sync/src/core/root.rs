@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use belay_packs::{ChunkRef, Envelope, Keys, PACK_MAX, PackNumber};
+use belay_packs::{Chunk, ChunkRef, Envelope, Keys, PACK_MAX, PackNumber};
 use belay_protocol::Cid;
 
 use super::manifest::MANIFEST_MAX;
@@ -105,6 +105,17 @@ impl Root {
         let pack = self.packs.get(&chunk.pack).ok_or(RootFault::Reference)?;
         let end = u64::from(chunk.offset) + u64::from(chunk.stored);
         if end > u64::from(pack.size) { Err(RootFault::Reference) } else { Ok(*pack) }
+    }
+
+    /// Whether a chunk and all that it stands on lie in packs of the root.
+    pub(crate) fn place_all(&self, chunk: &Chunk) -> Result<(), RootFault> {
+        let mut placed = Ok(());
+        chunk.each(&mut |at| {
+            if placed.is_ok() {
+                placed = self.place(at).map(drop);
+            }
+        });
+        placed
     }
 
     /// Bytes of the manifest.

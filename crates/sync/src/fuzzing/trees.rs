@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use belay_packs::{ChunkId, ChunkRef, DataKey, Envelope, Keys, MemberSecret, PackNumber};
+use belay_packs::{Chunk, ChunkId, ChunkRef, DataKey, Envelope, Keys, MemberSecret, PackNumber};
 use belay_protocol::Cid;
 
 use super::Verdict;
@@ -98,9 +98,8 @@ pub fn manifest(bytes: &[u8]) -> Verdict {
                 }
             },
             Record::Chunk(chunk) => {
-                assert!((1..=256 * 1024).contains(&chunk.plain), "{chunk:?}");
                 assert!(file.is_some(), "a piece is of a file");
-                told += u64::from(chunk.plain);
+                told += u64::from(hold_chunk(&chunk, 0));
                 None
             }
             Record::Hole(length) => {
@@ -121,8 +120,30 @@ pub fn manifest(bytes: &[u8]) -> Verdict {
         }
     }
     assert!(file.is_none(), "a manifest does not end within a file");
-    assert_eq!(writer.finish(), bytes, "a manifest has one form");
+    // But for the number of its form, since what is written is always of the newest.
+    let head = b"belay manifest ".len();
+    assert_eq!(writer.finish()[head + 1..], bytes[head + 1..], "a manifest has one form");
     tree.map_or(Verdict::Refused, Judged::finish)
+}
+
+/// A chunk keeps the bounds that a reader counts on. Returns its size.
+fn hold_chunk(chunk: &Chunk, deltas: u32) -> u32 {
+    let own = chunk.at().plain;
+    assert!((1..=256 * 1024).contains(&own), "{chunk:?}");
+    if chunk.is_delta() {
+        assert!(deltas < 4, "no more than four differences stand on each other");
+        assert!(chunk.bases().len() <= 8, "{chunk:?}");
+    }
+    let (mut count, mut bytes) = (0, 0);
+    chunk.each(&mut |at| {
+        count += 1;
+        bytes += u64::from(at.plain);
+    });
+    assert!(count <= 64 && bytes <= 17 * u64::from(own), "{chunk:?}");
+    for base in chunk.bases() {
+        hold_chunk(base, deltas + 1);
+    }
+    own
 }
 
 /// A small tree with one of everything.
@@ -165,8 +186,12 @@ pub fn manifest_seeds() -> Vec<Vec<u8>> {
         writer.put(&Record::Entry(member)).expect("memory");
         let Some(size) = size else { continue };
         if size > 0 {
-            writer.put(&Record::Chunk(chunk(1, 2))).expect("memory");
-            writer.put(&Record::Hole(size - 2)).expect("memory");
+            let below = Chunk::on(chunk(3, 3), vec![Chunk::whole(chunk(1, 3))]).expect("lawful");
+            let bases = vec![below, Chunk::whole(chunk(2, 2))];
+            let delta = Chunk::on(chunk(4, 2), bases).expect("lawful");
+            writer.put(&Record::Chunk(Chunk::whole(chunk(1, 2)))).expect("memory");
+            writer.put(&Record::Chunk(delta)).expect("memory");
+            writer.put(&Record::Hole(size - 4)).expect("memory");
         }
         writer.put(&Record::End([7; 32])).expect("memory");
     }

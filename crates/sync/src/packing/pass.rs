@@ -5,14 +5,16 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use belay_packs::{ContentWriter, Cutter, Effort, MIN, PackNumber};
+use belay_packs::{Chunk, ContentWriter, Cutter, Effort, MIN, Met as MetChunk, PackNumber};
 use rustix::fs::{FileType, Stat};
 
+use super::likeness::Likeness;
 use super::{Checked, PackFiles, Walked};
 use crate::beneath::{Dir, Name, file_type};
 use crate::capture::{
     CaptureError, Links, Skipped, bare, limits, mtime, read_xattrs, size, xattrs,
 };
+use crate::core::attempts::{Beside, Tried};
 use crate::core::manifest::{HOLE_MIN, Record};
 use crate::core::member::{Body, MODE_MASK, Member, Mtime};
 use crate::core::path::ContainerPath;
@@ -53,6 +55,8 @@ pub(super) struct Pass<'p> {
     volumes: &'p Volumes,
     roots: &'p [ContainerPath],
     earlier: Option<Earlier>,
+    /// What changed chunks are held against.
+    likeness: Option<Likeness<'p>>,
     manifest: ManifestWriter<BufWriter<Checked>>,
     seen: BufWriter<Checked>,
     writer: &'p mut ContentWriter<PackFiles>,
@@ -72,6 +76,7 @@ impl<'p> Pass<'p> {
         volumes: &'p Volumes,
         roots: &'p [ContainerPath],
         earlier: Option<Earlier>,
+        likeness: Option<Likeness<'p>>,
         manifest: BufWriter<Checked>,
         seen: BufWriter<Checked>,
         writer: &'p mut ContentWriter<PackFiles>,
@@ -87,6 +92,7 @@ impl<'p> Pass<'p> {
             volumes,
             roots,
             earlier,
+            likeness,
             manifest: ManifestWriter::new(manifest).map_err(CaptureError::Write)?,
             seen,
             writer,
@@ -208,6 +214,9 @@ impl<'p> Pass<'p> {
         member.xattrs = xattrs(&file, met.path)?;
         member.body = Body::File { size: size(&stat) };
         self.begin(&member)?;
+        if let Some(likeness) = &mut self.likeness {
+            likeness.enter(met.path)?;
+        }
         let digest = self.content(met.path, &file, size(&stat))?;
         let after = rustix::fs::fstat(&file).map_err(|error| fault(error.into()))?;
         let steady = look(&after) == look(&stat);
@@ -222,12 +231,9 @@ impl<'p> Pass<'p> {
         while let Some(piece) = self.earlier.as_mut().map_or(Ok(None), Earlier::piece)? {
             match piece {
                 Record::End(digest) => return self.end(known, digest, seen),
-                Record::Chunk(chunk) => {
-                    self.used.insert(chunk.pack);
-                }
-                Record::Hole(_) | Record::Entry(_) => {}
+                Record::Chunk(chunk) => self.take(chunk)?,
+                Record::Hole(_) | Record::Entry(_) => self.piece(&piece)?,
             }
-            self.manifest.put(&piece).map_err(CaptureError::Write)?;
         }
         let source = crate::core::manifest::ManifestFault::Truncated;
         Err(CaptureError::Earlier(source.into()))
@@ -246,21 +252,23 @@ impl<'p> Pass<'p> {
             let run = run(file, at, size).map_err(|source| io_fault(path, source))?;
             match run {
                 Run::Hole(length) => {
+                    self.go_on(Beside::New)?;
                     zeros(&mut hasher, length);
                     self.piece(&Record::Hole(length))?;
                     at += length;
                 }
                 Run::Content(length) => {
                     file.seek(SeekFrom::Start(at)).map_err(|source| io_fault(path, source))?;
-                    let read = self.chunks(path, file, length, &mut hasher)?;
+                    let read = self.chunks(path, file, at, length, &mut hasher)?;
                     at += read;
                     if read < length {
-                        self.missing(path, size - at, &mut hasher)?;
+                        self.missing(path, at, size - at, &mut hasher)?;
                         at = size;
                     }
                 }
             }
         }
+        self.go_on(Beside::New)?;
         Ok(*hasher.finalize().as_bytes())
     }
 
@@ -268,6 +276,7 @@ impl<'p> Pass<'p> {
         &mut self,
         path: &[u8],
         file: &File,
+        at: u64,
         length: u64,
         hasher: &mut blake3::Hasher,
     ) -> Result<u64, CaptureError> {
@@ -276,25 +285,73 @@ impl<'p> Pass<'p> {
             // So little is one chunk wherever it is cut, and needs no cutter.
             let mut chunk = Vec::with_capacity(MIN as usize);
             content.read_to_end(&mut chunk).map_err(|source| io_fault(path, source))?;
-            self.chunk(&chunk, hasher)?;
+            self.chunk(&chunk, at, hasher)?;
             return Ok(chunk.len() as u64);
         }
         let mut read = 0;
         for chunk in Cutter::new(content) {
             let chunk = chunk.map_err(|source| io_fault(path, source))?;
-            self.chunk(&chunk, hasher)?;
+            self.chunk(&chunk, at + read, hasher)?;
             read += chunk.len() as u64;
         }
         Ok(read)
     }
 
-    fn chunk(&mut self, chunk: &[u8], hasher: &mut blake3::Hasher) -> Result<(), CaptureError> {
-        if chunk.is_empty() {
+    /// Takes the content that lies at this place of the file.
+    fn chunk(
+        &mut self,
+        content: &[u8],
+        at: u64,
+        hasher: &mut blake3::Hasher,
+    ) -> Result<(), CaptureError> {
+        if content.is_empty() {
             return Ok(());
         }
-        hasher.update(chunk);
-        let chunk = self.writer.write_chunk(chunk, Effort::Fast).map_err(CaptureError::Write)?;
-        self.used.insert(chunk.pack);
+        hasher.update(content);
+        match self.writer.meet(content).map_err(CaptureError::Write)? {
+            MetChunk::Known(chunk) => {
+                self.go_on(Beside::Old)?;
+                self.take(chunk)
+            }
+            MetChunk::New(id) => {
+                match self.likeness.as_mut().filter(|likeness| likeness.has_file()) {
+                    None => {
+                        let added = self.writer.add(id, content, Effort::Fast, Vec::new());
+                        self.take(added.map_err(CaptureError::Write)?)
+                    }
+                    Some(likeness) => {
+                        let enough = likeness.wait(id, content, at);
+                        if enough { self.go_on(Beside::New) } else { Ok(()) }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes the new chunks that wait, before what follows them.
+    fn go_on(&mut self, ends: Beside) -> Result<(), CaptureError> {
+        let Some(likeness) = &mut self.likeness else { return Ok(()) };
+        for (new, bases) in likeness.go_on(ends)? {
+            let bases = likeness.contents(bases);
+            let is_tried = !bases.is_empty();
+            let added = self.writer.add(new.id, &new.content, Effort::Fast, bases);
+            let chunk = added.map_err(CaptureError::Write)?;
+            if is_tried {
+                likeness.attempts.note(if chunk.is_delta() { Tried::Like } else { Tried::Unlike });
+            }
+            chunk.each(&mut |at| {
+                self.used.insert(at.pack);
+            });
+            self.manifest.put(&Record::Chunk(chunk)).map_err(CaptureError::Write)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a chunk into the tree, with the packs that it takes to read it.
+    fn take(&mut self, chunk: Chunk) -> Result<(), CaptureError> {
+        chunk.each(&mut |at| {
+            self.used.insert(at.pack);
+        });
         self.piece(&Record::Chunk(chunk))
     }
 
@@ -303,6 +360,7 @@ impl<'p> Pass<'p> {
     fn missing(
         &mut self,
         path: &[u8],
+        mut at: u64,
         length: u64,
         hasher: &mut blake3::Hasher,
     ) -> Result<(), CaptureError> {
@@ -314,11 +372,13 @@ impl<'p> Pass<'p> {
             }
         }
         if length >= HOLE_MIN {
+            self.go_on(Beside::New)?;
             zeros(hasher, length);
             return self.piece(&Record::Hole(length));
         }
         for piece in vec![0; usize::try_from(length).unwrap_or(0)].chunks(MIN as usize) {
-            self.chunk(piece, hasher)?;
+            self.chunk(piece, at, hasher)?;
+            at += piece.len() as u64;
         }
         Ok(())
     }

@@ -10,14 +10,15 @@ use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
 use super::Provider;
+use super::bases::StoredBases;
 use super::capturing::Facts;
 use super::moment::Moment;
 use crate::context::{Stopped, blocking};
 use crate::core::path::ContainerPath;
-use crate::core::root::{RootFault, StoredPack};
+use crate::core::root::{Root, RootFault, StoredPack};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
-use crate::packing::{Base, Packing, Walked};
+use crate::packing::{Base, BaseContents, Packing, Walked};
 use crate::remembered::{MANIFEST, SEEN};
 use crate::sealing::Seal;
 use crate::spool::Spooled;
@@ -197,7 +198,8 @@ where
         let ground = match remembered {
             Some((root, dir)) => {
                 let (manifest, seen) = (dir.join(MANIFEST), Some(dir.join(SEEN)));
-                Ground { base: Base { root, manifest, seen }, fetched: None }
+                let contents = self.contents(&root, keys);
+                Ground { base: Base { root, manifest, seen, contents }, fetched: None }
             }
             None => match self.fetched_ground(&manifest, keys).await {
                 Ok(Some(ground)) => ground,
@@ -228,8 +230,14 @@ where
             Err(fault) => return Err(Stopped::at(stage, &fault)),
         };
         let manifest = self.context.fetch_manifest(&root, keys, stage).await?;
-        let base = Base { root, manifest: manifest.path().to_owned(), seen: None };
+        let contents = self.contents(&root, keys);
+        let base = Base { root, manifest: manifest.path().to_owned(), seen: None, contents };
         Ok(Some(Ground { base, fetched: Some(manifest) }))
+    }
+
+    /// What the chunks of a stored tree contain.
+    fn contents(&self, root: &Root, keys: &Keys) -> Box<dyn BaseContents> {
+        Box::new(StoredBases::new(Arc::clone(&self.context), root.clone(), keys))
     }
 
     /// Whether the store has every pack of a root.

@@ -255,10 +255,12 @@ impl Weaver {
                         member.path.len() + member.xattrs.iter().map(texts).sum::<usize>();
                 }
                 Record::Chunk(chunk) => {
-                    if met.insert(chunk.id) {
-                        batch.stored += u64::from(chunk.stored);
-                        batch.wanted.push(*chunk);
-                    }
+                    chunk.each(&mut |at| {
+                        if met.insert(*at) {
+                            batch.stored += u64::from(at.stored);
+                            batch.wanted.push(*at);
+                        }
+                    });
                 }
                 Record::Hole(_) | Record::End(_) => {}
             }
@@ -272,7 +274,7 @@ impl Weaver {
             match record {
                 Record::Entry(member) => self.begin(member)?,
                 Record::Chunk(chunk) => {
-                    let found = frames.open(&chunk.id, &mut self.opener);
+                    let found = frames.content(&chunk, &mut self.opener, &mut |_| None);
                     let found = found.map_err(|error| failed(&error))?;
                     let found = found
                         .ok_or_else(|| Stopped::because(Stage::Download, "a chunk is missing"))?;

@@ -198,6 +198,11 @@ impl Forged {
                     self.manifest.push(2);
                     self.manifest.extend_from_slice(&chunk.encode());
                 }
+                Piece::On(chunk) => {
+                    self.manifest[15] = b'2';
+                    self.manifest.push(5);
+                    self.manifest.extend(text(chunk));
+                }
                 Piece::Hole(length) => {
                     self.manifest.push(3);
                     self.manifest.extend_from_slice(&length.to_le_bytes());
@@ -241,7 +246,17 @@ impl Forged {
 
 enum Piece {
     Chunk(ChunkRef),
+    /// A chunk with those that it stands on, as manifests have it.
+    On(Vec<u8>),
     Hole(u64),
+}
+
+/// These chunks, each standing on the one before it.
+fn on(chunks: &[ChunkRef]) -> Piece {
+    let steps = chunks.iter().enumerate();
+    Piece::On(
+        steps.flat_map(|(place, at)| [&[u8::from(place > 0)], &at.encode()[..]].concat()).collect(),
+    )
 }
 
 /// One attack: what it adds to a tree, the stage that refuses it, and words of the refusal.
@@ -379,6 +394,73 @@ const ATTACKS: &[Attack] = &[
         },
         "download",
         "none of its packs",
+    ),
+    (
+        "a difference that is none",
+        |t| {
+            let (base, chunk) = (t.chunk(b"base"), t.chunk(b"content"));
+            t.pieces(0o644, b"app/f", 7, &[on(&[base, chunk])], [0; 32]);
+        },
+        "download",
+        "does not stand on the chunks that its reference names",
+    ),
+    (
+        "a difference to content with another hash than its name",
+        |t| {
+            let base = t.frame(b"base", &[&[0][..], b"vase"].concat());
+            let chunk = t.frame(b"content", &[2]);
+            t.pieces(0o644, b"app/f", 7, &[on(&[base, chunk])], [0; 32]);
+        },
+        "download",
+        "not what its id names",
+    ),
+    (
+        "a difference that expands without end",
+        |t| {
+            let base = t.chunk(b"base");
+            let chunk = t.frame(b"ten bytes!", &[&[2], &zstd_zeros(200 * MIB)[..]].concat());
+            t.pieces(0o644, b"app/f", 10, &[on(&[base, chunk])], [0; 32]);
+        },
+        "download",
+        "another size",
+    ),
+    (
+        "differences to differences without end",
+        |t| {
+            let chunk = t.chunk(b"content");
+            t.pieces(0o644, b"app/f", 7, &[on(&[chunk; 6])], [0; 32]);
+        },
+        "download",
+        "a difference to a difference more than 4 times",
+    ),
+    (
+        "a small difference to much",
+        |t| {
+            let (base, chunk) = (t.chunk(&[7; 1000]), t.chunk(b"content"));
+            t.pieces(0o644, b"app/f", 7, &[on(&[base, chunk])], [0; 32]);
+        },
+        "download",
+        "more than 16 times its size",
+    ),
+    (
+        "a difference to a chunk beyond the end of its pack",
+        |t| {
+            let base = ChunkRef { offset: 60_000_000, ..t.chunk(b"base") };
+            let chunk = t.chunk(b"content");
+            t.pieces(0o644, b"app/f", 7, &[on(&[base, chunk])], [0; 32]);
+        },
+        "download",
+        "none of its packs",
+    ),
+    (
+        "a difference in a manifest of the first form",
+        |t| {
+            let (base, chunk) = (t.chunk(b"base"), t.chunk(b"content"));
+            t.pieces(0o644, b"app/f", 7, &[on(&[base, chunk])], [0; 32]);
+            t.manifest[15] = b'1';
+        },
+        "download",
+        "not known",
     ),
     ("a record of no kind", |t| t.manifest.push(9), "download", "not known"),
     ("a manifest that is torn", |t| t.manifest.truncate(40), "download", "ends within"),

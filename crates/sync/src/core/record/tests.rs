@@ -197,6 +197,7 @@ fn a_tree_has_a_schema_of_its_own_and_a_root() {
         })
     };
     assert_eq!(tree(|_| {}), Vec::<String>::new());
+    assert_eq!(tree(|r| r["manifest"]["schema_version"] = json!(3)), Vec::<String>::new());
     let one = |change: fn(&mut Value), part: &str| {
         let found = tree(change);
         assert_eq!(found.len(), 1, "{found:?}");
