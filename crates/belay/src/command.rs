@@ -107,6 +107,9 @@ async fn sync(client: &Client, verb: SyncVerb, output: &Output) -> Result<(), En
         SyncVerb::Resume { workload } => {
             sync::act(client, &workload, "resume", output).await?;
         }
+        SyncVerb::Apply { workload } => {
+            sync::act(client, &workload, "apply", output).await?;
+        }
         SyncVerb::Rollback { workload, cid } => {
             sync::roll_back(client, &workload, cid, output).await?;
         }

@@ -5,6 +5,7 @@
 //! meanwhile, so that a stop wins over a start that is still under way.
 
 mod app_requests;
+mod applying;
 mod check;
 mod clones;
 mod command;

@@ -194,6 +194,8 @@ codes! {
     RollbackFailed = "rollback-failed", 502, 69, "the rollback failed";
     /// An archive is not what can be published by this workload.
     ImportRefused = "import-refused", 422, 65, "the archive is refused";
+    /// The apply failed; the stage is in the detail.
+    ApplyFailed = "apply-failed", 502, 69, "the apply failed";
     /// The publish failed; the stage is in the detail.
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
     /// A record is of a later version than this program reads.

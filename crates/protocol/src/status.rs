@@ -468,9 +468,12 @@ pub struct SyncStatus {
     /// Since when it publishes and applies nothing, as an operator asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<Timestamp>,
-    /// What waits for the end of the pause.
+    /// What waits: for the end of a pause, or for its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,
+    /// When it has waited long enough; none if an operator ends that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_until: Option<Timestamp>,
     /// What an operator went back to (consumer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<SyncHeld>,

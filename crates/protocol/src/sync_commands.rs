@@ -17,6 +17,8 @@ pub enum SyncAct {
     Pause,
     /// End a pause, and what a rollback holds back (`POST .../resume`).
     Resume,
+    /// Have a consumer apply the newest record now, whatever holds it back (`POST .../apply`).
+    Apply,
     /// Take a consumer back to an earlier generation (`POST .../rollback`).
     Rollback(SyncRollbackRequest),
 }
@@ -36,6 +38,7 @@ impl SyncAct {
         match self {
             Self::Pause => "sync pause",
             Self::Resume => "sync resume",
+            Self::Apply => "sync apply",
             Self::Rollback(_) => "sync rollback",
         }
     }
@@ -419,7 +422,9 @@ mod tests {
 
     #[test]
     fn acts_have_the_form_written_down() {
-        for (act, golden) in [(SyncAct::Pause, "pause"), (SyncAct::Resume, "resume")] {
+        for (act, golden) in
+            [(SyncAct::Pause, "pause"), (SyncAct::Resume, "resume"), (SyncAct::Apply, "apply")]
+        {
             let golden = serde_json::json!({"act": golden});
             assert_eq!(serde_json::to_value(&act).expect("serialises"), golden);
             assert_eq!(serde_json::from_value::<SyncAct>(golden).expect("reads"), act);

@@ -161,6 +161,83 @@ pub struct RolledBack {
     pub downtime: Option<Duration>,
 }
 
+/// What an operator's wish to apply now came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppliedNow {
+    /// The head took the place of what was there.
+    Applied {
+        /// The content.
+        cid: Cid,
+        /// How long the container was down; none if it did not run.
+        downtime: Option<Duration>,
+    },
+    /// It did, and whether the workload is ready on it is not known yet.
+    OnTrial {
+        /// The content.
+        cid: Cid,
+    },
+    /// The volumes held the head already.
+    Holds {
+        /// The content.
+        cid: Cid,
+    },
+}
+
+/// Why nothing was applied on an operator's word.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyNowError {
+    /// The workload is a provider.
+    #[error("the workload is the provider of this key and takes nothing over")]
+    NotConsumer,
+    /// An operator paused it.
+    #[error("volume-sync of the workload is paused")]
+    Paused,
+    /// There is nothing that could be applied.
+    #[error("{reason}")]
+    Nothing {
+        /// Why not.
+        reason: String,
+    },
+    /// It failed at a stage; what was there before is there, or the workload is halted.
+    #[error("{stage}: {reason}")]
+    Failed {
+        /// The stage.
+        stage: Stage,
+        /// What kind of failure it is, where the documentation has a paragraph on it.
+        code: Option<ProblemCode>,
+        /// What failed and why.
+        reason: String,
+    },
+    /// Something else is under way; nothing was changed.
+    #[error("{reason}")]
+    Busy {
+        /// What.
+        reason: String,
+    },
+    /// The store does not answer; nothing was changed.
+    #[error("{reason}")]
+    Store {
+        /// What it does not.
+        reason: String,
+    },
+    /// The volumes are not mounted.
+    #[error("the volumes of the workload are not mounted")]
+    NoVolumes,
+    /// The task ended, or the daemon is shutting down.
+    #[error("sync of the workload is shutting down")]
+    ShuttingDown,
+}
+
+impl ApplyNowError {
+    /// Whether the same command may succeed later without a change.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::Store { .. } | Self::NoVolumes | Self::ShuttingDown => true,
+            Self::NotConsumer | Self::Paused | Self::Nothing { .. } | Self::Failed { .. } => false,
+        }
+    }
+}
+
 /// Why a consumer did not go back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RollbackError {
@@ -260,6 +337,10 @@ pub(crate) enum Command {
         cid: Option<CidPrefix>,
         reply: oneshot::Sender<Result<RolledBack, RollbackError>>,
     },
+    /// Apply the head, whatever holds it back.
+    Apply {
+        reply: oneshot::Sender<Result<AppliedNow, ApplyNowError>>,
+    },
     /// Asks for a look at the record now.
     Check,
 }
@@ -285,6 +366,7 @@ impl std::fmt::Debug for Command {
             Self::Pause { .. } => "Pause",
             Self::Resume { .. } => "Resume",
             Self::Rollback { .. } => "Rollback",
+            Self::Apply { .. } => "Apply",
             Self::Check => "Check",
         })
     }
@@ -349,6 +431,19 @@ impl SyncHandle {
             mpsc::error::TrySendError::Closed(_) => RollbackError::ShuttingDown,
         })?;
         answer.await.unwrap_or(Err(RollbackError::ShuttingDown))
+    }
+
+    /// Applies the head now: no window, no interval and no earlier failure holds it back, and a
+    /// rollback is over. It goes on if the caller goes away.
+    pub async fn apply_now(&self) -> Result<AppliedNow, ApplyNowError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.try_send(Command::Apply { reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                ApplyNowError::Busy { reason: "other commands are waiting".to_owned() }
+            }
+            mpsc::error::TrySendError::Closed(_) => ApplyNowError::ShuttingDown,
+        })?;
+        answer.await.unwrap_or(Err(ApplyNowError::ShuttingDown))
     }
 
     /// Ends a pause, and what a rollback holds back, and has a look at what waited.

@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use belay_protocol::control::{APPLY_ERROR_FILE, LAST_APPLY_FILE, LastApply, Stage};
 use belay_protocol::record::SyncRecord;
 use belay_protocol::{Cid, ProblemCode, SyncOutcome};
-use belay_store::{BlobStore, RecordError, RecordStore};
+use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
 use commitment::sweep_blocking;
 use jiff::Timestamp;
 use preparation::is_applied;
 
 use crate::context::{Context, Failure, Stopped, blocking, millis, with_causes};
 use crate::control::ControlDir;
+use crate::core::maintenance::Hold;
 use crate::core::record::{Order, Standing, judge, standing};
 use crate::core::trial::Wish;
 use crate::failpoint::{Point, reached};
@@ -26,6 +27,7 @@ use crate::state::{ApplyJournal, ApplyPhase, Highest, StateDir};
 use crate::volume::mount_table;
 use crate::window::OfflineWindow;
 
+mod at_once;
 mod commitment;
 mod preparation;
 mod quarantine;
@@ -70,9 +72,55 @@ struct ApplyFailure {
     stopped: Stopped,
 }
 
+/// Whether what an operator wrote into the spec holds an apply back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    AsAllowed,
+    /// They asked for it now.
+    AtOnce,
+}
+
+/// What a look at the head came to.
+enum Took {
+    /// There is nothing to do, or it cannot be done now.
+    Nothing(String),
+    /// The store does not answer.
+    Store(String),
+    /// The volumes hold the head.
+    Holds(Cid),
+    /// It took the place of what was there.
+    Applied(Cid, Option<Duration>),
+    /// It did, and stays if the workload becomes ready on it.
+    OnTrial(Cid),
+    /// It did, and did not stay.
+    TakenBack(String, Option<Duration>),
+    /// It is ready, and waits for its time.
+    Held(String, Hold),
+    /// An apply before it was brought to its end.
+    Again,
+}
+
+impl Took {
+    /// How long to wait before the next look, if less than the poll interval.
+    fn next_look(&self) -> Option<Duration> {
+        match self {
+            Self::Nothing(_) | Self::Store(_) | Self::Holds(_) | Self::Applied(..) => None,
+            Self::OnTrial(_) => Some(trial::LOOK),
+            Self::TakenBack(_, wait) => *wait,
+            Self::Held(_, hold) => {
+                let left = hold.until.duration_since(Timestamp::now());
+                Some(Duration::try_from(left).unwrap_or_default())
+            }
+            Self::Again => Some(Duration::ZERO),
+        }
+    }
+}
+
 /// How an apply ended that did not fail.
 enum Applied {
     Committed(Box<ApplyJournal>, Option<Duration>),
+    /// It is staged, and waits for its time.
+    Held(Hold),
     /// It stays if the workload becomes ready on it.
     OnTrial,
     /// The workload did not become ready on it.
@@ -120,23 +168,53 @@ where
         if let Some(wait) = self.judge_trial(layout).await {
             return Some(wait);
         }
-        let result = self.take_over(layout, started).await;
+        let result = self.take_over(layout, started, Haste::AsAllowed).await;
         self.context.show_rest();
         match result {
-            Ok(next) => return next,
-            Err(ApplyFailure { stopped: Stopped::Shutdown, .. }) => {}
-            Err(ApplyFailure { stopped: Stopped::Unreachable(failure), .. }) => {
-                self.context.show_failure(&failure);
-                self.rest();
+            Ok(took) => {
+                self.show_hold(&took);
+                took.next_look()
             }
-            Err(ApplyFailure { stopped: Stopped::Later { reason }, .. }) => {
-                tracing::info!(workload = %self.context.workload, %reason, "the apply waits");
-            }
-            Err(ApplyFailure { cid, quarantine_key, stopped: Stopped::Failed(failure) }) => {
-                self.quarantine(layout, cid, quarantine_key, failure).await;
+            Err(failed) => {
+                self.failed(layout, failed).await;
+                None
             }
         }
-        None
+    }
+
+    /// Remembers a failure for what it concerns, and says why the apply stopped.
+    async fn failed(&mut self, layout: &SyncLayout, failed: ApplyFailure) -> Stopped {
+        let ApplyFailure { cid, quarantine_key, stopped } = failed;
+        match &stopped {
+            Stopped::Shutdown => {}
+            Stopped::Unreachable(failure) => {
+                self.context.show_failure(failure);
+                self.rest();
+            }
+            Stopped::Later { reason } => {
+                tracing::info!(workload = %self.context.workload, %reason, "the apply waits");
+            }
+            Stopped::Failed(failure) => {
+                self.quarantine(layout, cid, quarantine_key, failure.clone()).await;
+            }
+        }
+        stopped
+    }
+
+    fn show_hold(&self, took: &Took) {
+        match took {
+            Took::Held(what, hold) => {
+                let waits = format!("{what} waits for {}", hold.why);
+                self.context.show_waiting(Some(waits), Some(hold.until));
+            }
+            Took::Nothing(_)
+            | Took::Store(_)
+            | Took::Holds(_)
+            | Took::Applied(..)
+            | Took::OnTrial(_)
+            | Took::TakenBack(..)
+            | Took::Again => self.context.show_waiting(None, None),
+        }
     }
 
     /// Looks at the head without taking it, and says what waits.
@@ -165,25 +243,13 @@ where
         &mut self,
         layout: &SyncLayout,
         started: Instant,
-    ) -> Result<Option<Duration>, ApplyFailure> {
+        haste: Haste,
+    ) -> Result<Took, ApplyFailure> {
         let context = Arc::clone(&self.context);
         let key = &context.spec.key;
-        let stored = context
-            .exchange(Stage::Download, RecordError::is_retryable, || context.store.head(key))
-            .await;
-        let stored = match stored {
-            Ok(Ok(Some(stored))) => stored,
-            Ok(Ok(None)) | Err(Stopped::Shutdown | Stopped::Later { .. }) => return Ok(None),
-            // A store that is down delays; there is no content to hold it against.
-            Ok(Err(error)) => {
-                let reason = with_causes(&error);
-                context.show_failure(&Failure::new(Stage::Download, reason));
-                return Ok(None);
-            }
-            Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
-                context.show_failure(&failure);
-                return Ok(None);
-            }
+        let stored = match self.head().await {
+            Ok(stored) => stored,
+            Err(took) => return Ok(took),
         };
         let mounts = mount_table(layout).map_err(|error| unreadable(&stored.bytes, &error))?;
         let publishers = context.spec.publishers.as_deref();
@@ -192,8 +258,8 @@ where
             Err(refused) => {
                 let quarantine_key =
                     refused.cid.map_or_else(|| record_key(&stored.bytes), |cid| cid.to_string());
-                if self.is_quarantined(&quarantine_key).await {
-                    return Ok(None);
+                if haste == Haste::AsAllowed && self.is_quarantined(&quarantine_key).await {
+                    return Ok(Took::Nothing("the record failed before".to_owned()));
                 }
                 let reason = refused.reasons.join("; ");
                 let stopped = Stopped::coded(Stage::Validation, refused.code, reason);
@@ -223,7 +289,8 @@ where
             Wish::Operator => {}
             Wish::Publisher => {
                 if !self.is_due(record).await.map_err(fail)? {
-                    return Ok(None);
+                    let reason = "the head is not one that may follow what was accepted before";
+                    return Ok(Took::Nothing(reason.to_owned()));
                 }
             }
         }
@@ -234,31 +301,66 @@ where
         if applied.map_err(fail)? && certain {
             self.accept(record).await.map_err(fail)?;
             self.clear_quarantine(&record.cid.to_string()).await;
-            return Ok(None);
+            return Ok(Took::Holds(record.cid));
         }
-        if self.is_quarantined(&record.cid.to_string()).await || self.is_resting() {
-            return Ok(None);
+        let quarantined = self.is_quarantined(&record.cid.to_string()).await;
+        if haste == Haste::AsAllowed && (quarantined || self.is_resting()) {
+            return Ok(Took::Nothing("it failed before, and waits".to_owned()));
         }
-        let applied = self.apply(layout, &accepted, wish).await.map_err(fail)?;
+        let what = format!("record {} of epoch {}", record.seq, record.epoch);
+        let staged = self.waiting.as_ref().is_some_and(|w| w.layout == *layout);
+        if staged && let Some(hold) = self.hold(layout, wish, haste).await {
+            return Ok(Took::Held(what, hold));
+        }
+        let cid = record.cid;
+        let applied = self.apply(layout, &accepted, wish, haste).await.map_err(fail)?;
         match applied {
             Applied::Committed(journal, downtime) => {
                 self.resting = None;
                 self.finish(layout, &journal, downtime, started).await;
-                Ok(None)
+                Ok(Took::Applied(cid, downtime))
             }
-            Applied::OnTrial => Ok(Some(trial::LOOK)),
+            Applied::Held(hold) => Ok(Took::Held(what, hold)),
+            Applied::OnTrial => Ok(Took::OnTrial(cid)),
             Applied::Refused(journal, reason) => {
                 self.resting = None;
-                Ok(self.take_back(layout, *journal, reason).await)
+                let wait = self.take_back(layout, *journal, reason.clone()).await;
+                Ok(Took::TakenBack(reason, wait))
             }
             Applied::Earlier(journal, downtime) => {
                 if journal.trial.is_none() {
                     self.finish(layout, &journal, downtime, started).await;
                 }
                 // The head may be another.
-                Ok(Some(Duration::ZERO))
+                Ok(Took::Again)
             }
             Applied::Uncertain(reason) => Err(fail(Stopped::because(Stage::Commit, reason))),
+        }
+    }
+
+    /// What is published under the key now.
+    async fn head(&self) -> Result<StoredRecord, Took> {
+        let context = &self.context;
+        let key = &context.spec.key;
+        let stored = context
+            .exchange(Stage::Download, RecordError::is_retryable, || context.store.head(key))
+            .await;
+        match stored {
+            Ok(Ok(Some(stored))) => Ok(stored),
+            Ok(Ok(None)) => Err(Took::Nothing(format!("nothing is published under {key}"))),
+            Err(Stopped::Shutdown | Stopped::Later { .. }) => {
+                Err(Took::Nothing("sync of the workload is shutting down".to_owned()))
+            }
+            // A store that is down delays; there is no content to hold it against.
+            Ok(Err(error)) => {
+                let reason = with_causes(&error);
+                context.show_failure(&Failure::new(Stage::Download, reason.clone()));
+                Err(Took::Store(reason))
+            }
+            Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
+                context.show_failure(&failure);
+                Err(Took::Store(failure.reason))
+            }
         }
     }
 
@@ -383,6 +485,9 @@ where
                 tracing::warn!(%error, "an apply could not be told to the app");
             }
             reached(Point::LastApplyWritten);
+            if let Err(error) = context.state.note_stop(at) {
+                tracing::warn!(%error, "when an apply was could not be written down");
+            }
             if let Err(error) = sweep_blocking(&layout, &context.state) {
                 tracing::warn!(%error, "the old state could not be cleared away");
             }

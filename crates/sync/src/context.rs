@@ -142,11 +142,12 @@ impl<S, W> Context<S, W> {
         self.status.borrow().paused.is_some()
     }
 
-    /// Shows what waits for the end of a pause; nothing where there is none.
-    pub(crate) fn show_waiting(&self, waits: Option<String>) {
+    /// Shows what waits, and until when if that is known.
+    pub(crate) fn show_waiting(&self, waits: Option<String>, until: Option<Timestamp>) {
         self.status.send_if_modified(|status| {
-            let changed = status.waits != waits;
+            let changed = (&status.waits, status.waits_until) != (&waits, until);
             status.waits = waits;
+            status.waits_until = until;
             changed
         });
     }

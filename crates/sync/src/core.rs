@@ -7,6 +7,7 @@ pub(crate) mod capturing;
 pub(crate) mod difference;
 pub(crate) mod fencing;
 pub(crate) mod importing;
+pub(crate) mod maintenance;
 pub(crate) mod manifest;
 pub(crate) mod member;
 pub(crate) mod path;

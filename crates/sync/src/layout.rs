@@ -13,6 +13,7 @@ use belay_protocol::{PublisherKey, SyncKey, SyncRole, VolumeName};
 use crate::clones::VolumeClones;
 use crate::core::capturing::CapturePolicy;
 use crate::core::fencing::PublisherRule;
+use crate::core::maintenance::ApplyTimes;
 use crate::core::trial::OnUnready;
 use crate::sealing::Sealing;
 
@@ -105,6 +106,8 @@ pub struct SyncSpec {
     pub publisher: PublisherRule,
     /// What a consumer does with content on which its workload does not become ready.
     pub on_unready: OnUnready,
+    /// When a consumer may stop its workload for an apply.
+    pub apply_times: ApplyTimes,
     /// Requests and records are looked for this often even when nothing was noticed.
     pub poll_interval: Duration,
     /// Least time between the starts of two captures, so that an app cannot keep itself down.
@@ -133,6 +136,7 @@ impl SyncSpec {
             publishers: None,
             publisher: PublisherRule::One,
             on_unready: OnUnready::Rollback,
+            apply_times: ApplyTimes::default(),
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),
             request_grace: Duration::from_secs(2),

@@ -51,12 +51,14 @@ pub use belay_store::{DirectoryWatch, LocalStore};
 pub use beneath::empty_directory;
 pub use clones::{CloneAnswer, CloneRefused, NoClones, VolumeClones};
 pub use command::{
-    ClearHaltError, HistoryError, PauseError, PublishCommand, PublishError, RecoverError, Recovery,
-    RollbackError, RolledBack, SyncHandle, Takeover, TakeoverError,
+    AppliedNow, ApplyNowError, ClearHaltError, HistoryError, PauseError, PublishCommand,
+    PublishError, RecoverError, Recovery, RollbackError, RolledBack, SyncHandle, Takeover,
+    TakeoverError,
 };
 pub use control::{ControlDir, Fingerprint, Pending};
 pub use core::capturing::CapturePolicy;
 pub use core::fencing::PublisherRule;
+pub use core::maintenance::{ApplyTimes, InvalidWindow, MaintenanceWindow};
 pub use core::trial::OnUnready;
 pub use history::History;
 pub use layout::{AnswerPlace, ControlVolume, MountPoint, SyncLayout, SyncSpec};

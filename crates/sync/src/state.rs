@@ -73,6 +73,13 @@ impl StateDir {
         self.write(CONSUMER, memory)
     }
 
+    /// Remembers when an apply stopped the workload.
+    pub(crate) fn note_stop(&self, at: Timestamp) -> io::Result<()> {
+        let mut memory = self.consumer()?;
+        memory.applied = Some(at);
+        self.set_consumer(&memory)
+    }
+
     /// The record by which another node took this one's place as a provider.
     pub(crate) fn fence(&self) -> io::Result<Option<Fence>> {
         self.read(FENCE)
@@ -391,6 +398,9 @@ pub(crate) struct ConsumerMemory {
     pub(crate) highest: Option<Highest>,
     /// Failed content, by its cid or, where that cannot be read, by the hash of the record.
     pub(crate) quarantine: BTreeMap<String, Quarantined>,
+    /// When an apply stopped the workload last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) applied: Option<Timestamp>,
     /// A generation that an operator went back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pinned: Option<Pinned>,

@@ -13,7 +13,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::{Command, PublishError, RollbackError, SyncHandle, TakeoverError};
+use crate::command::{
+    ApplyNowError, Command, PublishError, RollbackError, SyncHandle, TakeoverError,
+};
 use crate::consumer::{Consumer, held, taken_back};
 use crate::context::Context;
 use crate::control::ControlDir;
@@ -117,6 +119,7 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         halted: state.halt().map(|halt| halt.reason),
         paused: state.pause().map(|pause| pause.since.unwrap_or_else(Timestamp::now)),
         waits: None,
+        waits_until: None,
         held,
         taken_back,
         fenced: None,
@@ -227,6 +230,15 @@ where
                 self.context.show_rest();
                 let _ = reply.send(result);
             }
+            Command::Apply { reply } => {
+                let result = match (self.mounted().await, &mut self.side) {
+                    (Some(_), _) if self.context.is_paused() => Err(ApplyNowError::Paused),
+                    (None, _) => Err(ApplyNowError::NoVolumes),
+                    (Some(_), Side::Provider(_)) => Err(ApplyNowError::NotConsumer),
+                    (Some(layout), Side::Consumer(consumer)) => consumer.apply_now(&layout).await,
+                };
+                let _ = reply.send(result);
+            }
             // Whoever asked may have gone; it holds all the same.
             Command::Pause { reply } => {
                 let _ = reply.send(self.pause().await);
@@ -288,6 +300,7 @@ where
         self.context.status.send_modify(|status| {
             status.paused = None;
             status.waits = None;
+            status.waits_until = None;
         });
         Ok(())
     }
@@ -299,7 +312,7 @@ where
                 Side::Provider(provider) => provider.waiting(&layout).await,
                 Side::Consumer(consumer) => consumer.waiting(&layout).await,
             };
-            self.context.show_waiting(waits);
+            self.context.show_waiting(waits, None);
             self.context.show_rest();
             return None;
         }

@@ -157,3 +157,37 @@ async fn an_app_that_was_not_ready_before_is_not_held_against_what_comes() {
     provider.end().await;
     consumer.end().await;
 }
+
+#[tokio::test]
+async fn a_record_waits_for_its_window_over_a_kill_and_not_for_an_operator() {
+    let second = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // Half an hour that begins in half a day.
+    let hour = (second.expect("after 1970").as_secs() / 3600 + 12) % 24;
+    let window = format!("window = \"{hour:02}:00-{hour:02}:30\"");
+    let (provider, mut consumer, _store) = pair(&window, "").await;
+    publish(&provider, "one").await;
+    serves(&consumer, "one").await;
+    is_ready(&consumer).await;
+    let two = publish(&provider, "two").await;
+    let is_held = |status: &SyncStatus| status.waits.is_some() && status.waits_until.is_some();
+    let status = sync_shows(&consumer, "what waits", is_held).await;
+    assert!(
+        status.waits.expect("waited for").starts_with("record 2 of epoch 1 waits for its window")
+    );
+    consumer.kill();
+    consumer.launch().await;
+    sync_shows(&consumer, "what waits", is_held).await;
+    let (_, table) = belay(&consumer, &["sync", "status"]);
+    assert!(table.contains("(belay sync apply does it now)"), "{table}");
+    assert_eq!(held(&consumer).await.as_deref(), Some("one"));
+    is_ready(&consumer).await;
+    let (code, said) = belay(&consumer, &["sync", "apply", "app"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&two) && said.contains("down for"), "{said}");
+    serves(&consumer, "two").await;
+    let (code, said) = belay(&provider, &["sync", "apply", "app"]);
+    assert_eq!(code, Some(69), "{said}");
+    assert!(said.contains("is the provider of this key"), "{said}");
+    provider.end().await;
+    consumer.end().await;
+}

@@ -26,9 +26,10 @@ use crate::state::{ApiState, Caller, Command, shutting_down};
 const READY: Duration = Duration::from_mins(10);
 
 /// Pages that act on volume-sync, or show what apps put into it: the operator's alone.
-pub(crate) const OPERATOR_PAGES: [&str; 8] = [
+pub(crate) const OPERATOR_PAGES: [&str; 9] = [
     "/v1/workloads/{name}/sync/pause",
     "/v1/workloads/{name}/sync/resume",
+    "/v1/workloads/{name}/sync/apply",
     "/v1/workloads/{name}/sync/rollback",
     "/v1/workloads/{name}/sync/generation",
     "/v1/workloads/{name}/sync/export",
@@ -39,11 +40,12 @@ pub(crate) const OPERATOR_PAGES: [&str; 8] = [
 
 /// What those pages do.
 pub(crate) fn operator_routes() -> Router<ApiState> {
-    let [paused, resumed, rolled_back, shown, exported, compared, verified, imported] =
+    let [paused, resumed, applied, rolled_back, shown, exported, compared, verified, imported] =
         OPERATOR_PAGES;
     Router::new()
         .route(paused, post(pause))
         .route(resumed, post(resume))
+        .route(applied, post(apply))
         .route(rolled_back, post(rollback))
         .route(shown, get(generation))
         .route(exported, get(export))
@@ -67,6 +69,15 @@ async fn resume(
     Named(workload): Named,
 ) -> Response {
     let operation = Operation::Sync { workload, act: SyncAct::Resume };
+    carry_out(&state, caller, None, operation).await
+}
+
+async fn apply(
+    State(state): State<ApiState>,
+    Extension(caller): Extension<Caller>,
+    Named(workload): Named,
+) -> Response {
+    let operation = Operation::Sync { workload, act: SyncAct::Apply };
     carry_out(&state, caller, None, operation).await
 }
 

@@ -112,6 +112,19 @@ fn publishers() -> [(Method, &'static str, Vec<u8>, Operation); 2] {
     ]
 }
 
+/// Operations on volume-sync that say nothing but what to do.
+fn sync_acts() -> [(Method, &'static str, Vec<u8>, Operation); 3] {
+    [
+        ("/v1/workloads/web/sync/pause", SyncAct::Pause),
+        ("/v1/workloads/web/sync/resume", SyncAct::Resume),
+        ("/v1/workloads/web/sync/apply", SyncAct::Apply),
+    ]
+    .map(|(path, act)| {
+        let workload = "web".parse().expect("a name");
+        (Method::POST, path, vec![], Operation::Sync { workload, act })
+    })
+}
+
 #[tokio::test]
 async fn every_operation_reaches_belayd_as_it_was_asked_for() {
     let mut node = TestNode::start().await;
@@ -175,18 +188,6 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
         ),
         (
             Method::POST,
-            "/v1/workloads/web/sync/pause",
-            vec![],
-            Operation::Sync { workload: web(), act: SyncAct::Pause },
-        ),
-        (
-            Method::POST,
-            "/v1/workloads/web/sync/resume",
-            vec![],
-            Operation::Sync { workload: web(), act: SyncAct::Resume },
-        ),
-        (
-            Method::POST,
             "/v1/workloads/web/sync/rollback",
             b"{}".to_vec(),
             Operation::Sync {
@@ -196,7 +197,7 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
         ),
         (Method::POST, "/v1/sync/publish", publish_all_body, Operation::PublishAll(publish_all)),
     ];
-    for (method, path, body, expected) in cases.into_iter().chain(publishers()) {
+    for (method, path, body, expected) in cases.into_iter().chain(publishers()).chain(sync_acts()) {
         let client = node.unix();
         let asked = tokio::spawn(async move { client.send_body(method, path, body).await });
         let Command::Operate { operation, events, .. } = node.command().await else {

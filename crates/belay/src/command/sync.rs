@@ -18,7 +18,7 @@ use crate::core::{human, view};
 use crate::failure::{self, Ending, Failure};
 use crate::output::Output;
 
-/// `pause` or `resume`.
+/// `pause`, `resume` or `apply`.
 pub(crate) async fn act(
     client: &Client,
     workload: &WorkloadName,

@@ -90,6 +90,7 @@ mod tests {
             halted: None,
             paused: None,
             waits: None,
+            waits_until: None,
             held: None,
             taken_back: None,
             fenced: None,

@@ -7,10 +7,12 @@ use belay_protocol::{
     SyncRole, VerifyDepth, WorkloadName,
 };
 use belay_sync::{
-    Against, AskError, Held, LocalStore, PauseError, RollbackError, RolledBack, SyncReader,
+    Against, ApplyNowError, AskError, Held, LocalStore, PauseError, RollbackError, RolledBack,
+    SyncReader,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use super::applying::apply_ended;
 use super::state::State;
 use super::sync::sync_spec;
 use crate::problems;
@@ -41,6 +43,7 @@ impl State {
                 SyncAct::Resume => {
                     resume_ended(&name, belay_sync::resume(&state_dir).await.map_err(state))
                 }
+                SyncAct::Apply => apply_ended(&name, Err(ApplyNowError::NoVolumes)),
                 SyncAct::Rollback(_) => rollback_ended(&name, Err(RollbackError::NoVolumes)),
             });
         };
@@ -49,6 +52,7 @@ impl State {
             reporter.finish(match act {
                 SyncAct::Pause => pause_ended(&name, role, handle.pause().await.map(drop)),
                 SyncAct::Resume => resume_ended(&name, handle.resume().await),
+                SyncAct::Apply => apply_ended(&name, handle.apply_now().await),
                 SyncAct::Rollback(request) => {
                     rollback_ended(&name, handle.roll_back(request.cid).await)
                 }

@@ -8,7 +8,7 @@ use belay_protocol::control::Stage;
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
-use super::{Applied, Consumer, Waiting};
+use super::{Applied, Consumer, Haste, Waiting};
 use crate::commit::{self, CommitError, Term};
 use crate::context::{Stopped, blocking};
 use crate::core::record::AcceptedRecord;
@@ -62,6 +62,7 @@ where
         layout: &SyncLayout,
         accepted: &AcceptedRecord,
         wish: Wish,
+        haste: Haste,
     ) -> Result<Applied, Stopped> {
         let context = Arc::clone(&self.context);
         let locked = context.stored(StateDir::lock).await;
@@ -80,6 +81,11 @@ where
         };
         reached(Point::Staged);
         self.accept(&accepted.record).await?;
+        if let Some(hold) = self.hold(layout, wish, haste).await {
+            let (layout, record) = (layout.clone(), accepted.record.clone());
+            self.waiting = Some(Waiting { layout, record, staged });
+            return Ok(Applied::Held(hold));
+        }
 
         let cid = accepted.record.cid;
         let mut window = match self.open_window(cid).await {

@@ -13,7 +13,7 @@ use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
 use jiff::Timestamp;
 
 use super::preparation::is_applied;
-use super::{Applied, Consumer};
+use super::{Applied, Consumer, Haste};
 use crate::command::{RollbackError, RolledBack};
 use crate::context::{Stopped, blocking, with_causes};
 use crate::core::path::Mounts;
@@ -81,7 +81,7 @@ where
         }
         // The first may finish an apply before it that had come to no certain end.
         for _ in 0..2 {
-            match self.apply(layout, accepted, Wish::Operator).await? {
+            match self.apply(layout, accepted, Wish::Operator, Haste::AtOnce).await? {
                 Applied::Committed(journal, downtime) => {
                     self.finish(layout, &journal, downtime, started).await;
                     return Ok(downtime);
@@ -94,7 +94,7 @@ where
                     left.map_err(|error| Stopped::Later { reason: error.to_string() })?;
                 }
                 // What an operator asks for is not judged.
-                Applied::OnTrial | Applied::Refused(..) => break,
+                Applied::Held(_) | Applied::OnTrial | Applied::Refused(..) => break,
                 Applied::Uncertain(reason) => {
                     return Err(Stopped::because(Stage::Commit, reason));
                 }
@@ -160,7 +160,7 @@ where
     }
 
     /// Replaces what is pinned and returns what was.
-    async fn pin(&self, pinned: Option<Pinned>) -> std::io::Result<Option<Pinned>> {
+    pub(super) async fn pin(&self, pinned: Option<Pinned>) -> std::io::Result<Option<Pinned>> {
         let changed = self.context.stored(move |state| {
             let mut memory = state.consumer()?;
             let before = std::mem::replace(&mut memory.pinned, pinned);
@@ -188,7 +188,7 @@ where
 }
 
 /// The place and content of what the volumes hold of a key, the latest where they differ.
-fn present(layout: &SyncLayout, key: &belay_protocol::SyncKey) -> Option<(Order, Cid)> {
+pub(super) fn present(layout: &SyncLayout, key: &belay_protocol::SyncKey) -> Option<(Order, Cid)> {
     let volumes = Volumes::open(layout).ok()?;
     let marks = volumes.all.iter().filter_map(|volume| volume.mark().ok().flatten());
     marks

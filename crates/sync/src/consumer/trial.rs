@@ -182,6 +182,7 @@ where
         self.quarantine_at(layout, Some(cid), cid.to_string(), failure, at).await;
         let layout = layout.clone();
         let cleared = self.context.stored(move |state| {
+            state.note_stop(at)?;
             sweep_blocking(&layout, state)?;
             reached(Point::RefusedStateRemoved);
             state.clear_apply()

@@ -18,6 +18,7 @@ mod scene;
 mod sealed;
 mod signed;
 mod takeover;
+mod times;
 mod tree;
 mod trial;
 mod vanish;

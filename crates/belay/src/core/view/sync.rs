@@ -133,6 +133,12 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
         let waits = sync.waits.as_ref().map(|waits| format!("; {waits} waits")).unwrap_or_default();
         troubles.push(format!("paused {} ago by an operator{waits}", human::age(now, since)));
     }
+    if let (None, Some(waits)) = (sync.paused, &sync.waits) {
+        let until = sync.waits_until.map_or_else(String::new, |until| {
+            format!(", until {} (belay sync apply does it now)", human::clock(until))
+        });
+        troubles.push(format!("{waits}{until}"));
+    }
     if let Some(held) = &sync.held {
         let SyncHeld { cid, left_epoch, left_seq, since, .. } = held;
         troubles.push(format!(
@@ -201,6 +207,8 @@ mod tests {
         let mut status = sample::status();
         let sync = status.workloads[1].sync.as_mut().expect("it has one");
         sync.halted = Some("data is uncertain".to_owned());
+        sync.waits = Some("record 2 of epoch 1 waits for its window, 02:00-04:00 UTC".to_owned());
+        sync.waits_until = Some(sample::now());
         sync.taken_back = Some(belay_protocol::SyncTakenBack {
             cid: belay_protocol::Cid::from_digest([7; 32]),
             at: sample::now(),
@@ -211,6 +219,8 @@ mod tests {
         sync.quarantine.insert("bafkr4ihathatfailed".to_owned(), until);
         let text = table(&status, sample::now(), Style::Plain);
         assert!(text.contains("web: halted: data is uncertain\n"), "{text}");
+        assert!(text.contains("web: record 2 of epoch 1 waits for its window"), "{text}");
+        assert!(text.contains("(belay sync apply does it now)\n"), "{text}");
         let back = "which was taken back 0s ago (failure 2 in a row)\n";
         assert!(text.contains(back), "{text}");
         assert!(text.contains("web: bafkr4ihatha is not tried again for 1m\n"), "{text}");

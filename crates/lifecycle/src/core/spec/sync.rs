@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{PublisherKey, SyncKey, SyncRole};
-use belay_sync::{CapturePolicy, Member, OnUnready, PublisherRule, Sealing};
+use belay_sync::{
+    ApplyTimes, CapturePolicy, MaintenanceWindow, Member, OnUnready, PublisherRule, Sealing,
+};
 
 use super::super::keys::Keys;
 use super::required;
@@ -31,6 +33,8 @@ pub struct SyncDeclaration {
     pub publisher: PublisherRule,
     /// What a consumer does with content on which it does not become ready.
     pub on_unready: OnUnready,
+    /// When a consumer may be stopped for an apply.
+    pub apply_times: ApplyTimes,
 }
 
 /// Members of one key, the provider not counted.
@@ -38,6 +42,8 @@ const MEMBERS_MAX: usize = 1_000;
 
 /// Publishers of one key.
 const PUBLISHERS_MAX: usize = 1_000;
+
+const WINDOW: &str = "times of the week in UTC, as in \"02:00-04:00\" or \"sat,sun 22:00-02:00\"";
 
 const PUBLISHERS: &str = "Ed25519 keys, each as `belay sync keygen` prints it";
 
@@ -61,6 +67,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let publishers = read_publishers(&mut table, role);
     let publisher = read_publisher(&mut table, role);
     let on_unready = read_on_unready(&mut table, role);
+    let apply_times = read_apply_times(&mut table, role);
     table.finish();
     Some(SyncDeclaration {
         role: role?,
@@ -72,6 +79,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
         publishers,
         publisher,
         on_unready,
+        apply_times,
     })
 }
 
@@ -112,6 +120,18 @@ fn read_on_unready(table: &mut Keys<'_>, role: Option<SyncRole>) -> OnUnready {
         table.fault("on_unready", "a rule", "none, since a provider takes nothing over");
     }
     chosen
+}
+
+fn read_apply_times(table: &mut Keys<'_>, role: Option<SyncRole>) -> ApplyTimes {
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
+    let min_interval = table.duration("min_interval", bounds);
+    let window = table.parsed::<MaintenanceWindow>("window", WINDOW);
+    for key in ["min_interval", "window"] {
+        if role == Some(SyncRole::Provider) && table.has(key) {
+            table.fault(key, "a limit", "none, since a provider takes nothing over");
+        }
+    }
+    ApplyTimes { min_interval: min_interval.unwrap_or_default(), window }
 }
 
 fn read_publishers(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Vec<PublisherKey>> {
@@ -277,6 +297,27 @@ mod tests {
         for (spec, told) in [
             ("role = \"consumer\"\non_unready = \"stop\"", "keep"),
             ("role = \"provider\"\non_unready = \"keep\"", "takes nothing over"),
+        ] {
+            let faults = read(spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_says_when_it_may_be_stopped() {
+        let sync = read("role = \"consumer\"").expect("lawful").expect("declared");
+        assert_eq!(sync.apply_times, ApplyTimes::default());
+        let spec = "role = \"consumer\"\nmin_interval = \"1h\"\nwindow = \"sat,sun 22:00-02:00\"";
+        let times = read(spec).expect("lawful").expect("declared").apply_times;
+        assert_eq!(times.min_interval, Duration::from_hours(1));
+        let shown = times.window.expect("declared").to_string();
+        assert_eq!(shown, "sat,sun 22:00-02:00 UTC");
+        for (spec, told) in [
+            ("role = \"consumer\"\nwindow = \"late\"", "02:00-04:00"),
+            ("role = \"consumer\"\nwindow = \"caturday 02:00-04:00\"", "is no day"),
+            ("role = \"consumer\"\nmin_interval = \"0s\"", "min_interval"),
+            ("role = \"provider\"\nwindow = \"02:00-04:00\"", "takes nothing over"),
+            ("role = \"provider\"\nmin_interval = \"1h\"", "takes nothing over"),
         ] {
             let faults = read(spec).expect_err("a fault");
             assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
