@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 
 use crate::context::{Context, Failure, Stopped, blocking, with_causes};
 use crate::core::root::{ROOT_MAX, Root, StoredRoot};
+use crate::manifest_pieces::HeldPieces;
 use crate::spool::{Spool, Spooled, keep_reserve};
 
 /// Frames that were fetched, as they lay in their packs. They are opened, and by that verified,
@@ -116,18 +117,35 @@ impl<S: BlobStore, W> Context<S, W> {
         keys: &Keys,
         stage: Stage,
     ) -> Result<Spooled, Stopped> {
+        self.fetch_manifest_beside(HeldPieces::default(), root, keys, stage).await
+    }
+
+    /// The same, but for the pieces that are held already.
+    pub(crate) async fn fetch_manifest_beside(
+        &self,
+        held: HeldPieces,
+        root: &Root,
+        keys: &Keys,
+        stage: Stage,
+    ) -> Result<Spooled, Stopped> {
         let chunks = root.manifest.clone();
+        let lacking = chunks.iter().filter(|chunk| !held.has(chunk)).copied().collect();
         let frames = self.new_frames(stage).await?;
-        let frames = self.fetch_frames(root, chunks.clone(), frames, stage).await?;
+        let frames = self.fetch_frames(root, lacking, frames, stage).await?;
         let (spool, keys) = (self.spool.clone(), keys.clone());
         blocking(stage, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(stage, error);
             let mut opener = Opener::new(&keys);
             let mut manifest = spool.create().map_err(|error| fail(&error))?;
             for chunk in &chunks {
-                let found = frames.open(chunk, &mut opener).map_err(|error| fail(&error))?;
-                let found = found.ok_or_else(|| Stopped::because(stage, "a chunk is missing"))?;
-                let content = found.map_err(|fault| refused_chunk(stage, fault))?;
+                let content = if let Some(content) = held.find(chunk, &keys) {
+                    content
+                } else {
+                    let found = frames.open(chunk, &mut opener);
+                    let found = found.map_err(|error| fail(&error))?;
+                    let missing = || Stopped::because(stage, "a chunk is missing");
+                    found.ok_or_else(missing)?.map_err(|fault| refused_chunk(stage, fault))?
+                };
                 let written = keep_reserve(&manifest.file, content.len())
                     .and_then(|()| manifest.file.write_all(&content));
                 written.map_err(|error| fail(&error))?;

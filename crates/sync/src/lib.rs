@@ -29,6 +29,7 @@ mod history;
 mod importing;
 mod layout;
 mod manifest_file;
+mod manifest_pieces;
 mod node_key;
 mod packing;
 mod pausing;

@@ -15,6 +15,7 @@ use crate::durable;
 use crate::failpoint::{Point, reached};
 use crate::fetching::Frames;
 use crate::layout::SyncLayout;
+use crate::manifest_pieces::HeldPieces;
 use crate::sealing::keys_of;
 use crate::spool::{Spool, Spooled};
 use crate::stage::{StageError, Staged, stage};
@@ -52,7 +53,12 @@ where
             Ok((root, keys))
         })
         .await?;
-        let manifest = context.fetch_manifest(&root, &keys, Stage::Download).await?;
+        let (state, wanted, opening) = (context.state.clone(), root.manifest.clone(), keys.clone());
+        let held = blocking(Stage::Download, move || {
+            Ok(HeldPieces::read(&state.manifests(), &wanted, &opening))
+        });
+        let held = held.await?;
+        let manifest = context.fetch_manifest_beside(held, &root, &keys, Stage::Download).await?;
 
         let (examined, judged, known) = (manifest, accepted.clone(), root.clone());
         let (state, spool) = (context.state.clone(), context.spool.clone());

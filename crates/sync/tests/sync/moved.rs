@@ -95,13 +95,13 @@ const ROWS: &[Row] = &[
         name: "1 MiB of what does not compress",
         change: |data| overwrite(&data.join("random"), 7 * MIB + 123, &noise(70, MIB)),
         stored: 1_084_199,
-        fetched: 1_167_416,
+        fetched: 1_083_414,
     },
     Row {
         name: "1 MiB of pages",
         change: |data| overwrite(&data.join("pages"), 3 * MIB + 123, &noise(71, MIB)),
         stored: 1_087_688,
-        fetched: 1_185_936,
+        fetched: 1_087_063,
     },
     Row {
         name: "256 scattered pages of 32 MiB",
@@ -113,7 +113,7 @@ const ROWS: &[Row] = &[
             }
         },
         stored: 1_101_284,
-        fetched: 1_153_035,
+        fetched: 1_093_419,
     },
     Row {
         name: "1,000 scattered rows",
@@ -125,7 +125,7 @@ const ROWS: &[Row] = &[
             }
         },
         stored: 71_413,
-        fetched: 152_038,
+        fetched: 63_108,
     },
     Row {
         name: "100 adjacent rows",
@@ -135,7 +135,7 @@ const ROWS: &[Row] = &[
             }
         },
         stored: 35_099,
-        fetched: 123_884,
+        fetched: 34_954,
     },
     Row {
         name: "a log that loses 1 KiB at its head and gets 1 KiB more",
@@ -146,7 +146,7 @@ const ROWS: &[Row] = &[
             fs::write(data.join("log"), log).expect("writes");
         },
         stored: 17_855,
-        fetched: 121_857,
+        fetched: 17_710,
     },
     Row { name: "nothing but times", change: |_| {}, stored: 0, fetched: 0 },
 ];
@@ -195,6 +195,8 @@ async fn a_change_moves_no_more_bytes_than_it_did() {
         let cid = publish(&publishing).await;
         applied(&consuming, cid).await;
         let (put, got) = (stored().await - before.0, fetched() - before.1);
+        // Times alone are no other content, and nothing is published for them.
+        assert!(put == 0 || trees(&consumer) == trees(&provider), "{name}: the trees differ");
         for (what, bytes, most) in [("stored", put, *most_stored), ("fetched", got, *most_fetched)]
         {
             if bytes > most + most / 20 {
@@ -203,7 +205,6 @@ async fn a_change_moves_no_more_bytes_than_it_did() {
         }
     }
     assert!(missed.is_empty(), "\n{missed}");
-    assert_eq!(trees(&consumer), trees(&provider));
     consuming.stop().await;
     publishing.stop().await;
 }
