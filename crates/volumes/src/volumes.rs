@@ -23,7 +23,7 @@ use crate::error::{
     CareError, EnsureError, GenerationError, IoFault, ListError, OpenError, ReleaseError,
     RemoveError,
 };
-use crate::freeze::Watchdog;
+use crate::freeze::{Guards, Watchdog};
 use crate::generation::{Cloning, Generation, MountedGeneration};
 use crate::loop_device::{self, Minors};
 use crate::pool::Provider;
@@ -115,6 +115,8 @@ pub(crate) struct Inner {
     pub(crate) configured: Mutex<BTreeSet<VolumeId>>,
     /// Numbers of devices that could not be removed when their volume was released.
     pub(crate) lingering: Mutex<BTreeSet<u32>>,
+    /// Watchdogs that wait for volumes to guard.
+    pub(crate) guards: Guards,
     recovered: Recovered,
     locks: Mutex<HashMap<VolumeId, Arc<AsyncMutex<()>>>>,
     permits: Arc<Semaphore>,
@@ -180,6 +182,7 @@ impl Volumes {
                 ext4_tools: ext4_tools(&version.output),
                 configured: Mutex::default(),
                 lingering: Mutex::default(),
+                guards: Guards::default(),
                 recovered,
                 locks: Mutex::default(),
                 permits: Arc::new(Semaphore::new(config.parallel.max(1))),

@@ -44,6 +44,11 @@ pub(crate) fn prepare(
         Cloning::ByReference => {}
         Cloning::Unsupported => return Err(GenerationError::NotCloning { id: id() }),
     }
+    let mounted = subjects.iter().filter(|subject| subject.root.is_some()).count();
+    if let Some(watchdog) = &inner.config.watchdog {
+        let ready = inner.guards.prepare(watchdog, mounted);
+        ready.map_err(|source| GenerationError::Io { id: id(), source })?;
+    }
     for subject in &subjects {
         let Some(Freezable { mount, root }) = &subject.root else { continue };
         let synced = syncfs(root).map_err(IoFault::on("sync", mount));
@@ -168,7 +173,7 @@ fn clone_all(
         let done = clone().map(|()| Duration::ZERO);
         return done.map_err(|(index, fault)| explain(of(index), FreezeFault::Io(fault)));
     };
-    match freeze::while_frozen(watchdog, &roots, clone) {
+    match freeze::while_frozen(watchdog, &inner.guards, &roots, clone) {
         Ok((Ok(()), stall)) => Ok(stall),
         Ok((Err((index, fault)), _)) => Err(explain(of(index), FreezeFault::Io(fault))),
         Err((index, fault)) => Err(explain(of(places[index]), fault)),

@@ -1,5 +1,6 @@
 //! Generations on a host that clones by reference, and the watchdog that thaws.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -7,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use belay_volumes::{
     ByteSize, Cloning, EnsureError, FileSystem, GenerationError, GenerationName, Refusal,
@@ -207,6 +211,61 @@ fn write_until(path: PathBuf, stop: &AtomicBool) -> Duration {
         longest = longest.max(began.elapsed());
     }
     longest
+}
+
+/// The processes that run this program.
+fn running(program: &Path) -> Vec<Pid> {
+    let processes = fs::read_dir("/proc").expect("lists").flatten();
+    let runs = |entry: &fs::DirEntry| {
+        fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| line.starts_with(program.as_os_str().as_encoded_bytes()))
+    };
+    let pids = processes.filter(runs).map(|entry| entry.file_name().to_string_lossy().parse());
+    pids.map(|pid| Pid::from_raw(pid.expect("a number"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchdogs_are_started_before_anybody_waits_and_outlive_neither_use_nor_owner() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 512);
+    let mut config = config(&scratch);
+    let watchdog = scratch.directory.join("watchdog-of-this-test");
+    std::os::unix::fs::symlink(program(), &watchdog).expect("links");
+    let arguments = vec!["thaw-watchdog".to_owned()];
+    config.watchdog = Some(Watchdog { program: watchdog.clone(), arguments });
+    let volumes = Volumes::open(config).await.expect("a directory of volumes");
+    let mut ids = BTreeSet::new();
+    for id in ["web/store", "web/cache"] {
+        let wanted = spec(id, ByteSize::mib(32));
+        volumes.ensure(&wanted).await.expect("a volume");
+        ids.insert(wanted.id);
+    }
+    for _ in 0..2 {
+        volumes.prepare_generations(ids.clone(), &name("a")).await.expect("prepared");
+        assert_eq!(running(&watchdog).len(), 2, "one for each, and no more the second time");
+    }
+    let ready = running(&watchdog);
+    volumes.keep_generations(ids.clone(), &name("a")).await.expect("kept");
+    assert_eq!(running(&watchdog), [], "they have served");
+
+    // Whatever became of those that were ready, the volumes are guarded.
+    volumes.prepare_generations(ids.clone(), &name("a")).await.expect("prepared");
+    let again = running(&watchdog);
+    assert!(again.iter().all(|pid| !ready.contains(pid)));
+    kill(again[0], Signal::SIGKILL).expect("it runs");
+    volumes.keep_generations(ids.clone(), &name("a")).await.expect("kept");
+    assert_eq!(running(&watchdog), []);
+
+    volumes.prepare_generations(ids.clone(), &name("a")).await.expect("prepared");
+    for id in &ids {
+        volumes.release(id).await.expect("one that is ready holds no volume");
+    }
+    drop(volumes);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !running(&watchdog).is_empty() {
+        assert!(Instant::now() < deadline, "they do not outlive their owner");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
