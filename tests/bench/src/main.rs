@@ -6,6 +6,7 @@ mod checkpoints;
 mod engine_look;
 mod lifecycle;
 mod locks;
+mod replicas;
 mod report;
 mod runners;
 mod sync;
@@ -37,6 +38,9 @@ fn main() -> anyhow::Result<ExitCode> {
         ["checkpoints", rest @ ..] => {
             return Ok(judge(&runtime.block_on(checkpoints::run(number(rest, 7)?))?));
         }
+        ["replicas", rest @ ..] => {
+            return Ok(judge(&runtime.block_on(replicas::run(number(rest, 7)?))?));
+        }
         ["sync"] => return Ok(judge(&runtime.block_on(sync::run())?)),
         ["locks", rest @ ..] => locks::run(number(rest, 15)?)?,
         rounds => runtime.block_on(volumes::run(number(rounds, 15)?))?,
@@ -60,8 +64,8 @@ where
         [] => Ok(default),
         [number] => Ok(number.parse()?),
         _ => anyhow::bail!(
-            "expected nothing, lifecycle, reattach, sync, locks, checkpoints or runners, and at most \
-             one number: rounds, minutes of idleness, or connections"
+            "expected nothing, lifecycle, reattach, sync, replicas, locks, checkpoints or runners, and \
+             at most one number: rounds, minutes of idleness, or connections"
         ),
     }
 }

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::rivals::{Restic, tar_gzip};
 use crate::lifecycle::{Finding, finding};
 
-const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 const DEADLINE: Duration = Duration::from_mins(10);
 
 /// Small files, of 200 bytes to 64 KiB.
@@ -171,7 +171,7 @@ impl Dice {
 }
 
 /// Bytes that do not compress.
-fn noise(seed: u64, length: u64) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: u64) -> Vec<u8> {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < length {
@@ -210,7 +210,7 @@ fn pages(seed: u64, length: u64) -> Vec<u8> {
 }
 
 /// The tree: 10,000 files, one gibibyte.
-fn fill(data: &Path) -> Result<()> {
+pub(crate) fn fill(data: &Path) -> Result<()> {
     let mut left = 1024 * MIB;
     let mut put = |path: PathBuf, content: &[u8]| -> Result<u64> {
         if let Some(parent) = path.parent() {
@@ -264,7 +264,7 @@ fn files(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn overwrite(path: &Path, at: u64, content: &[u8]) -> Result<()> {
+pub(crate) fn overwrite(path: &Path, at: u64, content: &[u8]) -> Result<()> {
     let mut file = File::options().write(true).open(path)?;
     file.seek(SeekFrom::Start(at))?;
     Ok(file.write_all(content)?)
