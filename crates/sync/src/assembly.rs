@@ -318,6 +318,17 @@ impl TreeSource for Assembly<'_> {
         Err(ManifestError::Fault(ManifestFault::Truncated).into())
     }
 
+    fn pass_over(&mut self) -> Result<[u8; 32], StageError> {
+        while let Some(record) = self.manifest.next()? {
+            match record {
+                Record::End(digest) => return Ok(digest),
+                Record::Hole(_) | Record::Chunk(_) => {}
+                Record::Entry(_) => break,
+            }
+        }
+        Err(ManifestError::Fault(ManifestFault::Truncated).into())
+    }
+
     fn finish(&mut self) -> Result<(), StageError> {
         match self.lost.len() {
             0 => Ok(()),

@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, Statx,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, Statx,
     StatxFlags, Timespec, Timestamps, Uid,
 };
 
@@ -209,6 +209,12 @@ impl Dir {
 
     pub(crate) fn make_symlink(&self, name: Name<'_>, target: &[u8]) -> io::Result<()> {
         Ok(rustix::fs::symlinkat(OsStr::from_bytes(target), &self.0, name.0)?)
+    }
+
+    /// Gives what this descriptor holds a name in this directory, whatever names it has by now.
+    pub(crate) fn link_held(&self, name: Name<'_>, held: &File) -> io::Result<()> {
+        let pinned = format!("/proc/self/fd/{}", held.as_raw_fd());
+        Ok(rustix::fs::linkat(CWD, pinned, &self.0, name.0, AtFlags::SYMLINK_FOLLOW)?)
     }
 
     /// Gives the regular file `from` of another directory a name in this one.

@@ -308,6 +308,18 @@ pub(crate) fn read_xattrs(met: &Met<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, C
 
 /// The attributes of the `user` namespace. Others are of this host (security labels, capabilities,
 /// overlay marks) and do not travel.
+/// Whether a file has attributes that do not travel with it, but for the label that the host gives
+/// every file.
+pub(crate) fn has_other_xattrs(file: impl std::os::fd::AsFd) -> bool {
+    let mut names = Vec::with_capacity(XATTRS_MAX);
+    match rustix::fs::flistxattr(&file, rustix::buffer::spare_capacity(&mut names)) {
+        Ok(_) => names.split(|&byte| byte == 0).any(|name| {
+            !name.is_empty() && !name.starts_with(b"user.") && name != b"security.selinux"
+        }),
+        Err(error) => error != rustix::io::Errno::OPNOTSUPP,
+    }
+}
+
 pub(crate) fn xattrs(
     file: impl std::os::fd::AsFd,
     path: &[u8],

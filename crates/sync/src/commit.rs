@@ -12,12 +12,14 @@ use std::io;
 
 use belay_protocol::record::SyncRecord;
 use jiff::Timestamp;
+use rustix::fs::{FileType, Timespec};
 use std::os::unix::ffi::OsStrExt;
 
-use crate::beneath::{Dir, Name, remove_tree};
+use crate::beneath::{Dir, Name, file_type, remove_tree};
 use crate::core::apply::{Identity, Progress, progress};
 use crate::core::record::Order;
 use crate::failpoint::{Point, reached};
+use crate::sharing::SharingError;
 use crate::stage::{STAGING_PREFIX, Staged};
 use crate::state::{ApplyJournal, ApplyPhase, ExchangeStep, StateDir, Trial};
 use crate::volume::{Mark, Volume, Volumes};
@@ -45,6 +47,12 @@ pub(crate) enum CommitError {
         #[source]
         source: io::Error,
     },
+    /// They hold the old state, whole, and it is another than the one that files were taken from.
+    #[error("the present state changed under the new one")]
+    Changed {
+        #[source]
+        source: SharingError,
+    },
     /// It is not known what the volumes hold.
     #[error("{reason}")]
     Uncertain { reason: String },
@@ -62,14 +70,16 @@ pub(crate) fn plan(volumes: &Volumes, staged: &Staged) -> Result<Vec<ExchangeSte
             let volume = &volumes.all[step.unit.mount];
             let looked = (|| {
                 let staging = volume.private.open_dir(staged.directory.as_bytes())?;
-                let slot = staging.identity_of(Name::new(step.slot.as_bytes())?)?;
+                let slot = Name::new(step.slot.as_bytes())?;
+                let staged = staging.identity_of(slot)?.ok_or(io::ErrorKind::NotFound)?;
+                let staged = (staged, modified(&staging, slot)?);
                 let replaced = match volume.place(&step.unit.below)? {
-                    Some((parent, name)) => parent.identity_of(name)?,
-                    None => None,
+                    Some((parent, name)) => (parent.identity_of(name)?, modified(&parent, name)?),
+                    None => (None, None),
                 };
-                Ok((slot.ok_or(io::ErrorKind::NotFound)?, replaced))
+                Ok((staged, replaced))
             })();
-            let (slot, replaced) = looked.map_err(|source| CommitError::Unchanged {
+            let (staged_now, replaced_now) = looked.map_err(|source| CommitError::Unchanged {
                 what: format!("the place of {} cannot be used", step.unit.path),
                 source,
             })?;
@@ -77,11 +87,46 @@ pub(crate) fn plan(volumes: &Volumes, staged: &Staged) -> Result<Vec<ExchangeSte
                 volume: volume.name.clone(),
                 below: step.unit.below.clone(),
                 slot: step.slot.clone(),
-                staged: slot,
-                replaced,
+                staged: staged_now.0,
+                replaced: replaced_now.0,
+                staged_modified: staged_now.1,
+                replaced_modified: replaced_now.1,
             })
         })
         .collect()
+}
+
+/// When a directory was modified. Files are not modified by an exchange.
+fn modified(parent: &Dir, name: Name<'_>) -> io::Result<Option<(i64, u32)>> {
+    let stat = parent.stat(name)?.filter(|stat| file_type(stat) == FileType::Directory);
+    Ok(stat.map(|stat| (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0))))
+}
+
+/// Sets the time that an exchange changed back to what it was.
+fn keep_time(volume: &Volume, below: &str, time: Option<(i64, u32)>) -> io::Result<()> {
+    let Some((seconds, nanos)) = time else { return Ok(()) };
+    let Some((parent, name)) = volume.place(below)? else { return Ok(()) };
+    if modified(&parent, name)?.is_some_and(|now| now != (seconds, nanos)) {
+        parent.set_mtime(name, Timespec { tv_sec: seconds, tv_nsec: nanos.into() })?;
+    }
+    Ok(())
+}
+
+/// Whether the files that a staged tree shares with the present one are as they were hashed.
+pub(crate) fn check(volumes: &Volumes, staged: &Staged) -> Result<(), CommitError> {
+    let mut open = Vec::new();
+    for (mount, volume) in volumes.all.iter().enumerate() {
+        match volume.private.open_dir(staged.directory.as_bytes()) {
+            Ok(dir) => open.push((mount, dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => {
+                let what = format!("the new state in volume {} cannot be read", volume.name);
+                return Err(CommitError::Unchanged { what, source });
+            }
+        }
+    }
+    let staging = |mount| open.iter().find(|(at, _)| *at == mount).map(|(_, dir)| dir);
+    staged.shared.check(staging).map_err(|source| CommitError::Changed { source })
 }
 
 /// Commits a staged tree. The container is stopped. `earlier` is an apply that came to no certain
@@ -95,6 +140,7 @@ pub(crate) fn commit(
     term: Term,
     now: Timestamp,
 ) -> Result<ApplyJournal, CommitError> {
+    check(volumes, staged)?;
     let steps = plan(volumes, staged)?;
     let trial = match term {
         Term::Final => None,
@@ -179,6 +225,9 @@ fn forward(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
         }
         reached(Point::FirstExchange);
     }
+    for step in &journal.steps {
+        keep_time(volume(volumes, step)?, &step.below, step.staged_modified)?;
+    }
     reached(Point::AllExchanged);
     for volume in &touched {
         volume.private.sync_file_system()?;
@@ -218,6 +267,7 @@ fn back(
                 Progress::Done => unexchange(volume, journal, step)?,
                 Progress::Unknown => return Err(io::Error::other(Foreign)),
             }
+            keep_time(volume, &step.below, step.replaced_modified)?;
         }
         for volume in touched(volumes, journal)? {
             // A mark of the new state may have been written before the failure.

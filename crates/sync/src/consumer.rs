@@ -22,6 +22,7 @@ use crate::core::record::{Order, Standing, judge, standing};
 use crate::core::trial::Wish;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
+use crate::sharing::Sharing;
 use crate::stage::Staged;
 use crate::state::{ApplyJournal, ApplyPhase, Highest, StateDir};
 use crate::volume::mount_table;
@@ -62,6 +63,7 @@ struct Rest {
 struct Waiting {
     layout: SyncLayout,
     record: SyncRecord,
+    sharing: Sharing,
     staged: Staged,
 }
 

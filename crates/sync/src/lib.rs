@@ -38,6 +38,7 @@ mod reader;
 mod recovery;
 mod remembered;
 mod sealing;
+mod sharing;
 mod spool;
 mod stage;
 mod state;

@@ -79,7 +79,9 @@ fn settle(state: &StateDir, layout: &SyncLayout) -> Result<Option<belay_protocol
                     Ok(Some(cid))
                 }
                 Err(CommitError::Uncertain { reason }) => Err(reason),
-                Err(error @ CommitError::Unchanged { .. }) => Err(error.to_string()),
+                Err(error @ (CommitError::Unchanged { .. } | CommitError::Changed { .. })) => {
+                    Err(error.to_string())
+                }
             }
         }
     }

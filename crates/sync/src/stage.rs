@@ -1,6 +1,7 @@
 //! Builds a record's tree beside the present one, in the volumes that will hold it.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
@@ -17,6 +18,7 @@ use crate::core::member::{Body, Member, Mtime};
 use crate::core::record::AcceptedRecord;
 use crate::core::tree::{Limits, TreeFault, TreeIndex, TreeSummary, is_below};
 use crate::manifest_file::ManifestError;
+use crate::sharing::{Shared, Sharer, Sharing, SharingError, Target};
 use crate::volume::Volumes;
 use crate::walk::shown;
 
@@ -38,6 +40,8 @@ pub(crate) struct Staged {
     /// Name of the staging directory in each volume touched.
     pub(crate) directory: String,
     pub(crate) steps: Vec<StagedUnit>,
+    /// Files that lie in the present tree too.
+    pub(crate) shared: Shared,
     /// Volumes mounted below a declared path, of which the tree says nothing. They stay as they are.
     pub(crate) untouched: Vec<VolumeName>,
 }
@@ -60,6 +64,17 @@ pub(crate) trait TreeSource {
         &mut self,
         sink: &mut dyn FnMut(&[u8]) -> Result<(), StageError>,
     ) -> Result<(), StageError>;
+
+    /// Passes over the content of the file that was last returned, and returns the digest that it is
+    /// to have.
+    fn pass_over(&mut self) -> Result<[u8; 32], StageError> {
+        let mut hasher = blake3::Hasher::new();
+        self.content(&mut |piece: &[u8]| {
+            hasher.update(piece);
+            Ok(())
+        })?;
+        Ok(*hasher.finalize().as_bytes())
+    }
 
     /// Whether all content that was given is what it should be.
     fn finish(&mut self) -> Result<(), StageError>;
@@ -109,6 +124,8 @@ pub(crate) enum StageError {
     NoRoom { volume: String, needed: u64, members: u64, bytes: u64, inodes: u64 },
     #[error("the tree links too many files from one volume to another")]
     Copies,
+    #[error(transparent)]
+    Shared(#[from] SharingError),
     #[error("{path:?} could not be staged")]
     Io {
         path: String,
@@ -165,27 +182,35 @@ pub(crate) fn stage(
     accepted: &AcceptedRecord,
     source: &mut impl TreeSource,
     directory: &str,
+    sharing: Sharing,
 ) -> Result<Staged, StageError> {
     let manifest = &accepted.record.manifest;
     let limits = Limits { members: manifest.members, content: manifest.content_bytes };
     let mut index = TreeIndex::new(&accepted.roots, limits);
     let mut staging = Staging::open(volumes, &units, directory)?;
+    let mut sharer = Sharer::new(sharing);
     while let Some(member) = source.next()? {
         index.admit(&member)?;
         staging.leave_for(&member.path)?;
-        let digest = staging.place(&member, source)?;
+        let digest = staging.place(&member, source, &mut sharer)?;
         index.record(&member, &digest);
     }
     staging.leave_for(b"")?;
     source.finish()?;
     is_named(&index.finish()?, accepted)?;
+    let common = sharer.settle();
     for place in &staging.places {
         let synced = place.dir.sync_file_system();
         synced.map_err(|source| fault(volumes.all[place.mount].point.as_member(), source))?;
     }
+    common.verify(|mount| Some(&staging.at(mount)?.dir))?;
     let filled = staging.filled;
-    let mut staged =
-        Staged { directory: directory.to_owned(), steps: Vec::new(), untouched: Vec::new() };
+    let mut staged = Staged {
+        directory: directory.to_owned(),
+        steps: Vec::new(),
+        shared: common,
+        untouched: Vec::new(),
+    };
     for (index, unit) in units.into_iter().enumerate() {
         if filled[index] {
             staged.steps.push(StagedUnit { unit, slot: slot(index) });
@@ -266,12 +291,16 @@ impl<'v> Staging<'v> {
         })
     }
 
+    fn at(&self, mount: usize) -> Option<&Place> {
+        self.places.iter().find(|place| place.mount == mount)
+    }
+
     /// Where a member is staged: its volume's staging directory and its path in that.
     fn locate(&self, member: &[u8]) -> Result<(usize, &Place, Vec<u8>), StageError> {
         let outside = || TreeFault::Outside { path: shown(member) };
         let (unit, below) = locate(self.units, member).ok_or_else(outside)?;
         let mount = self.units[unit].mount;
-        let place = self.places.iter().find(|place| place.mount == mount).ok_or_else(outside)?;
+        let place = self.at(mount).ok_or_else(outside)?;
         let mut path = slot(unit).into_bytes();
         if !below.is_empty() {
             path.push(b'/');
@@ -284,6 +313,7 @@ impl<'v> Staging<'v> {
         &mut self,
         member: &Member,
         source: &mut impl TreeSource,
+        sharer: &mut Sharer,
     ) -> Result<[u8; 32], StageError> {
         let io = |source| fault(&member.path, source);
         let (unit, place, path) = self.locate(&member.path)?;
@@ -307,16 +337,28 @@ impl<'v> Staging<'v> {
                 set_xattrs(parent.open_child(name).map_err(io)?.descriptor(), member)?;
             }
             Body::File { size } => {
-                let check_room = || self.check_room(place, *size, member);
-                check_room()?;
-                digest = write_file(&parent, name, member, *size, place.owner, check_room, source)?;
+                let at = (&parent, name, &path[..]);
+                if !is_root && self.share(member, *size, at, sharer).map_err(io)? {
+                    digest = source.pass_over()?;
+                    sharer.expect(digest);
+                } else {
+                    let check_room = || self.check_room(place, *size, member);
+                    check_room()?;
+                    let owner = place.owner;
+                    digest = write_file(&parent, name, member, *size, owner, check_room, source)?;
+                }
             }
             Body::Symlink { target } => {
                 parent.make_symlink(name, target).map_err(io)?;
                 parent.chown(name, place.owner.0, place.owner.1).map_err(io)?;
                 parent.set_mtime(name, timespec(member.mtime)).map_err(io)?;
             }
-            Body::HardLink { to } => copied = self.link(member, to, place, &parent, name)?,
+            Body::HardLink { to } => {
+                copied = self.link(member, to, place, &parent, name)?;
+                if let Some(stat) = parent.stat(name).map_err(io)? {
+                    sharer.linked(place.mount, &stat);
+                }
+            }
         }
         if let Some(bytes) = copied {
             let mount = place.mount;
@@ -327,6 +369,34 @@ impl<'v> Staging<'v> {
             self.open.push(member.clone());
         }
         Ok(digest)
+    }
+
+    /// Puts the file that has this place now into the staged tree, if it is what the
+    /// new tree has there. Roots have names of their own: two names of one file are not exchanged.
+    fn share(
+        &self,
+        member: &Member,
+        size: u64,
+        (parent, name, path): (&Dir, Name<'_>, &[u8]),
+        sharer: &mut Sharer,
+    ) -> io::Result<bool> {
+        let Some((unit, below)) = locate(self.units, &member.path) else { return Ok(false) };
+        let unit = &self.units[unit];
+        let present = (|| {
+            let (between, last) = Name::split(below)?;
+            let root = self.volumes.all[unit.mount].data()?;
+            let mut at = unit.below.clone().into_bytes();
+            if !at.is_empty() && !between.is_empty() {
+                at.push(b'/');
+            }
+            at.extend_from_slice(between);
+            Ok::<_, io::Error>((root.open_dir(&at)?, last))
+        })();
+        // Where there is nothing, or something else on the way, nothing is shared.
+        let Ok((present, last)) = present else { return Ok(false) };
+        let owner = self.at(unit.mount).ok_or(io::ErrorKind::NotFound)?.owner;
+        let target = Target { mount: unit.mount, path, parent, name, owner };
+        sharer.share((&present, last), member, size, &target)
     }
 
     /// Where the root of a volume lies in a directory of another unit, that directory keeps an
@@ -476,10 +546,17 @@ fn write_file(
         write_sparse(&mut file, piece).map_err(io)
     })?;
     file.set_len(size).map_err(io)?;
-    set_xattrs(&file, member)?;
-    own(&file, owner, member.mode).map_err(io)?;
-    rustix::fs::futimens(&file, &times(member.mtime)).map_err(|error| io(error.into()))?;
+    give_attributes(&file, member, owner).map_err(io)?;
     Ok(*hasher.finalize().as_bytes())
+}
+
+/// Gives a file that was just made what its content does not tell.
+pub(crate) fn give_attributes(file: &File, member: &Member, owner: (u32, u32)) -> io::Result<()> {
+    for (name, value) in &member.xattrs {
+        rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::CREATE)?;
+    }
+    own(file, owner, member.mode)?;
+    Ok(rustix::fs::futimens(file, &times(member.mtime))?)
 }
 
 /// Writes the next piece of a file, with holes in the place of zeros. Pieces but the last have a

@@ -373,6 +373,12 @@ pub(crate) struct ExchangeStep {
     pub(crate) staged: Identity,
     /// What it replaces, if there is something.
     pub(crate) replaced: Option<Identity>,
+    /// When either of them, if it is a directory, was modified: some file systems count an exchange
+    /// as a modification of both. Seconds and nanoseconds.
+    #[serde(default)]
+    pub(crate) staged_modified: Option<(i64, u32)>,
+    #[serde(default)]
+    pub(crate) replaced_modified: Option<(i64, u32)>,
 }
 
 /// Why a workload must not start.

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::{CommitError, Foreign, finish, found, make_parents, touched, volume};
+use super::{CommitError, Foreign, finish, found, keep_time, make_parents, touched, volume};
 use crate::beneath::Name;
 use crate::core::apply::{WayBack, way_back};
 use crate::failpoint::{Point, reached};
@@ -69,6 +69,9 @@ fn put_back(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
     for step in &journal.steps {
         go(volume(volumes, step)?, journal, step)?;
         reached(Point::FirstPutBack);
+    }
+    for step in &journal.steps {
+        keep_time(volume(volumes, step)?, &step.below, step.replaced_modified)?;
     }
     reached(Point::AllPutBack);
     for volume in &touched {

@@ -12,9 +12,10 @@ use super::{Applied, Consumer, Haste, Waiting};
 use crate::commit::{self, CommitError, Term};
 use crate::context::{Stopped, blocking};
 use crate::core::record::AcceptedRecord;
-use crate::core::trial::{Verdict, Wish, is_tried, verdict};
+use crate::core::trial::{OnUnready, Verdict, Wish, is_tried, verdict};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
+use crate::sharing::Sharing;
 use crate::stage::Staged;
 use crate::state::{ApplyJournal, ApplyPhase, Halt, StateDir};
 use crate::volume::Volumes;
@@ -75,51 +76,68 @@ where
             Earlier::Finished(applied) => return Ok(*applied),
             Earlier::Stands(journal) => Some(*journal),
         };
-        let staged = match self.waited(layout, accepted).await {
-            Some(staged) => staged,
-            None => self.prepare(layout, accepted).await?,
+        let first = match (&earlier, context.spec.on_unready, wish) {
+            // What an unfinished apply left is no state to take anything from.
+            (Some(_), _, _) => Sharing::Nothing,
+            // The old state may have to come back as it is now.
+            (None, OnUnready::Rollback, Wish::Publisher) => Sharing::Clones,
+            (None, OnUnready::Rollback | OnUnready::Keep, _) => Sharing::ClonesAndLinks,
         };
-        reached(Point::Staged);
-        self.accept(&accepted.record).await?;
-        if let Some(hold) = self.hold(layout, wish, haste).await {
-            let (layout, record) = (layout.clone(), accepted.record.clone());
-            self.waiting = Some(Waiting { layout, record, staged });
-            return Ok(Applied::Held(hold));
-        }
-
-        let cid = accepted.record.cid;
-        let mut window = match self.open_window(cid).await {
-            Ok(window) => window,
-            Err(stopped @ Stopped::Later { .. }) => {
-                // It is whole and verified, and so it need not be fetched again.
+        for sharing in [first, Sharing::Nothing] {
+            let staged = match self.waited(layout, accepted, sharing).await {
+                Some(staged) => staged,
+                None => self.prepare(layout, accepted, sharing).await?,
+            };
+            reached(Point::Staged);
+            self.accept(&accepted.record).await?;
+            if let Some(hold) = self.hold(layout, wish, haste).await {
                 let (layout, record) = (layout.clone(), accepted.record.clone());
-                self.waiting = Some(Waiting { layout, record, staged });
-                return Err(stopped);
+                self.waiting = Some(Waiting { layout, record, sharing, staged });
+                return Ok(Applied::Held(hold));
             }
-            Err(stopped) => {
-                self.sweep(layout).await;
-                return Err(stopped);
+
+            let cid = accepted.record.cid;
+            let mut window = match self.open_window(cid).await {
+                Ok(window) => window,
+                Err(stopped @ Stopped::Later { .. }) => {
+                    // It is whole and verified, and so it need not be fetched again.
+                    let (layout, record) = (layout.clone(), accepted.record.clone());
+                    self.waiting = Some(Waiting { layout, record, sharing, staged });
+                    return Err(stopped);
+                }
+                Err(stopped) => {
+                    self.sweep(layout).await;
+                    return Err(stopped);
+                }
+            };
+            reached(Point::ApplyWindowOpened);
+            context.show("committing");
+            window.mutating();
+            let (record, earlier) = (accepted.record.clone(), earlier.clone());
+            let tried =
+                is_tried(context.spec.on_unready, window.found(), wish) && earlier.is_none();
+            let term = if tried { Term::OnTrial } else { Term::Final };
+            let now = Timestamp::now();
+            let committed = self
+                .change(layout, move |volumes, state| {
+                    commit::commit(volumes, state, &record, &staged, earlier, term, now)
+                })
+                .await;
+            match self.close(window, cid, committed).await {
+                Ok(closed) => return Ok(closed.applied()),
+                Err(error @ CommitError::Changed { .. }) if sharing != Sharing::Nothing => {
+                    tracing::info!(workload = %context.workload, %error,
+                        "the app wrote until it was stopped; every file of the new state is written");
+                    self.sweep(layout).await;
+                }
+                Err(error @ (CommitError::Unchanged { .. } | CommitError::Changed { .. })) => {
+                    self.sweep(layout).await;
+                    return Err(Stopped::at(Stage::Commit, &error));
+                }
+                Err(CommitError::Uncertain { reason }) => return Ok(Applied::Uncertain(reason)),
             }
-        };
-        reached(Point::ApplyWindowOpened);
-        context.show("committing");
-        window.mutating();
-        let record = accepted.record.clone();
-        let tried = is_tried(context.spec.on_unready, window.found(), wish) && earlier.is_none();
-        let term = if tried { Term::OnTrial } else { Term::Final };
-        let committed = self
-            .change(layout, move |volumes, state| {
-                commit::commit(volumes, state, &record, &staged, earlier, term, Timestamp::now())
-            })
-            .await;
-        match self.close(window, cid, committed).await {
-            Ok(closed) => Ok(closed.applied()),
-            Err(error @ CommitError::Unchanged { .. }) => {
-                self.sweep(layout).await;
-                Err(Stopped::at(Stage::Commit, &error))
-            }
-            Err(CommitError::Uncertain { reason }) => Ok(Applied::Uncertain(reason)),
         }
+        unreachable!("what shares nothing is changed by nobody")
     }
 
     /// Finishes an apply that came to no certain end, if that can be done now.
@@ -218,7 +236,9 @@ where
                     | ApplyPhase::TakingBack { .. } => WindowOutcome::Applied { cid },
                 }
             }
-            Err(CommitError::Unchanged { .. }) => WindowOutcome::Unchanged,
+            Err(CommitError::Unchanged { .. } | CommitError::Changed { .. }) => {
+                WindowOutcome::Unchanged
+            }
             Err(CommitError::Uncertain { reason }) => {
                 self.halt(reason).await;
                 WindowOutcome::Uncertain { reason: reason.clone() }
@@ -249,16 +269,24 @@ where
     }
 
     /// A tree that was staged before, if it is this record's and still lies where it was.
-    async fn waited(&mut self, layout: &SyncLayout, accepted: &AcceptedRecord) -> Option<Staged> {
+    async fn waited(
+        &mut self,
+        layout: &SyncLayout,
+        accepted: &AcceptedRecord,
+        sharing: Sharing,
+    ) -> Option<Staged> {
         let waiting = self.waiting.take()?;
-        if waiting.record != accepted.record || waiting.layout != *layout {
+        let is_same = waiting.record == accepted.record && waiting.layout == *layout;
+        if !is_same || waiting.sharing != sharing {
             return None;
         }
         let Waiting { layout, staged, .. } = waiting;
         blocking(Stage::Commit, move || {
             let volumes =
                 Volumes::open(&layout).map_err(|error| Stopped::at(Stage::Commit, &error))?;
-            commit::plan(&volumes, &staged).map_err(|error| Stopped::at(Stage::Commit, &error))?;
+            let changed = |error| Stopped::at(Stage::Commit, &error);
+            commit::check(&volumes, &staged).map_err(changed)?;
+            commit::plan(&volumes, &staged).map_err(changed)?;
             Ok(staged)
         })
         .await

@@ -19,6 +19,7 @@ use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::sealing::SealingError;
+use crate::sharing::Sharing;
 use crate::stage::{STAGING_PREFIX, StageError, Staged, check_room, stage};
 use crate::state::StateDir;
 use crate::volume::Volumes;
@@ -37,6 +38,7 @@ where
         &self,
         layout: &SyncLayout,
         accepted: &AcceptedRecord,
+        sharing: Sharing,
     ) -> Result<Staged, Stopped> {
         let context = &self.context;
         context.show("downloading");
@@ -48,8 +50,8 @@ where
             ArchiveFormat::TarGz if context.spec.sealing.is_some() => {
                 Err(Stopped::at(Stage::Validation, &SealingError::NotSealed))
             }
-            ArchiveFormat::TarGz => self.prepare_archive(layout, accepted).await,
-            ArchiveFormat::Tree => self.prepare_tree(layout, accepted).await,
+            ArchiveFormat::TarGz => self.prepare_archive(layout, accepted, sharing).await,
+            ArchiveFormat::Tree => self.prepare_tree(layout, accepted, sharing).await,
         }
     }
 
@@ -57,6 +59,7 @@ where
         &self,
         layout: &SyncLayout,
         accepted: &AcceptedRecord,
+        sharing: Sharing,
     ) -> Result<Staged, Stopped> {
         let context = &self.context;
         let archive = context.fetch_archive(&accepted.record, Stage::Download).await?;
@@ -66,14 +69,20 @@ where
         let (layout, accepted) = (layout.clone(), accepted.clone());
         let state = context.state.clone();
         blocking(Stage::Extract, move || {
-            stage_blocking(&layout, &state, &accepted, |volumes, units, directory| {
-                let io = |error| StageError::Read(ReadError::Io(error));
-                let mut file = archive.file.try_clone().map_err(io)?;
-                file.seek(SeekFrom::Start(0)).map_err(io)?;
-                let file = BufReader::with_capacity(256 * 1024, file);
-                let mut source = ArchiveReader::new(MultiGzDecoder::new(file));
-                stage(volumes, units.to_vec(), &accepted, &mut source, directory)
-            })
+            stage_blocking(
+                &layout,
+                &state,
+                &accepted,
+                sharing,
+                |volumes, units, directory, sharing| {
+                    let io = |error| StageError::Read(ReadError::Io(error));
+                    let mut file = archive.file.try_clone().map_err(io)?;
+                    file.seek(SeekFrom::Start(0)).map_err(io)?;
+                    let file = BufReader::with_capacity(256 * 1024, file);
+                    let mut source = ArchiveReader::new(MultiGzDecoder::new(file));
+                    stage(volumes, units.to_vec(), &accepted, &mut source, directory, sharing)
+                },
+            )
         })
         .await
     }
@@ -141,13 +150,15 @@ fn check_bounds(
     Ok(())
 }
 
-/// Stages a tree by `build`, which is given the volumes, where each part of the tree goes, and a
-/// name for the directories in which it is staged.
+/// Stages a tree by `build`, which is given the volumes, where each part of the tree goes, a name
+/// for the directories in which it is staged, and whether it may share files; if one of those was
+/// changed meanwhile, once more without.
 pub(super) fn stage_blocking(
     layout: &SyncLayout,
     state: &StateDir,
     accepted: &AcceptedRecord,
-    build: impl FnOnce(&Volumes, &[Unit], &str) -> Result<Staged, StageError>,
+    sharing: Sharing,
+    mut build: impl FnMut(&Volumes, &[Unit], &str, Sharing) -> Result<Staged, StageError>,
 ) -> Result<Staged, Stopped> {
     let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Extract, error);
     let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
@@ -155,8 +166,14 @@ pub(super) fn stage_blocking(
     let kept = commit::kept(state).map_err(|error| fail(&error))?;
     commit::sweep(&volumes, &kept).map_err(|error| fail(&error))?;
     let units = record_units(&volumes, accepted)?;
-    let directory = format!("{STAGING_PREFIX}{}-{}", accepted.record.cid.short(), nonce());
-    let staged = build(&volumes, &units, &directory)
+    let directory = || format!("{STAGING_PREFIX}{}-{}", accepted.record.cid.short(), nonce());
+    let mut staged = build(&volumes, &units, &directory(), sharing);
+    if let Err(StageError::Shared(changed)) = &staged {
+        tracing::info!(%changed, "every file of the new state is written");
+        commit::sweep(&volumes, &kept).map_err(|error| fail(&error))?;
+        staged = build(&volumes, &units, &directory(), Sharing::Nothing);
+    }
+    let staged = staged
         .map_err(|error| {
             // What was fetched is verified when it is used.
             let is_chunk = matches!(error, StageError::Chunk { .. });

@@ -10,16 +10,20 @@ use super::Consumer;
 use super::preparation::stage_blocking;
 use crate::assembly::{Assembly, Present, examine};
 use crate::context::{Stopped, blocking};
+use crate::core::apply::Unit;
 use crate::core::record::AcceptedRecord;
 use crate::durable;
 use crate::failpoint::{Point, reached};
 use crate::fetching::Frames;
 use crate::layout::SyncLayout;
+use crate::manifest_file::ManifestError;
 use crate::manifest_pieces::HeldPieces;
 use crate::sealing::keys_of;
+use crate::sharing::Sharing;
 use crate::spool::{Spool, Spooled};
 use crate::stage::{StageError, Staged, stage};
 use crate::state::StateDir;
+use crate::volume::Volumes;
 use crate::window::OfflineWindow;
 
 const STAGED_MANIFEST: &str = "staged";
@@ -39,6 +43,7 @@ where
         &self,
         layout: &SyncLayout,
         accepted: &AcceptedRecord,
+        sharing: Sharing,
     ) -> Result<Staged, Stopped> {
         let context = &self.context;
         let facts = &accepted.record.manifest;
@@ -82,18 +87,19 @@ where
             let (layout, accepted) = (layout.clone(), accepted.clone());
             let (state, keys) = (context.state.clone(), keys.clone());
             let staged = blocking(Stage::Extract, move || {
-                let file = manifest.file.try_clone();
-                let file = file.map_err(|error| Stopped::at(Stage::Extract, &error))?;
                 let mut lost = Vec::new();
-                let staged = stage_blocking(&layout, &state, &accepted, |volumes, units, name| {
+                let build = |volumes: &Volumes, units: &[Unit], name: &str, sharing| {
+                    let file = manifest.file.try_clone().map_err(ManifestError::Io)?;
                     let mut assembly =
                         Assembly::new(file, &keys, &frames, &present, volumes, units)?;
-                    let staged = stage(volumes, units.to_vec(), &accepted, &mut assembly, name);
+                    let units = units.to_vec();
+                    let staged = stage(volumes, units, &accepted, &mut assembly, name, sharing);
                     if let Err(StageError::Lost { .. }) = staged {
                         lost = assembly.lost();
                     }
                     staged
-                });
+                };
+                let staged = stage_blocking(&layout, &state, &accepted, sharing, build);
                 match staged {
                     Ok(staged) => {
                         keep_manifest(&state, manifest);

@@ -16,6 +16,7 @@ mod publish;
 mod rollback;
 mod scene;
 mod sealed;
+mod sharing;
 mod signed;
 mod takeover;
 mod times;

@@ -23,6 +23,7 @@ use crate::scene::{Place, VOLUMES, eventually, fill, provide_as, start, trees};
 pub(crate) struct Disk {
     image: PathBuf,
     mount: PathBuf,
+    options: &'static str,
 }
 
 fn run(program: &str, arguments: &[&OsStr]) {
@@ -39,14 +40,25 @@ impl Disk {
         fs::File::create(&image).and_then(|file| file.set_len(size)).expect("an image");
         let plain = ["-q", "-F", "-m", "0"].map(OsStr::new);
         run("mkfs.ext4", &[&plain[..], &[image.as_ref()]].concat());
-        let disk = Self { image, mount: mount.to_owned() };
+        // The kernel writes only when it is told to, or after minutes.
+        let disk = Self { image, mount: mount.to_owned(), options: "loop,commit=600" };
         disk.attach();
         disk
     }
 
-    /// Mounts it so that the kernel writes only when it is told to, or after minutes.
+    /// A new one whose file system clones files.
+    pub(crate) fn cloning(mount: &Path) -> Self {
+        fs::create_dir_all(mount).expect("creates");
+        let image = mount.with_extension("disk");
+        fs::File::create(&image).and_then(|file| file.set_len(320 << 20)).expect("an image");
+        run("mkfs.xfs", &["-q".as_ref(), image.as_ref()]);
+        let disk = Self { image, mount: mount.to_owned(), options: "loop" };
+        disk.attach();
+        disk
+    }
+
     fn attach(&self) {
-        let options = "loop,commit=600".as_ref();
+        let options = self.options.as_ref();
         run("mount", &["-o".as_ref(), options, self.image.as_ref(), self.mount.as_ref()]);
     }
 

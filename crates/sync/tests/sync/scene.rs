@@ -1,6 +1,7 @@
 //! A workload without a container: volumes in a temporary directory, a window that keeps count.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -223,6 +224,7 @@ impl VolumeClones for FakeClones {
 pub(crate) struct Container {
     pub(crate) events: Vec<String>,
     pub(crate) refuse: Option<WindowRefused>,
+    pub(crate) last_act: Option<LastAct>,
     pub(crate) halted: bool,
     /// Set where the workload was not ready before.
     pub(crate) unready_before: bool,
@@ -238,6 +240,13 @@ pub(crate) enum Now {
     #[default]
     Ready,
     Said(Option<Ready>),
+}
+
+/// The last that the app does before it is stopped.
+#[derive(Debug, Clone)]
+pub(crate) struct LastAct {
+    pub(crate) act: fn(&Path),
+    pub(crate) on: PathBuf,
 }
 
 #[derive(Clone, Default)]
@@ -257,6 +266,10 @@ impl OfflineWindow for FakeWindow {
     async fn open(&self, purpose: WindowPurpose) -> Result<Window, WindowRefused> {
         if let Some(refused) = self.0.lock().expect("not poisoned").refuse.clone() {
             return Err(refused);
+        }
+        let last_act = self.0.lock().expect("not poisoned").last_act.clone();
+        if let Some(LastAct { act, on }) = last_act {
+            act(&on);
         }
         self.note(match purpose {
             WindowPurpose::Publish { .. } => "stop for publish",
@@ -433,9 +446,10 @@ pub(crate) async fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<
     }
 }
 
-/// Everything under a directory that travels, by relative path.
+/// Everything under a directory that travels, by relative path. The names of a file that are told are
+/// those in the directory: while two states lie in a volume, both may have the file.
 pub(crate) fn tree(root: &Path) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
+    let (mut found, mut files) = (BTreeMap::new(), BTreeMap::<u64, Vec<String>>::new());
     let mut waiting = vec![root.to_owned()];
     while let Some(path) = waiting.pop() {
         let metadata = fs::symlink_metadata(&path).expect("a listed entry exists");
@@ -450,11 +464,18 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, String> {
         } else if metadata.is_file() {
             let content = fs::read(&path).expect("reads");
             let hash = blake3::hash(&content).to_hex();
-            format!("file {mode:o} {time:?} {} links {}", &hash[..8], metadata.nlink())
+            files.entry(metadata.ino()).or_default().push(relative.clone());
+            format!("file {mode:o} {time:?} {}", &hash[..8])
         } else {
             "special".to_owned()
         };
         found.insert(relative, shown);
+    }
+    for names in files.into_values() {
+        for name in &names {
+            let shown = found.get_mut(name).expect("was found");
+            write!(shown, " links {}", names.len()).expect("writes into memory");
+        }
     }
     found
 }
@@ -478,6 +499,10 @@ pub(crate) fn fill(place: &Place, state: &str) {
         fs::create_dir(data.join("sub")).expect("creates");
         fs::write(data.join("state"), state).expect("writes");
         fs::write(data.join("sub").join(state), vec![b'x'; 100_000]).expect("writes");
+        // The same in every state, which a consumer may take from the one before.
+        fs::write(data.join("always"), vec![b'a'; 50_000]).expect("writes");
+        let always = fs::File::options().write(true).open(data.join("always")).expect("opens");
+        always.set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1)).expect("sets");
     }
     // The outer volume keeps the place where the inner one is mounted.
     fs::create_dir(place.data("app").join("data")).expect("creates");
