@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use belay_harness::{Node, NodeOptions, binary, sync_spec, until};
-use belay_protocol::{EventDetails, EventPage, SyncStatus, WorkloadPhase};
+use belay_protocol::{EventDetails, EventKind, EventPage, SyncStatus, WorkloadPhase};
 
 const SOON: Duration = Duration::from_secs(90);
 
@@ -188,6 +188,40 @@ async fn a_record_waits_for_its_window_over_a_kill_and_not_for_an_operator() {
     let (code, said) = belay(&provider, &["sync", "apply", "app"]);
     assert_eq!(code, Some(69), "{said}");
     assert!(said.contains("is the provider of this key"), "{said}");
+    provider.end().await;
+    consumer.end().await;
+}
+
+#[tokio::test]
+async fn what_an_operator_does_with_volume_sync_is_told_as_events() {
+    let (provider, consumer, _store) = pair("", "").await;
+    for state in ["one", "two"] {
+        publish(&provider, state).await;
+        serves(&consumer, state).await;
+    }
+    for verb in ["pause", "rollback", "resume"] {
+        let (code, said) = belay(&consumer, &["sync", verb, "app"]);
+        assert_eq!(code, Some(0), "{verb}: {said}");
+    }
+    let kinds = |page: EventPage| page.events.iter().map(|e| e.details.kind()).collect::<Vec<_>>();
+    let query = "after=0&limit=1000&kind=sync-paused&kind=sync-rolled-back&kind=sync-resumed";
+    let told = kinds(consumer.client().events(query).await.expect("events"));
+    let wanted = [EventKind::SyncPaused, EventKind::SyncRolledBack, EventKind::SyncResumed];
+    assert_eq!(told, wanted, "each once, in their order");
+    serves(&consumer, "two").await;
+
+    consumer.client().act("stop", "app").await.expect("stops");
+    let standby = sync_spec("provider");
+    consumer.client().deploy(&standby, consumer.directory()).await.expect("deploys");
+    let (code, said) = belay(&consumer, &["sync", "takeover", "app", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    let taken = |details: &EventDetails| match details {
+        EventDetails::SyncTakenOver { epoch, from, .. } => {
+            *epoch == 2 && from.as_str() == provider.name()
+        }
+        _ => false,
+    };
+    assert_eq!(self::told(&consumer, taken).await, 1);
     provider.end().await;
     consumer.end().await;
 }

@@ -263,6 +263,19 @@ fn a_reader_that_went_away_is_no_failure_to_talk_about() {
 }
 
 #[test]
+fn a_takeover_without_its_yes_is_refused_with_what_it_costs_and_nothing_is_sent() {
+    let belayd = Belayd::answering(vec![]);
+    let (code, stdout, stderr) = parts(&belayd.belay(&["sync", "takeover", "web"]));
+    assert_eq!((code, stdout.as_str()), (Some(64), ""));
+    assert!(
+        stderr.contains("what another node published since its last record is lost to consumers"),
+        "{stderr}"
+    );
+    assert!(stderr.contains("see that it is dead or stopped first"), "{stderr}");
+    assert!(stderr.contains("belay sync takeover web --yes"), "{stderr}");
+}
+
+#[test]
 fn usage_and_help_have_their_exit_codes() {
     for (arguments, expected) in [
         (&["--help"][..], 0),

@@ -1,7 +1,9 @@
 //! Whether a publish of this workload may begin.
 
 use belay_engine::Liveness;
-use belay_protocol::{OperationOutcome, Problem, ProblemCode, SyncRole, WorkloadName};
+use belay_protocol::{
+    EventDetails, OperationOutcome, Problem, ProblemCode, SyncRole, WorkloadName,
+};
 use belay_sync::{SyncHandle, Takeover, TakeoverError};
 
 use super::state::State;
@@ -66,10 +68,22 @@ impl State {
                 format!("belay start {name}"),
             )));
         };
+        let teller = self.sync_teller();
         self.answers.spawn(async move {
             reporter.progress("takeover", "who publishes now is being looked up");
             reporter.finish(match handle.take_over().await {
-                Ok(taken) => Ok(OperationOutcome { summary: told(&name, &taken), publish: None }),
+                Ok(taken) => {
+                    let summary = told(&name, &taken);
+                    match taken {
+                        Takeover::Taken { epoch, seq, cid, from } => {
+                            let from = from.as_str().into();
+                            let details = EventDetails::SyncTakenOver { cid, epoch, seq, from };
+                            teller.tell(summary.as_str(), details);
+                        }
+                        Takeover::Already { .. } => {}
+                    }
+                    Ok(OperationOutcome { summary, publish: None })
+                }
                 Err(error) => Err(takeover_problem(&name, &error)),
             });
         });

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use belay_protocol::{
-    DiffAgainst, OperationOutcome, Problem, ProblemCode, SyncAct, SyncPiece, SyncQuestion,
-    SyncRole, VerifyDepth, WorkloadName,
+    DiffAgainst, EventDetails, OperationOutcome, Problem, ProblemCode, SyncAct, SyncPiece,
+    SyncQuestion, SyncRole, VerifyDepth, WorkloadName,
 };
 use belay_sync::{
     Against, ApplyNowError, AskError, Held, LocalStore, PauseError, RollbackError, RolledBack,
@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::applying::apply_ended;
 use super::state::State;
 use super::sync::sync_spec;
+use super::telling::SyncTeller;
 use crate::problems;
 use crate::reporter::Reporter;
 
@@ -32,16 +33,20 @@ impl State {
         };
         let name = self.name.clone();
         let handle = self.sync.as_ref().map(|sync| sync.handle.clone());
+        let teller = self.sync_teller();
         let Some(handle) = handle else {
             let state_dir = self.context.state_dir(&self.name);
             let state = PauseError::State;
             return reporter.finish(match act {
                 SyncAct::Pause => {
                     let done = belay_sync::pause(&state_dir).await.map(drop).map_err(state);
+                    tell_paused(&teller, &name, &done);
                     pause_ended(&name, role, done)
                 }
                 SyncAct::Resume => {
-                    resume_ended(&name, belay_sync::resume(&state_dir).await.map_err(state))
+                    let done = belay_sync::resume(&state_dir).await.map_err(state);
+                    tell_resumed(&teller, &name, &done);
+                    resume_ended(&name, done)
                 }
                 SyncAct::Apply => apply_ended(&name, Err(ApplyNowError::NoVolumes)),
                 SyncAct::Rollback(_) => rollback_ended(&name, Err(RollbackError::NoVolumes)),
@@ -50,11 +55,21 @@ impl State {
         self.answers.spawn(async move {
             reporter.progress(act.verb(), "what is under way comes to its end first");
             reporter.finish(match act {
-                SyncAct::Pause => pause_ended(&name, role, handle.pause().await.map(drop)),
-                SyncAct::Resume => resume_ended(&name, handle.resume().await),
+                SyncAct::Pause => {
+                    let done = handle.pause().await.map(drop);
+                    tell_paused(&teller, &name, &done);
+                    pause_ended(&name, role, done)
+                }
+                SyncAct::Resume => {
+                    let done = handle.resume().await;
+                    tell_resumed(&teller, &name, &done);
+                    resume_ended(&name, done)
+                }
                 SyncAct::Apply => apply_ended(&name, handle.apply_now().await),
                 SyncAct::Rollback(request) => {
-                    rollback_ended(&name, handle.roll_back(request.cid).await)
+                    let done = handle.roll_back(request.cid).await;
+                    tell_rolled_back(&teller, &name, &done);
+                    rollback_ended(&name, done)
                 }
             });
         });
@@ -216,6 +231,31 @@ fn not_mounted(name: &WorkloadName) -> Problem {
 /// Places for those who ask.
 pub(crate) fn questions() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(QUESTIONS))
+}
+
+fn tell_paused(teller: &SyncTeller, name: &WorkloadName, done: &Result<(), PauseError>) {
+    if done.is_ok() {
+        let message = format!("an operator paused volume-sync of {name}");
+        teller.tell(message, EventDetails::SyncPaused {});
+    }
+}
+
+fn tell_resumed(teller: &SyncTeller, name: &WorkloadName, done: &Result<(), PauseError>) {
+    if done.is_ok() {
+        let message = format!("an operator had volume-sync of {name} go on");
+        teller.tell(message, EventDetails::SyncResumed {});
+    }
+}
+
+fn tell_rolled_back(
+    teller: &SyncTeller,
+    name: &WorkloadName,
+    done: &Result<RolledBack, RollbackError>,
+) {
+    if let Ok(RolledBack { cid, left_epoch, left_seq, .. }) = *done {
+        let message = format!("an operator took {name} back to {cid}");
+        teller.tell(message, EventDetails::SyncRolledBack { cid, left_epoch, left_seq });
+    }
 }
 
 fn pause_ended(

@@ -1,12 +1,36 @@
 //! What a workload's task tells of itself.
 
+use belay_events::EventSink;
 use belay_protocol::event::{AskedVerb, HaltCleared};
 use belay_protocol::{EventDetails, EventSubject, EventText, Problem, WorkloadPhase};
 
 use super::state::State;
 use crate::core::sync_changes;
 
+/// Tells of what an operator did with the volume-sync of a workload, beside the workload's task.
+#[derive(Debug)]
+pub(crate) struct SyncTeller {
+    events: EventSink,
+    subject: EventSubject,
+}
+
+impl SyncTeller {
+    pub(crate) fn tell(&self, message: impl Into<EventText>, details: EventDetails) {
+        self.events.emit(self.subject.clone(), message, details);
+    }
+}
+
 impl State {
+    pub(crate) fn sync_teller(&self) -> SyncTeller {
+        let sync = self.known.as_ref().and_then(|known| known.spec.sync.as_ref());
+        let workload = self.name.clone();
+        let subject = match sync {
+            Some(sync) => EventSubject::Sync { workload, key: sync.key.clone() },
+            None => EventSubject::Workload { workload },
+        };
+        SyncTeller { events: self.context.events.clone(), subject }
+    }
+
     /// Tells that something happened to this workload.
     pub(crate) fn tell(&self, message: impl Into<EventText>, details: EventDetails) {
         self.context.events.emit(&self.name, message, details);

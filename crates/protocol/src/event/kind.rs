@@ -305,6 +305,30 @@ kinds! {
         /// What its probe said, or how it ended.
         cause: EventText,
     }
+    /// An operator paused volume-sync.
+    SyncPaused = "sync-paused" {}
+    /// An operator ended a pause, or what a rollback held back.
+    SyncResumed = "sync-resumed" {}
+    /// An operator took a consumer back to an earlier generation.
+    SyncRolledBack = "sync-rolled-back" {
+        /// What it holds now.
+        cid: Cid,
+        /// Epoch of the last record that is held back.
+        left_epoch: u64,
+        /// Number of the last record that is held back.
+        left_seq: u64,
+    }
+    /// An operator made this node the one who publishes.
+    SyncTakenOver = "sync-taken-over" {
+        /// What is published under the key, as before.
+        cid: Cid,
+        /// Epoch of the record that says so.
+        epoch: u64,
+        /// Its number.
+        seq: u64,
+        /// The node that published before.
+        from: EventText,
+    }
     /// A publish or an apply failed.
     SyncFailed = "sync-failed" {
         /// Which of them: a provider publishes, a consumer applies.
@@ -571,6 +595,10 @@ impl EventDetails {
             | Self::Published { .. }
             | Self::Applied { .. }
             | Self::ApplyFinished { .. }
+            | Self::SyncPaused {}
+            | Self::SyncResumed {}
+            | Self::SyncRolledBack { .. }
+            | Self::SyncTakenOver { .. }
             | Self::ImagePullBegun {}
             | Self::ImagePulled { .. }
             | Self::ImagePullEnded { .. }

@@ -153,6 +153,18 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
             json!({"cid": cid().to_string(), "cause": "not ready"}),
             Warning,
         ),
+        (D::SyncPaused {}, json!({}), Info),
+        (D::SyncResumed {}, json!({}), Info),
+        (
+            D::SyncRolledBack { cid: cid(), left_epoch: 1, left_seq: 9 },
+            json!({"cid": cid().to_string(), "left_epoch": 1, "left_seq": 9}),
+            Info,
+        ),
+        (
+            D::SyncTakenOver { cid: cid(), epoch: 2, seq: 10, from: "north".into() },
+            json!({"cid": cid().to_string(), "epoch": 2, "seq": 10, "from": "north"}),
+            Info,
+        ),
         (
             D::SyncFailed {
                 role: SyncRole::Consumer,
