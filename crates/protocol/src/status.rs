@@ -474,6 +474,9 @@ pub struct SyncStatus {
     /// When it has waited long enough; none if an operator ends that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_until: Option<Timestamp>,
+    /// When it publishes next by itself (provider).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_publish: Option<Timestamp>,
     /// What an operator went back to (consumer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<SyncHeld>,

@@ -17,6 +17,7 @@ pub(crate) mod request;
 pub(crate) mod retention;
 pub(crate) mod rollback;
 pub(crate) mod root;
+pub(crate) mod schedule;
 pub(crate) mod seen;
 pub(crate) mod signature;
 pub(crate) mod tree;

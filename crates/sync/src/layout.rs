@@ -14,6 +14,7 @@ use crate::clones::VolumeClones;
 use crate::core::capturing::CapturePolicy;
 use crate::core::fencing::PublisherRule;
 use crate::core::maintenance::ApplyTimes;
+use crate::core::schedule::Schedule;
 use crate::core::trial::OnUnready;
 use crate::sealing::Sealing;
 
@@ -106,6 +107,8 @@ pub struct SyncSpec {
     pub publisher: PublisherRule,
     /// What a consumer does with content on which its workload does not become ready.
     pub on_unready: OnUnready,
+    /// What a provider publishes by itself; nothing if none.
+    pub schedule: Option<Schedule>,
     /// When a consumer may stop its workload for an apply.
     pub apply_times: ApplyTimes,
     /// Requests and records are looked for this often even when nothing was noticed.
@@ -136,6 +139,7 @@ impl SyncSpec {
             publishers: None,
             publisher: PublisherRule::One,
             on_unready: OnUnready::Rollback,
+            schedule: None,
             apply_times: ApplyTimes::default(),
             poll_interval: Duration::from_secs(10),
             min_publish_interval: Duration::from_secs(10),

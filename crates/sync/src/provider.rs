@@ -20,6 +20,7 @@ use crate::commit;
 use crate::context::{Context, Failure, Stopped, with_causes};
 use crate::control::{ControlDir, Fingerprint};
 use crate::core::request::judge_command;
+use crate::core::schedule::{Ended, Scheduled};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::node_key::NodeKey;
@@ -36,6 +37,7 @@ mod look;
 mod moment;
 mod packing;
 mod retirement;
+mod scheduling;
 mod storing;
 mod takeover;
 
@@ -54,6 +56,8 @@ pub(crate) struct Provider<S, W> {
     /// A request that is not JSON yet, and since when it has been so.
     unfinished: Option<(Fingerprint, Instant)>,
     last_capture: Option<Instant>,
+    /// How far its schedule is, once that was read.
+    scheduled: Option<Scheduled>,
     /// A publish whose outcome is not known yet, or whose answer could not be left.
     unsettled: Option<PublishJournal>,
     /// Times in a row that the answer to it could not be left.
@@ -67,7 +71,15 @@ where
 {
     /// A provider that signs with `key`.
     pub(crate) fn new(context: Arc<Context<S, W>>, key: NodeKey) -> Self {
-        Self { context, key, unfinished: None, last_capture: None, unsettled: None, unanswered: 0 }
+        Self {
+            context,
+            key,
+            unfinished: None,
+            last_capture: None,
+            scheduled: None,
+            unsettled: None,
+            unanswered: 0,
+        }
     }
 
     /// Goes on with what an earlier process left, or makes its claim undone.
@@ -122,7 +134,7 @@ where
             return None;
         }
         match self.look(layout).await {
-            Ok(Look::Nothing) => None,
+            Ok(Look::Nothing) => self.keep_schedule(layout).await,
             Ok(Look::Wait(wait)) => Some(wait),
             Ok(Look::Refused(refused)) => {
                 let failure = Failure::new(Stage::Validation, refused.error.clone());
@@ -158,6 +170,9 @@ where
         });
         match look.await {
             Ok(Ok(true)) => Some("a request of the app".to_owned()),
+            Ok(Ok(false)) if self.is_scheduled().await => {
+                Some("the publish of its schedule".to_owned())
+            }
             Ok(Ok(false)) | Err(_) => None,
             Ok(Err(error)) => {
                 tracing::warn!(workload = %self.context.workload, %error,
@@ -200,6 +215,7 @@ where
         match &result {
             Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
                 self.context.show_failure(failure);
+                self.note_scheduled(&journal, Ended::Badly).await;
                 self.abandon(layout, journal, failure).await;
             }
             Err(Stopped::Later { reason }) => {
@@ -291,6 +307,7 @@ where
                     return Err(Stopped::because(stage, reason));
                 }
                 PublishStep::Published { capture, record, at, unchanged } => {
+                    self.note_scheduled(journal, Ended::Well).await;
                     let outcome =
                         self.conclude(layout, journal, &capture, &record, at, unchanged).await;
                     self.show_publish(&capture, &record, at, started.elapsed());

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::apply::Identity;
 use crate::core::fencing::Fence;
 use crate::core::record::Order;
+use crate::core::schedule::Scheduled;
 use crate::durable;
 use crate::remembered::Remembered;
 use crate::volume::Mark;
@@ -33,6 +34,7 @@ const FENCE: &str = "fence.json";
 const TAKEOVER: &str = "takeover.json";
 const MANIFESTS: &str = "manifests";
 const PAUSED: &str = "paused.json";
+const SCHEDULE: &str = "schedule.json";
 
 impl StateDir {
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
@@ -104,6 +106,15 @@ impl StateDir {
 
     pub(crate) fn clear_takeover(&self) -> io::Result<()> {
         durable::remove(&self.root.join(TAKEOVER))
+    }
+
+    /// How far the schedule of a provider is.
+    pub(crate) fn schedule(&self) -> io::Result<Option<Scheduled>> {
+        self.read(SCHEDULE)
+    }
+
+    pub(crate) fn set_schedule(&self, scheduled: &Scheduled) -> io::Result<()> {
+        self.write(SCHEDULE, scheduled)
     }
 
     /// Objects of failed publishes that may still be in the store.
@@ -216,8 +227,10 @@ pub(crate) struct TakeoverJournal {
 pub(crate) enum Origin {
     /// The app, by file; it gets a response.
     App,
-    /// An operator or a schedule, by command.
+    /// An operator, by command.
     Command,
+    /// The schedule in the spec.
+    Schedule,
     /// An operator, with an archive. The journal begins when that is captured.
     Import,
 }

@@ -120,6 +120,7 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         paused: state.pause().map(|pause| pause.since.unwrap_or_else(Timestamp::now)),
         waits: None,
         waits_until: None,
+        next_publish: None,
         held,
         taken_back,
         fenced: None,

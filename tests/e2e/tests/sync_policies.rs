@@ -203,11 +203,14 @@ async fn what_an_operator_does_with_volume_sync_is_told_as_events() {
         let (code, said) = belay(&consumer, &["sync", verb, "app"]);
         assert_eq!(code, Some(0), "{verb}: {said}");
     }
-    let kinds = |page: EventPage| page.events.iter().map(|e| e.details.kind()).collect::<Vec<_>>();
     let query = "after=0&limit=1000&kind=sync-paused&kind=sync-rolled-back&kind=sync-resumed";
-    let told = kinds(consumer.client().events(query).await.expect("events"));
     let wanted = [EventKind::SyncPaused, EventKind::SyncRolledBack, EventKind::SyncResumed];
-    assert_eq!(told, wanted, "each once, in their order");
+    until("each event once, in their order", SOON, || async {
+        let EventPage { events, .. } = consumer.client().events(query).await?;
+        let kinds: Vec<_> = events.iter().map(|event| event.details.kind()).collect();
+        if kinds == wanted { Ok(()) } else { Err(format!("{kinds:?}")) }
+    })
+    .await;
     serves(&consumer, "two").await;
 
     consumer.client().act("stop", "app").await.expect("stops");
@@ -215,13 +218,37 @@ async fn what_an_operator_does_with_volume_sync_is_told_as_events() {
     consumer.client().deploy(&standby, consumer.directory()).await.expect("deploys");
     let (code, said) = belay(&consumer, &["sync", "takeover", "app", "--yes"]);
     assert_eq!(code, Some(0), "{said}");
-    let taken = |details: &EventDetails| match details {
-        EventDetails::SyncTakenOver { epoch, from, .. } => {
-            *epoch == 2 && from.as_str() == provider.name()
-        }
-        _ => false,
+    let taken = |details: &EventDetails| {
+        matches!(details, EventDetails::SyncTakenOver { epoch: 2, from, .. }
+            if from.as_str() == provider.name())
     };
-    assert_eq!(self::told(&consumer, taken).await, 1);
+    until("the takeover to be told", SOON, || async {
+        let told = told(&consumer, taken).await;
+        if told == 1 { Ok(()) } else { Err(format!("{told} events")) }
+    })
+    .await;
+    provider.end().await;
+    consumer.end().await;
+}
+
+#[tokio::test]
+async fn a_provider_publishes_by_itself_and_goes_on_after_a_kill() {
+    let store = tempfile::tempdir().expect("a directory");
+    let options = || NodeOptions { store: Some(store.path().to_owned()), ..NodeOptions::default() };
+    let mut provider = Node::start(options()).await;
+    let consumer = Node::start(options()).await;
+    let spec = spec_with("provider", "every = \"10s\"\npaths = [\"/data\"]", "");
+    provider.client().deploy(&spec, provider.directory()).await.expect("deploys");
+    consumer.client().deploy(&sync_spec("consumer"), consumer.directory()).await.expect("deploys");
+    let data = provider.volume("app", "data").await;
+    std::fs::write(data.join("state"), "one").expect("writes");
+    serves(&consumer, "one").await;
+    let (_, said) = belay(&provider, &["status", "app"]);
+    assert!(said.contains("publishes by itself"), "{said}");
+    provider.kill();
+    std::fs::write(data.join("state"), "two").expect("writes");
+    provider.launch().await;
+    serves(&consumer, "two").await;
     provider.end().await;
     consumer.end().await;
 }

@@ -91,6 +91,7 @@ mod tests {
             paused: None,
             waits: None,
             waits_until: None,
+            next_publish: None,
             held: None,
             taken_back: None,
             fenced: None,

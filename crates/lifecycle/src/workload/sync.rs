@@ -474,6 +474,7 @@ pub(crate) fn sync_spec(spec: &WorkloadSpec) -> Option<SyncSpec> {
     settings.publisher = declared.publisher;
     settings.on_unready = declared.on_unready;
     settings.apply_times = declared.apply_times;
+    settings.schedule = declared.schedule;
     Some(settings)
 }
 

@@ -65,7 +65,7 @@ where
             let says_the_same = match journal.origin {
                 // An archive comes without words.
                 Origin::Import => true,
-                Origin::App | Origin::Command => {
+                Origin::App | Origin::Command | Origin::Schedule => {
                     head.metadata == journal.request.metadata
                         && head.runtime == journal.request.runtime
                 }

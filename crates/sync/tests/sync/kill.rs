@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use belay_protocol::SyncRole;
 use belay_protocol::record::{ArchiveFormat, SyncRecord};
@@ -17,6 +18,7 @@ use crate::scene::{
     CloningHost, DEADLINE, FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start,
     start_with, tree, trees, unready,
 };
+use crate::schedule::every;
 
 const CHILD: &str = "BELAY_SYNC_TEST_CHILD";
 
@@ -39,8 +41,11 @@ async fn child() {
     let takes_over = role == "takeover";
     let imports = role == "import";
     let becomes_unready = role == "unready";
+    let keeps_schedule = role == "schedule";
     let (place, role) = match role {
-        "publish" | "import" => (Place::at(&root.join("provider")), SyncRole::Provider),
+        "publish" | "import" | "schedule" => {
+            (Place::at(&root.join("provider")), SyncRole::Provider)
+        }
         "takeover" => (Place::at(&root.join("standby")), SyncRole::Provider),
         "publish-clones" => {
             let place = Place::at(&root.join("provider"));
@@ -50,7 +55,8 @@ async fn child() {
         "apply" | "rollback" | "unready" => (Place::at(&root.join("consumer")), SyncRole::Consumer),
         other => panic!("no role {other}"),
     };
-    let spec = SyncSpec { format, ..spec(role) };
+    let base = if keeps_schedule { every(Duration::from_hours(1)) } else { spec(role) };
+    let spec = SyncSpec { format, ..base };
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
     if becomes_unready {
         running.window.0.lock().expect("not poisoned").on_applied = Some(unready());

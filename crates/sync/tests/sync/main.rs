@@ -15,6 +15,7 @@ mod powercut;
 mod publish;
 mod rollback;
 mod scene;
+mod schedule;
 mod sealed;
 mod sharing;
 mod signed;

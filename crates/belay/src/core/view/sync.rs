@@ -90,7 +90,12 @@ pub(crate) fn sentence(sync: &SyncStatus, now: Timestamp) -> String {
         ),
         None => format!("nothing {verb} yet"),
     };
-    format!("{} of {}, {}, {last}", role(sync.role), sync.key, sync.stage)
+    let next = match sync.next_publish {
+        None => String::new(),
+        Some(next) if next <= now => ", publishes by itself now".to_owned(),
+        Some(next) => format!(", publishes by itself in {}", human::age(next, now)),
+    };
+    format!("{} of {}, {}, {last}{next}", role(sync.role), sync.key, sync.stage)
 }
 
 /// What the capture was, if that is known, and why it was not another.
@@ -196,6 +201,19 @@ mod tests {
         last.expect("it published").capture_fallback = Some("there is no room".to_owned());
         let text = sentence(last_sync(&status), sample::now());
         assert!(text.ends_with("captured stopped since there is no room)"), "{text}");
+    }
+
+    #[test]
+    fn a_sentence_says_when_it_publishes_by_itself() {
+        let mut status = sample::status();
+        let sync = status.workloads[1].sync.as_mut().expect("it has one");
+        sync.next_publish = Some("2026-03-01T12:01:00Z".parse().expect("a time"));
+        let text = sentence(last_sync(&status), sample::now());
+        assert!(text.ends_with(", publishes by itself in 1m"), "{text}");
+        let sync = status.workloads[1].sync.as_mut().expect("it has one");
+        sync.next_publish = Some(sample::now());
+        let text = sentence(last_sync(&status), sample::now());
+        assert!(text.ends_with(", publishes by itself now"), "{text}");
     }
 
     fn last_sync(status: &NodeStatus) -> &SyncStatus {

@@ -6,7 +6,8 @@ use std::time::Duration;
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{PublisherKey, SyncKey, SyncRole};
 use belay_sync::{
-    ApplyTimes, CapturePolicy, MaintenanceWindow, Member, OnUnready, PublisherRule, Sealing,
+    ApplyTimes, CapturePolicy, MaintenanceWindow, Member, OnUnready, PublisherRule, Schedule,
+    Sealing,
 };
 
 use super::super::keys::Keys;
@@ -33,6 +34,8 @@ pub struct SyncDeclaration {
     pub publisher: PublisherRule,
     /// What a consumer does with content on which it does not become ready.
     pub on_unready: OnUnready,
+    /// What a provider publishes by itself; nothing if none.
+    pub schedule: Option<Schedule>,
     /// When a consumer may be stopped for an apply.
     pub apply_times: ApplyTimes,
 }
@@ -42,6 +45,11 @@ const MEMBERS_MAX: usize = 1_000;
 
 /// Publishers of one key.
 const PUBLISHERS_MAX: usize = 1_000;
+
+/// Paths of one publish, as in a request of an app.
+const PATHS_MAX: usize = 64;
+
+const PATHS: &str = "absolute paths in the container, each on a volume";
 
 const WINDOW: &str = "times of the week in UTC, as in \"02:00-04:00\" or \"sat,sun 22:00-02:00\"";
 
@@ -67,6 +75,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let publishers = read_publishers(&mut table, role);
     let publisher = read_publisher(&mut table, role);
     let on_unready = read_on_unready(&mut table, role);
+    let schedule = read_schedule(&mut table, role);
     let apply_times = read_apply_times(&mut table, role);
     table.finish();
     Some(SyncDeclaration {
@@ -79,6 +88,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
         publishers,
         publisher,
         on_unready,
+        schedule,
         apply_times,
     })
 }
@@ -120,6 +130,34 @@ fn read_on_unready(table: &mut Keys<'_>, role: Option<SyncRole>) -> OnUnready {
         table.fault("on_unready", "a rule", "none, since a provider takes nothing over");
     }
     chosen
+}
+
+fn read_schedule(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Schedule> {
+    let bounds = Duration::from_secs(10)..=Duration::from_hours(30 * 24);
+    let (has_every, has_paths) = (table.has("every"), table.has("paths"));
+    let every = table.duration("every", bounds);
+    let paths = table.texts("paths", PATHS);
+    if role == Some(SyncRole::Consumer) {
+        for (key, there) in [("every", has_every), ("paths", has_paths)] {
+            if there {
+                table.fault(key, "a schedule", "none, since a consumer publishes nothing");
+            }
+        }
+    }
+    if has_every && !has_paths {
+        table.missing("paths", PATHS);
+    }
+    if has_paths && !has_every {
+        table.missing("every", "a duration, as there are paths to publish");
+    }
+    let paths = paths?;
+    if paths.is_empty() || paths.len() > PATHS_MAX {
+        table.fault("paths", &paths.len().to_string(), &format!("1 to {PATHS_MAX} paths"));
+    }
+    for path in paths.iter().filter(|path| !path.starts_with('/')) {
+        table.fault("paths", &format!("{path:?}"), PATHS);
+    }
+    Some(Schedule { every: every?, paths })
 }
 
 fn read_apply_times(table: &mut Keys<'_>, role: Option<SyncRole>) -> ApplyTimes {
@@ -318,6 +356,29 @@ mod tests {
             ("role = \"consumer\"\nmin_interval = \"0s\"", "min_interval"),
             ("role = \"provider\"\nwindow = \"02:00-04:00\"", "takes nothing over"),
             ("role = \"provider\"\nmin_interval = \"1h\"", "takes nothing over"),
+        ] {
+            let faults = read(spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_provider_says_what_it_publishes_by_itself() {
+        let spec = "role = \"provider\"\nevery = \"15m\"\npaths = [\"/data\"]";
+        let schedule = read(spec).expect("lawful").expect("declared").schedule.expect("declared");
+        assert_eq!(
+            (schedule.every, schedule.paths),
+            (Duration::from_mins(15), vec!["/data".to_owned()])
+        );
+        let without = read("role = \"provider\"").expect("lawful").expect("declared");
+        assert_eq!(without.schedule, None);
+        for (spec, told) in [
+            ("role = \"provider\"\nevery = \"15m\"", "absolute paths"),
+            ("role = \"provider\"\npaths = [\"/data\"]", "there are paths to publish"),
+            ("role = \"provider\"\nevery = \"15m\"\npaths = []", "1 to 64 paths"),
+            ("role = \"provider\"\nevery = \"15m\"\npaths = [\"data\"]", "absolute paths"),
+            ("role = \"provider\"\nevery = \"5s\"\npaths = [\"/data\"]", "every"),
+            ("role = \"consumer\"\nevery = \"15m\"\npaths = [\"/data\"]", "publishes nothing"),
         ] {
             let faults = read(spec).expect_err("a fault");
             assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
