@@ -435,7 +435,7 @@ pub(crate) enum SyncVerb {
     /// Go on after a pause or a rollback
     #[command(after_help = "Example: belay sync resume web")]
     Resume { workload: WorkloadName },
-    /// Have a consumer apply the newest record now, whatever its spec or a failure holds it back for
+    /// Have a consumer apply the newest record now, whatever holds it back
     #[command(after_help = "Example: belay sync apply web")]
     Apply { workload: WorkloadName },
     /// Take a consumer back to an earlier generation, and hold the later ones back
