@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const LINES: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
 const GZIP: HeaderValue = HeaderValue::from_static("application/gzip");
 /// The exposition format that every Prometheus of the last ten years reads.
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -72,6 +73,13 @@ pub(crate) fn archive(
     pieces: impl Stream<Item = std::io::Result<Vec<u8>>> + Send + 'static,
 ) -> Response {
     with_type(StatusCode::OK, GZIP, Body::from_stream(pieces))
+}
+
+/// Sealed bytes, sent as they are made. A failure cuts the connection.
+pub(crate) fn sealed(
+    pieces: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+) -> Response {
+    with_type(StatusCode::OK, BYTES, Body::from_stream(pieces))
 }
 
 /// One JSON document a line, each sent as soon as it is there.

@@ -22,6 +22,6 @@ mod state;
 
 pub use bind::{BindError, BoundSocket, bind_tcp, bind_unix};
 pub use routes::{observer_router, operator_router};
-pub use runs::{RunnerCommand, RunnerReply};
+pub use runs::{ImportMode, RunnerCommand, RunnerReply};
 pub use serve::{Limits, ServeReport, serve_tcp, serve_unix};
 pub use state::{ApiState, Command, EventFeed, ReadEvents, RunFeed};

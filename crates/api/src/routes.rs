@@ -1,6 +1,7 @@
 //! Which page does what, on which listener.
 
 mod ask;
+mod checkpoints;
 mod events;
 mod extract;
 mod operate;
@@ -113,6 +114,7 @@ pub fn operator_router(state: ApiState) -> Router {
         .route(unpin_image, post(operate::unpin_image))
         .route(remove_image, post(operate::remove_image))
         .merge(runs::operator_routes(RUN_LIMIT))
+        .merge(checkpoints::operator_routes())
         .merge(sync::operator_routes())
         .fallback(no_such_resource)
         .method_not_allowed_fallback(method_not_allowed)
@@ -127,6 +129,7 @@ pub fn observer_router(state: ApiState) -> Router {
     ACTS.into_iter()
         .chain(["/v1/locks", BREAK, KEYGEN, TAKEOVER])
         .chain(runs::OPERATOR_PAGES)
+        .chain(checkpoints::OPERATOR_PAGES)
         .chain(sync::OPERATOR_PAGES)
         .fold(questions(), |router, path| router.route(path, any(read_only)))
         .fallback(refuse_or_not_found)

@@ -1,15 +1,25 @@
 //! What the API asks of the runner server.
 
 use belay_protocol::runner::{
-    CheckpointStatus, CompleteWaitpoint, IssuedToken, RunDetail, RunId, RunLogQuery, RunPage,
-    RunQuery, RunnerId, RunnerStatus, SubmitRequest, Submitted, TokenRequest, WaitpointId,
-    WaitpointPage, WaitpointQuery,
+    CheckpointStatus, CompleteWaitpoint, ImportedCheckpoint, IssuedToken, RunDetail, RunId,
+    RunLogQuery, RunPage, RunQuery, RunnerId, RunnerStatus, SubmitRequest, Submitted, TokenRequest,
+    WaitpointId, WaitpointPage, WaitpointQuery,
 };
-use belay_protocol::{LogLine, Problem};
+use belay_protocol::{LogLine, NodeId, Problem};
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 /// Where the answer goes.
 pub type RunnerReply<T> = oneshot::Sender<Result<T, Problem>>;
+
+/// Whether an archive is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImportMode {
+    /// It is.
+    Take,
+    /// It is only looked at.
+    Check,
+}
 
 /// A question for the runner server. Each is answered on its own: one that waits for the disk holds
 /// up no other.
@@ -67,6 +77,31 @@ pub enum RunnerCommand {
         /// Which.
         runner: RunnerId,
         /// The run that waited in it, once that it is given up is on the disk.
+        reply: RunnerReply<RunId>,
+    },
+    /// Export a runner that is on the disk to another node.
+    ExportCheckpoint {
+        /// Which.
+        runner: RunnerId,
+        /// The node.
+        to: NodeId,
+        /// The archive in pieces; an empty one says that it was whole.
+        reply: RunnerReply<mpsc::Receiver<Bytes>>,
+    },
+    /// Take in what another node exported.
+    ImportCheckpoint {
+        /// Whether it is taken.
+        mode: ImportMode,
+        /// The archive in pieces, or why no more of them come.
+        pieces: mpsc::Receiver<Result<Bytes, String>>,
+        /// What came of it, once that is on the disk.
+        reply: RunnerReply<ImportedCheckpoint>,
+    },
+    /// Take back a run that was exported.
+    ReclaimCheckpoint {
+        /// Whose.
+        runner: RunnerId,
+        /// The run, once that is on the disk.
         reply: RunnerReply<RunId>,
     },
     /// List waitpoints.

@@ -132,10 +132,11 @@ impl Client {
     /// An answer of bytes, which `take` gets in order. They are all of it if this returns well.
     pub(crate) async fn download(
         &self,
+        method: Method,
         path: &str,
         mut take: impl FnMut(&[u8]) -> Result<(), Ending>,
     ) -> Result<(), Ending> {
-        let answer = self.request(Method::GET, path, Document::none());
+        let answer = self.request(method, path, Document::none());
         let answer = tokio::time::timeout(SILENCE, answer).await;
         let mut response = answer.map_err(|_| self.silent(SILENCE))??;
         loop {
@@ -146,6 +147,24 @@ impl Client {
                 Err(error) => return Err(lost(&error)),
             }
         }
+    }
+
+    /// Sends a body as it is read, and gets one document. Whatever is sent, it is sent to its end:
+    /// belayd reads what it refuses too.
+    pub(crate) async fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: reqwest::Body,
+    ) -> Result<T, Ending> {
+        let request = self.http.request(Method::POST, format!("http://belayd{path}"));
+        let request = request.header(header::CONTENT_TYPE, "application/octet-stream").body(body);
+        let answer = async {
+            let response = self.answered(request).await?;
+            response.bytes().await.map_err(|error| lost(&error))
+        };
+        let body =
+            tokio::time::timeout(SILENCE, answer).await.map_err(|_| self.silent(SILENCE))??;
+        serde_json::from_slice(&body).map_err(|error| misread(path, &error))
     }
 
     /// An answer of server-sent events, line by line.

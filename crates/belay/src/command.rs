@@ -10,6 +10,7 @@ mod operate;
 mod runs;
 mod show;
 mod sync;
+mod travel;
 mod volume;
 
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! From the API's commands to the node's and the runner server's.
 
+mod checkpoints;
 mod runs;
 
 pub(crate) use runs::answer_runs;

@@ -113,7 +113,7 @@ struct Said {
 
 /// Section and key of everything that can be set, for the environment's sake: the variable is
 /// `BELAYD_`, the section, `_`, the key, in capitals.
-pub(crate) const KEYS: [(&str, &str); 35] = [
+pub(crate) const KEYS: [(&str, &str); 36] = [
     ("node", "name"),
     ("node", "state_dir"),
     ("node", "runtime_dir"),
@@ -146,6 +146,7 @@ pub(crate) const KEYS: [(&str, &str); 35] = [
     ("runner", "checkpoints_reserve"),
     ("runner", "retention"),
     ("runner", "connections"),
+    ("runner", "travel_key"),
     ("log", "format"),
     ("log", "level"),
     ("shutdown", "deadline"),

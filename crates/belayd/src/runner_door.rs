@@ -3,15 +3,20 @@
 //!
 //! Not a Unix socket: CRIU refuses a process that has half of a connection to one outside.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use belay_engine::Engine;
-use belay_hosting::Door;
+use belay_hosting::{Door, Doors, NoDoor};
+use belay_runner::RunnerServer;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::task::JoinSet;
 
 /// The port that was used before, below the state directory. Runners have it in their environment.
 const FILE: &str = "runner-port";
@@ -26,6 +31,78 @@ const TRIES: u32 = 16;
 pub(crate) struct RunnerDoor {
     pub(crate) listeners: Vec<TcpListener>,
     pub(crate) door: Door,
+    /// The addresses that are listened on, and the port.
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) port: u16,
+}
+
+/// Further ports on the same addresses: runners that came from another node look for belayd on the
+/// port that it had there. Clones share them.
+#[derive(Clone)]
+pub(crate) struct FurtherPorts(Arc<Further>);
+
+struct Further {
+    addresses: Vec<IpAddr>,
+    server: RunnerServer,
+    /// Held for the moment in which one is opened, never while anything is waited for.
+    open: Mutex<Open>,
+}
+
+struct Open {
+    ports: BTreeSet<u16>,
+    listening: JoinSet<()>,
+}
+
+impl FurtherPorts {
+    /// `ports` are listened on already.
+    pub(crate) fn new(addresses: Vec<IpAddr>, ports: BTreeSet<u16>, server: RunnerServer) -> Self {
+        let open = Open { ports, listening: JoinSet::new() };
+        Self(Arc::new(Further { addresses, server, open: Mutex::new(open) }))
+    }
+
+    /// Listens on a port from now on, if it does not yet. It stays open until belayd ends.
+    pub(crate) fn listen(&self, address: SocketAddr) -> Result<(), NoDoor> {
+        let Further { addresses, server, open } = &*self.0;
+        let port = address.port();
+        if !addresses.contains(&address.ip()) {
+            let ours: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let ours = ours.join(" and ");
+            return Err(NoDoor(format!(
+                "this host does not have that address; runners are listened for on {ours}"
+            )));
+        }
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.ports.contains(&port) {
+            return Ok(());
+        }
+        let listeners = bind_all(addresses, port)
+            .map_err(|error| NoDoor(format!("port {port} cannot be listened on: {error}")))?;
+        for listener in listeners {
+            tracing::info!(address = ?listener.local_addr().ok(), "listens for runners that came");
+            let server = server.clone();
+            open.listening.spawn(async move { server.serve_tcp(listener).await });
+        }
+        open.ports.insert(port);
+        Ok(())
+    }
+
+    /// Waits until nobody listens any more, once the server has ended.
+    pub(crate) async fn ended(&self) {
+        let mut listening = {
+            let mut open = self.0.open.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut open.listening)
+        };
+        while listening.join_next().await.is_some() {}
+    }
+}
+
+impl Doors for FurtherPorts {
+    fn open(
+        &self,
+        address: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Result<(), NoDoor>> + Send + '_>> {
+        Box::pin(std::future::ready(self.listen(address)))
+    }
 }
 
 /// Opens the ports. `configured` is the port that the operator wants.
@@ -63,7 +140,7 @@ pub(crate) async fn open(
     }
     let url = |address: IpAddr| format!("ws://{}", SocketAddr::new(address, port));
     let door = Door { bridge: gateway.map(url), host: url(Ipv4Addr::LOCALHOST.into()) };
-    Ok(RunnerDoor { listeners, door })
+    Ok(RunnerDoor { listeners, door, addresses, port })
 }
 
 fn choose(addresses: &[IpAddr]) -> io::Result<(u16, Vec<TcpListener>)> {
@@ -80,7 +157,8 @@ fn choose(addresses: &[IpAddr]) -> io::Result<(u16, Vec<TcpListener>)> {
     Err(last)
 }
 
-fn bind_all(addresses: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
+/// Listens on a port of each of these addresses.
+pub(crate) fn bind_all(addresses: &[IpAddr], port: u16) -> io::Result<Vec<TcpListener>> {
     addresses.iter().map(|address| bind(SocketAddr::new(*address, port))).collect()
 }
 

@@ -1,11 +1,16 @@
 //! The runner server and the host of its runners: their beginning, their end, and another beginning
 //! should they fail.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use belay_hosting::{Checkpoints, Host, HostConfig, HostHandle, Keeping, RunLogs};
+use belay_hosting::{
+    Checkpoints, Door, Host, HostConfig, HostHandle, Keeping, RunLogs, Travels, known_doors,
+};
 use belay_ledger::Ledger;
 use belay_lifecycle::{Context, StatusBoard};
 use belay_protocol::runner::{HostTally, RunnerTally};
@@ -16,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::RunnersConfig;
-use crate::runner_door::{self, RunnerDoor};
+use crate::runner_door::{self, FurtherPorts, RunnerDoor};
 
 /// Pause before runs are served again after that failed; it doubles.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -50,6 +55,8 @@ pub(crate) struct Served {
     pub logs: RunLogs<RunnerHandle>,
     /// To the runners that are on the disk.
     pub checkpoints: Checkpoints,
+    /// To those that go to another node, or come from one.
+    pub travels: Travels,
 }
 
 /// Serves runs until belayd ends.
@@ -68,7 +75,8 @@ pub(crate) async fn serve(
                 let runs = serving.handle.clone();
                 let logs = serving.run_logs.clone();
                 let checkpoints = serving.checkpoints.clone();
-                shown.served.send_replace(Some(Served { runs, logs, checkpoints }));
+                let travels = serving.travels.clone();
+                shown.served.send_replace(Some(Served { runs, logs, checkpoints, travels }));
                 let counting = pass_on(serving.handle.tally(), &shown.count);
                 let keeping = show_keeping(serving.keeping.clone(), &context.board);
                 let host_counting = pass_on(serving.host_tally.clone(), &shown.host_count);
@@ -98,6 +106,8 @@ struct Serving {
     handle: RunnerHandle,
     run_logs: RunLogs<RunnerHandle>,
     checkpoints: Checkpoints,
+    travels: Travels,
+    further: FurtherPorts,
     keeping: watch::Receiver<Keeping>,
     host_tally: watch::Receiver<HostTally>,
     hub: JoinHandle<Result<(), belay_ledger::LedgerError>>,
@@ -113,8 +123,16 @@ impl Serving {
         state_dir: &Path,
         context: &Context,
     ) -> anyhow::Result<Self> {
-        let RunnerDoor { mut listeners, door } =
+        let RunnerDoor { mut listeners, door, addresses, port } =
             runner_door::open(&context.engine, state_dir, config.port).await?;
+        let mut ports = known_ports(&door, context).await?;
+        ports.remove(&port);
+        for &known in &ports {
+            listeners.extend(runner_door::bind_all(&addresses, known).with_context(|| {
+                format!("a runner that came from another node looks for belayd on port {known}")
+            })?);
+        }
+        ports.insert(port);
         for address in &config.listen {
             let listener = TcpListener::bind(address).await;
             listeners.push(
@@ -140,13 +158,13 @@ impl Serving {
         let (found, host) = look.await.context("the runners' host cannot begin")?;
         // Those that are declared by now; the host says later changes itself.
         let policies = host.policies();
-        let (port, link) = belay_runner::link();
+        let (host_port, link) = belay_runner::link();
         let hub = RunningHub::start(HubStart {
             ledger,
             policy: config.policy(),
             workloads: policies.clone().into_iter().collect(),
             events: context.events.clone(),
-            host: port,
+            host: host_port,
             found,
             shutdown: ending.clone(),
         });
@@ -154,6 +172,8 @@ impl Serving {
             hub.await.context("the runs cannot be read from the ledger")?;
         let (hosting, host) = host.spawn(link, handle.clone(), policies).await;
         let server = RunnerServer::new(door, config.limits(), ending.clone());
+        let further = FurtherPorts::new(addresses, ports, server.clone());
+        let travels = hosting.travels(Arc::new(further.clone()), config.travel_key.clone());
         let mut listening = JoinSet::new();
         for listener in listeners {
             tracing::info!(address = ?listener.local_addr().ok(), "listens for runners");
@@ -165,6 +185,8 @@ impl Serving {
             handle,
             run_logs,
             checkpoints,
+            travels,
+            further,
             keeping,
             host_tally,
             hub: task,
@@ -189,11 +211,22 @@ impl Serving {
         };
         self.host.await.context("the runners' host failed")?;
         while self.listening.join_next().await.is_some() {}
+        self.further.ended().await;
         self.server.drained().await;
         ended.context("the hub of runs failed")?.context("the ledger does not take runs")?;
         anyhow::ensure!(!failed, "the hub of runs ended by itself");
         Ok(())
     }
+}
+
+/// The ports on which runners look for belayd that came from other nodes. They know no other place,
+/// so nothing is served before they are listened on.
+async fn known_ports(own: &Door, context: &Context) -> anyhow::Result<BTreeSet<u16>> {
+    let known = known_doors(&context.engine, &context.instance).await;
+    let known = known.context("the engine does not say where runners look for belayd")?;
+    let others = known.iter().filter(|url| **url != own.host && own.bridge.as_ref() != Some(*url));
+    let address = |url: &String| url.strip_prefix("ws://")?.parse::<SocketAddr>().ok();
+    Ok(others.filter_map(address).map(|address| address.port()).collect())
 }
 
 /// Shows how snapshotted runners are kept, until their host ends.

@@ -16,6 +16,7 @@ mod request;
 mod session;
 mod survivor;
 mod timed_log;
+mod transplant;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use session::{
 };
 pub use survivor::Survivor;
 pub use timed_log::TimedLog;
+pub use transplant::CheckpointPlace;
 
 use crate::core::abilities::{InfoBody, VersionBody, abilities, go_architecture};
 use crate::core::image_name;

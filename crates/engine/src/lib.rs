@@ -40,9 +40,9 @@ pub use container::{
 };
 pub use doctor::{DoctorReport, Finding, Severity, criu_version, examine};
 pub use engine::{
-    Abilities, Engine, EngineInfo, EngineKind, Events, ExecOutput, ExecSpec, LogLine, LogOptions,
-    LogStream, Removal, Session, SessionInput, SessionOutput, SessionPiece, SessionSignal,
-    SessionSpec, Stdin, Survivor, Terminal, TimedLog, Version,
+    Abilities, CheckpointPlace, Engine, EngineInfo, EngineKind, Events, ExecOutput, ExecSpec,
+    LogLine, LogOptions, LogStream, Removal, Session, SessionInput, SessionOutput, SessionPiece,
+    SessionSignal, SessionSpec, Stdin, Survivor, Terminal, TimedLog, Version,
 };
 pub use error::{EngineError, LoadError, Object, Operation};
 pub use event::{Action, EngineEvent, EventMarker, Health};

@@ -26,6 +26,7 @@ use crate::grants::{Door, Grants};
 use crate::kept_logs::KeptLogs;
 use crate::run_logs::{Harvest, harvest};
 use crate::store::CheckpointStore;
+use crate::travel::Arriving;
 
 /// First pause before something that did not work is tried again; it doubles.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -54,6 +55,7 @@ pub(crate) struct Tools<G> {
     pub(crate) workloads_dir: PathBuf,
     pub(crate) means: Mutex<Keeping>,
     pub(crate) starts: Semaphore,
+    pub(crate) arriving: Arriving,
     pub(crate) ending: CancellationToken,
 }
 
@@ -331,7 +333,7 @@ impl<G: Grants> Tools<G> {
     }
 
     /// Lets go of what the store has of a runner. What stays is let go of by the next look.
-    async fn forget(&self, runner: &RunnerId) {
+    pub(crate) async fn forget(&self, runner: &RunnerId) {
         let (store, gone) = (self.store.clone(), runner.clone());
         let forgotten = tokio::task::spawn_blocking(move || store.forget(&gone)).await;
         match forgotten {

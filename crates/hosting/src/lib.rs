@@ -9,6 +9,8 @@
 pub mod core;
 
 mod act;
+mod arrivals;
+mod departures;
 mod grants;
 mod kept_logs;
 mod measure;
@@ -18,11 +20,14 @@ mod store;
 mod tally;
 mod task;
 mod telling;
+mod travel;
 mod watch;
 
 pub use act::Keeping;
+pub use departures::Outgoing;
 pub use grants::{Door, Grants, NotTold};
 pub use policies::{policies, policy};
 pub use run_logs::{ReaderPlace, RunLogs};
 pub use store::{CheckpointStore, StoreError};
 pub use task::{Checkpoints, Host, HostConfig, HostError, HostHandle};
+pub use travel::{Doors, NoDoor, TravelError, Travels, known_doors};

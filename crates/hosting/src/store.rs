@@ -109,6 +109,19 @@ impl CheckpointStore {
         Ok(Self(Arc::new(Shared { directory, bounds, books: Mutex::new(books) })))
     }
 
+    /// Whether there would be room for so many bytes.
+    pub(crate) fn admits(&self, bytes: u64, free: Option<u64>) -> Result<(), Full> {
+        self.books(|books| {
+            let held = books.records.values().map(|record| record.bytes);
+            let held = held.chain(books.promised.values().copied());
+            let held = held.fold(Held::default(), |held, bytes| Held {
+                count: held.count + 1,
+                bytes: held.bytes.saturating_add(bytes),
+            });
+            admit(self.0.bounds, held, bytes, free)
+        })
+    }
+
     /// Promises room for a checkpoint that is about to be taken; `free` is what the disk has.
     pub fn promise(&self, runner: &RunnerId, bytes: u64, free: Option<u64>) -> Result<(), Full> {
         self.books(|books| {
@@ -223,13 +236,13 @@ pub(crate) fn print(directory: &Path) -> io::Result<ImagePrint> {
         .map(|entry| Ok(entry?.file_name()))
         .collect::<io::Result<_>>()?;
     names.sort();
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = ImageHasher::default();
     let mut bytes = 0;
     let mut piece = vec![0; PIECE];
     for name in names {
         let mut file = File::open(directory.join(&name))?;
         let size = file.metadata()?.len();
-        hasher.update(name.as_encoded_bytes()).update(&[0]).update(&size.to_le_bytes());
+        hasher.begin(name.as_encoded_bytes(), size);
         loop {
             let read = file.read(&mut piece)?;
             if read == 0 {
@@ -241,7 +254,28 @@ pub(crate) fn print(directory: &Path) -> io::Result<ImagePrint> {
         bytes += size;
     }
     sync(directory)?;
-    Ok(ImagePrint { bytes, digest: hasher.finalize().to_hex().to_string() })
+    Ok(ImagePrint { bytes, digest: hasher.finish() })
+}
+
+/// Makes the digest of an image of its files, in the order of their names.
+#[derive(Debug, Default)]
+pub(crate) struct ImageHasher(blake3::Hasher);
+
+impl ImageHasher {
+    /// A file begins.
+    pub(crate) fn begin(&mut self, name: &[u8], bytes: u64) {
+        self.0.update(name).update(&[0]).update(&bytes.to_le_bytes());
+    }
+
+    /// Its content goes on.
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// The digest, in hexadecimal digits.
+    pub(crate) fn finish(self) -> String {
+        self.0.finalize().to_hex().to_string()
+    }
 }
 
 #[cfg(test)]

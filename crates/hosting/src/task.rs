@@ -13,7 +13,7 @@ use belay_lifecycle::{Template, Templates};
 use belay_protocol::runner::{CheckpointStatus, HostTally, RunnerActivity, RunnerId};
 use belay_protocol::{NodeId, WorkloadName};
 use belay_runner::{
-    HostEvent, HostFound, HostLink, HostOrder, Hosted, SnapshotOutcome, Snapshotting,
+    HostEvent, HostFound, HostLink, HostOrder, Hosted, RunnerHandle, SnapshotOutcome, Snapshotting,
     WorkloadPolicy,
 };
 use tokio::sync::{mpsc, watch};
@@ -31,6 +31,7 @@ use crate::grants::{Door, Grants};
 use crate::kept_logs::KeptLogs;
 use crate::run_logs::RunLogs;
 use crate::store::{CheckpointStore, StoreError};
+use crate::travel::{Arriving, Doors, Travels};
 use crate::{measure, policies, run_logs, tally, telling, watch as engine_watch};
 
 /// How often the engine is asked for all runners, should an event have been lost.
@@ -109,6 +110,14 @@ pub struct HostHandle<G> {
     pub checkpoints: Checkpoints,
     /// What runs wrote.
     pub run_logs: RunLogs<G>,
+    tools: Arc<Tools<G>>,
+}
+
+impl HostHandle<RunnerHandle> {
+    /// What exports and imports checkpoints. `key` is the file of the travel key.
+    pub fn travels(&self, doors: Arc<dyn Doors>, key: Option<PathBuf>) -> Travels {
+        Travels::new(Arc::clone(&self.tools), doors, key)
+    }
 }
 
 /// The runners that are on the disk, and what they would be restored with.
@@ -219,13 +228,6 @@ impl Host {
             grants.clone(),
             ending.clone(),
         );
-        let handle = HostHandle {
-            tally,
-            keeping: shown_keeping,
-            store: store.clone(),
-            checkpoints: Checkpoints { store: store.clone(), now: versions.clone() },
-            run_logs,
-        };
         let collecting = run_logs::collect(kept_logs.clone(), grants.clone(), ending.clone());
         let tools = Arc::new(Tools {
             engine: engine.clone(),
@@ -241,8 +243,17 @@ impl Host {
             workloads_dir: config.workloads_dir,
             means: Mutex::new(keeping),
             starts: places(),
+            arriving: Arriving::default(),
             ending: ending.clone(),
         });
+        let handle = HostHandle {
+            tally,
+            keeping: shown_keeping,
+            store: tools.store.clone(),
+            checkpoints: Checkpoints { store: tools.store.clone(), now: tools.versions.clone() },
+            run_logs,
+            tools: Arc::clone(&tools),
+        };
         let (hints, watching) = engine_watch::spawn(engine, &config.host, ending.clone());
         let said = policies::follow(templates.follow(), grants, said, ending.clone());
         let task = HostTask {
@@ -595,6 +606,9 @@ async fn list<G: Grants>(tools: Arc<Tools<G>>) -> Option<Listing> {
     let mut containers = Vec::new();
     for found in &listed {
         let Some(identity) = identity(found, &tools.host) else { continue };
+        if tools.arriving.has(&identity.runner) {
+            continue;
+        }
         let liveness = found.state.liveness();
         if liveness == Liveness::Running {
             tools.keep_over(&identity.runner, found.id.as_str()).await;

@@ -240,6 +240,38 @@ codes! {
     NoSuchWaitpoint = "no-such-waitpoint", 404, 66, "no such waitpoint";
     /// No runner of that name is on the disk.
     NoSuchCheckpoint = "no-such-checkpoint", 404, 66, "no such checkpoint";
+    /// The checkpoint is being exported.
+    CheckpointLeaving = "checkpoint-leaving", 409, 75, "the checkpoint is being exported";
+    /// The run was given up to another node.
+    RunMoved = "run-moved", 409, 69, "the run has moved to another node";
+    /// The checkpoint was not exported.
+    NotExported = "not-exported", 409, 69, "the checkpoint was not exported";
+    /// The node has no key for checkpoints that travel.
+    TravelKeyMissing = "travel-key-missing", 503, 78, "the node has no travel key";
+    /// The runner has files in its root file system, which do not travel.
+    CheckpointHoldsFiles = "checkpoint-holds-files", 409, 69, "the runner wrote to its root file system";
+    /// A checkpoint could not be exported or imported.
+    TravelFailed = "travel-failed", 502, 69, "the checkpoint did not travel";
+    /// An archive is cut short, changed, or under another key.
+    ArchiveDamaged = "archive-damaged", 422, 65, "the archive is damaged or under another key";
+    /// An archive is of another version.
+    ArchiveVersion = "archive-version", 422, 65, "the archive is of another version";
+    /// An archive is for another node.
+    ArchiveForAnother = "archive-for-another", 422, 69, "the archive is for another node";
+    /// An archive is too old to be taken.
+    ArchiveExpired = "archive-expired", 422, 69, "the archive has expired";
+    /// An archive was taken before.
+    ArchiveTaken = "archive-taken", 409, 69, "the archive was imported before";
+    /// The run of an archive is on this node.
+    RunHere = "run-here", 409, 69, "the run is on this node";
+    /// What the node has cannot restore the checkpoint.
+    CheckpointIncompatible = "checkpoint-incompatible", 422, 69, "this node cannot restore the checkpoint";
+    /// The workload is not what the runner was made of.
+    WorkloadDiffers = "workload-differs", 409, 69, "the workload is not what the runner was made of";
+    /// There is no room for the checkpoint.
+    NoRoom = "no-room", 507, 75, "there is no room for the checkpoint";
+    /// The address at which the runner looks for belayd is not to be had here.
+    RunnerAddress = "runner-address", 409, 69, "the runner would not find belayd";
     /// The waitpoint was completed with something else.
     WaitpointCompleted = "waitpoint-completed", 409, 69, "the waitpoint was completed with another result";
     /// It was not confirmed in time that it is on the disk.

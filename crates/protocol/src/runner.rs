@@ -10,12 +10,13 @@ mod host_tally;
 mod ids;
 mod message;
 mod status;
+mod travel;
 
 pub use error::{CloseReason, RunnerError, RunnerErrorCode};
 pub use frame::{FrameFault, RunnerFrame, ServerFrame};
 pub use ids::{
     Attempt, Epoch, InvalidId, InvalidToken, RequestId, RunId, RunnerId, RunnerToken, SuspensionId,
-    WaitpointId,
+    TravelId, WaitpointId,
 };
 pub use message::{
     Again, AttemptOutcome, CompleteRequest, Completed, ContinueRequest, Continued, Empty,
@@ -32,6 +33,10 @@ pub use status::{
     RunState, RunStatus, RunnerActivity, RunnerLink, RunnerOrigin, RunnerStatus, RunnerTally,
     SnapshotStatus, SnapshotTally, SubmitRequest, Submitted, TokenRequest, WaitStatus,
     WaitpointPage, WaitpointQuery, WaitpointState, WaitpointStatus,
+};
+
+pub use travel::{
+    ArrivalVerdict, DepartureStage, DepartureStatus, ImportedCheckpoint, ReclaimedCheckpoint,
 };
 
 /// Name of the subprotocol, as the handshake negotiates it.

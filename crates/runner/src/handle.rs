@@ -1,21 +1,26 @@
 //! The handle through which the rest of belayd asks: submissions, cancellations, waitpoints, tokens,
 //! views, and what workloads are granted.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
-    Acceptance, CompleteWaitpoint, IssuedToken, RunDetail, RunId, RunPage, RunQuery, RunnerId,
-    RunnerStatus, RunnerTally, SubmitRequest, Submitted, WaitpointId, WaitpointPage,
-    WaitpointQuery,
+    Acceptance, CompleteWaitpoint, DepartureStatus, IssuedToken, RunDetail, RunId, RunPage,
+    RunQuery, RunnerId, RunnerStatus, RunnerTally, SubmitRequest, Submitted, TravelId, WaitpointId,
+    WaitpointPage, WaitpointQuery,
 };
+use belay_protocol::{NodeId, WorkloadName};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::core::event::{Answer, Ask, Origin, Refusal, WhetherNew};
+use crate::core::event::{Answer, Ask, Origin, Refusal, Traveller, WhetherNew};
 use crate::core::hub::RunStints;
 use crate::core::lane::WorkloadPolicy;
-use crate::core::run::{Stint, Submission};
+use crate::core::run::{Departure, Stint, Submission};
+use crate::core::tokens::TokenHash;
+use crate::records::Passage;
 
+/// What an answer of another kind would mean.
+const WRONG_ANSWER: &str = "the hub answers what it was asked";
 /// Requests that may wait for the hub's task.
 pub(crate) const REQUESTS: usize = 256;
 /// How long a request waits for room among those.
@@ -94,6 +99,9 @@ pub(crate) enum Request {
     Revoke { runner: RunnerId, reply: oneshot::Sender<()> },
     RunStints { run: RunId, reply: oneshot::Sender<Option<RunStints>> },
     StintsOf { runner: RunnerId, reply: oneshot::Sender<Vec<(RunId, Stint)>> },
+    Admit { passage: Box<Passage>, reply: oneshot::Sender<Result<Answer, Refusal>> },
+    TokensOf { runner: RunnerId, reply: oneshot::Sender<Vec<TokenHash>> },
+    Departures { reply: oneshot::Sender<BTreeMap<RunnerId, DepartureStatus>> },
     Forgotten { runs: Vec<RunId>, reply: oneshot::Sender<Vec<RunId>> },
 }
 
@@ -114,18 +122,14 @@ impl RunnerHandle {
             timeout: request.timeout_ms.map(Duration::from_millis),
             max_attempts: request.max_attempts,
         };
-        match self.ask(Ask::Submit(submission)).await? {
-            Answer::Submitted { run, whether } => {
-                let acceptance = match whether {
-                    WhetherNew::New => Acceptance::New,
-                    WhetherNew::Known => Acceptance::Known,
-                };
-                Ok(Submitted { run, acceptance })
-            }
-            Answer::Cancelled | Answer::Discarded { .. } | Answer::WaitpointCompleted => {
-                unreachable!("the hub answers what it was asked")
-            }
-        }
+        let Answer::Submitted { run, whether } = self.ask(Ask::Submit(submission)).await? else {
+            unreachable!("{WRONG_ANSWER}")
+        };
+        let acceptance = match whether {
+            WhetherNew::New => Acceptance::New,
+            WhetherNew::Known => Acceptance::Known,
+        };
+        Ok(Submitted { run, acceptance })
     }
 
     /// Cancels a run; one that is cancelled already is no error.
@@ -192,12 +196,70 @@ impl RunnerHandle {
     /// Gives up what is on the disk of a runner, which is on its way out when this returns. The run
     /// that waited in it is tried again, if it may be.
     pub async fn discard(&self, runner: RunnerId) -> Result<RunId, AskError> {
-        match self.ask(Ask::Discard { runner }).await? {
-            Answer::Discarded { run } => Ok(run),
-            Answer::Submitted { .. } | Answer::Cancelled | Answer::WaitpointCompleted => {
-                unreachable!("the hub answers what it was asked")
-            }
-        }
+        let Answer::Discarded { run } = self.ask(Ask::Discard { runner }).await? else {
+            unreachable!("{WRONG_ANSWER}")
+        };
+        Ok(run)
+    }
+
+    /// Has what is on the disk of a runner leave for another node: it is not restored until it is
+    /// called off by [`RunnerHandle::stay`]. Says which run waits in it, and its way.
+    pub async fn leave(
+        &self,
+        runner: RunnerId,
+        to: NodeId,
+    ) -> Result<(RunId, Departure), AskError> {
+        let Answer::Leaves { run, departure } = self.ask(Ask::Leave { runner, to }).await? else {
+            unreachable!("{WRONG_ANSWER}")
+        };
+        Ok((run, departure))
+    }
+
+    /// Calls off that a runner leaves; one that does not leave this way is left alone.
+    pub async fn stay(&self, runner: RunnerId, travel: TravelId) -> Result<(), AskError> {
+        self.ask(Ask::Stay { runner, travel }).await.map(drop)
+    }
+
+    /// Gives the run of a runner that leaves up to the other node. When this returns that is on the
+    /// disk, and the run is not this node's any more. `from` is this node.
+    pub async fn give_up(
+        &self,
+        runner: RunnerId,
+        travel: TravelId,
+        from: &NodeId,
+    ) -> Result<Passage, AskError> {
+        let asked = Ask::GiveUp { runner: runner.clone(), travel };
+        let Answer::GivenUp(record) = self.ask(asked).await? else {
+            unreachable!("{WRONG_ANSWER}")
+        };
+        let of = runner.clone();
+        let tokens = self.send(|reply| Request::TokensOf { runner: of, reply }).await?;
+        Passage::of(from, *record, tokens).ok_or(AskError::Refused(Refusal::NotLeaving(runner)))
+    }
+
+    /// Takes back a run that was given up. Who asks vouches that nobody took it.
+    pub async fn reclaim(&self, runner: RunnerId) -> Result<RunId, AskError> {
+        let Answer::Reclaimed { run } = self.ask(Ask::Reclaim { runner }).await? else {
+            unreachable!("{WRONG_ANSWER}")
+        };
+        Ok(run)
+    }
+
+    /// Whether a run that another node gave up may come.
+    pub async fn may_come(&self, traveller: Traveller) -> Result<(), AskError> {
+        self.ask(Ask::MayCome(traveller)).await.map(drop)
+    }
+
+    /// Lets such a run in: it is suspended here when this returns, and its runner can connect.
+    pub async fn admit(&self, passage: Passage) -> Result<(), AskError> {
+        let passage = Box::new(passage);
+        let answered = self.send(|reply| Request::Admit { passage, reply }).await?;
+        answered.map(drop).map_err(AskError::Refused)
+    }
+
+    /// The runners that leave for other nodes, or were given up to them and are still here.
+    pub async fn departures(&self) -> Result<BTreeMap<RunnerId, DepartureStatus>, AskError> {
+        self.send(|reply| Request::Departures { reply }).await
     }
 
     /// The times that runners had a run; none if the run is not known.

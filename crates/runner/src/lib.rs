@@ -19,20 +19,21 @@ mod task;
 pub use crate::core::bindings::SessionId;
 pub use crate::core::dispatch::{Flight, Stage};
 pub use crate::core::event::{
-    Answer, Ask, AskId, Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord, Refusal,
-    RunRecord, SnapshotOutcome, WhetherNew,
+    Answer, Arrival, Ask, AskId, Effect, Event, HostEvent, HostOrder, Origin, Owner, PendingRecord,
+    Refusal, RunRecord, SnapshotOutcome, Traveller, WhetherNew,
 };
 pub use crate::core::hub::{Hosted, Hub, HubPolicy, RunProgress, RunStints, Snapshotting};
 pub use crate::core::lane::{RunnerSource, WorkloadPolicy};
 pub use crate::core::now::Now;
 pub use crate::core::run::{
-    Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Stint, Submission,
-    SuspendedWait, WrongState,
+    Departure, Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Stint, Stored,
+    Submission, SuspendedWait, WrongState,
 };
 pub use crate::core::snapshots::Ticket;
 pub use crate::core::tale::{Happening, Tale};
 pub use crate::handle::{AskError, IssueToken, RunnerHandle, TokenLife};
 pub use crate::host::{HostFound, HostLink, HostPort, link};
+pub use crate::records::{BadPassage, Passage};
 pub use crate::server::{CONNECT_PATH, RunnerServer, SocketLimits};
 pub use crate::socket::framing;
 pub use crate::task::{HubDoor, HubStart, RunningHub};

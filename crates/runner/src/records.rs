@@ -2,18 +2,22 @@
 //!
 //! A run is three records: `run_submission`, which is written once, `run`, which is written at each
 //! change and stays small, and `run_output`, once it has finished. What its waitpoints were completed
-//! with is in `run_waitpoint`, one record each. `runner_token` holds hashes of tokens.
+//! with is in `run_waitpoint`, one record each. `runner_token` holds hashes of tokens,
+//! `run_travel` the ways by which runs came from other nodes.
 
+mod passage;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use belay_ledger::{Batch, Ledger, LedgerError};
-use belay_protocol::runner::{RunId, WaitpointId};
+use belay_protocol::runner::{RunId, TravelId, WaitpointId};
 use data_encoding::HEXLOWER;
+use jiff::Timestamp;
 use serde_json::Value;
 
+pub use self::passage::{BadPassage, Passage};
 use self::shape::{PhaseShape, RunShape, SubmissionShape, TokenShape};
 use crate::core::event::RunRecord;
 use crate::core::run::{Phase, RunEnd, Submission};
@@ -24,12 +28,14 @@ const SUBMISSION: &str = "run_submission";
 const OUTPUT: &str = "run_output";
 const WAITPOINT: &str = "run_waitpoint";
 const TOKEN: &str = "runner_token";
+const TRAVEL: &str = "run_travel";
 
 /// Writes of one commit. Of several for one run the last counts.
 #[derive(Debug, Default)]
 pub(crate) struct Writes {
     runs: BTreeMap<RunId, RunWrite>,
     tokens: BTreeMap<TokenHash, Option<Grant>>,
+    travels: BTreeMap<TravelId, Option<Timestamp>>,
 }
 
 #[derive(Debug)]
@@ -50,17 +56,36 @@ impl Writes {
     pub(crate) fn save(&mut self, record: Box<RunRecord>) {
         // Whatever is the first to be written of a run comes before it is bound.
         let is_first = record.run.epoch.get() == 0;
+        self.put_run(record, if is_first { Written::NotYet } else { Written::Before });
+    }
+
+    /// Adds the record of a run that came from another node.
+    pub(crate) fn save_arrival(&mut self, record: Box<RunRecord>) {
+        self.put_run(record, Written::NotYet);
+    }
+
+    fn put_run(&mut self, record: Box<RunRecord>, submission: Written) {
         let with_it = matches!(
             self.runs.get(&record.run.id),
             Some(RunWrite::Save { submission: Written::NotYet, .. })
         );
-        let submission = if is_first || with_it { Written::NotYet } else { Written::Before };
+        let submission = if with_it { Written::NotYet } else { submission };
         self.runs.insert(record.run.id, RunWrite::Save { record, submission });
     }
 
     /// Adds the removal of a run.
     pub(crate) fn forget(&mut self, run: RunId) {
         self.runs.insert(run, RunWrite::Forget);
+    }
+
+    /// Adds the way by which a run came, with the time until which it counts.
+    pub(crate) fn remember(&mut self, travel: TravelId, until: Timestamp) {
+        self.travels.insert(travel, Some(until));
+    }
+
+    /// Adds the removal of one.
+    pub(crate) fn forget_travel(&mut self, travel: TravelId) {
+        self.travels.insert(travel, None);
     }
 
     /// Adds a token.
@@ -91,6 +116,12 @@ impl Books {
                     self.put(&mut batch, id, &record, submission)?;
                 }
                 RunWrite::Forget => self.remove(&mut batch, id),
+            }
+        }
+        for (travel, until) in writes.travels {
+            match until {
+                Some(until) => batch.put(TRAVEL, travel.to_string(), &until)?,
+                None => batch.remove(TRAVEL, travel.to_string()),
             }
         }
         for (hash, grant) in writes.tokens {
@@ -147,6 +178,7 @@ impl Books {
 pub(crate) struct Found {
     pub(crate) records: Vec<RunRecord>,
     pub(crate) tokens: Vec<(TokenHash, Grant)>,
+    pub(crate) travels: Vec<(TravelId, Timestamp)>,
     pub(crate) books: Books,
     /// Records that did not read back, with why. They cost what they are about.
     pub(crate) lost: Vec<String>,
@@ -160,12 +192,14 @@ pub(crate) async fn load(ledger: &Ledger) -> Result<Found, LedgerError> {
     let outputs = ledger.load::<Value>(OUTPUT).await?;
     let waitpoints = ledger.load::<Value>(WAITPOINT).await?;
     let tokens = ledger.load::<TokenShape>(TOKEN).await?;
+    let travels = ledger.load::<Timestamp>(TRAVEL).await?;
     for (table, set_aside) in [
         (RUN, &runs.set_aside),
         (SUBMISSION, &submissions.set_aside),
         (OUTPUT, &outputs.set_aside),
         (WAITPOINT, &waitpoints.set_aside),
         (TOKEN, &tokens.set_aside),
+        (TRAVEL, &travels.set_aside),
     ] {
         let said = set_aside.iter().map(|bad| format!("{table}/{}: {}", bad.key, bad.reason));
         found.lost.extend(said);
@@ -187,6 +221,12 @@ pub(crate) async fn load(ledger: &Ledger) -> Result<Found, LedgerError> {
                 found.records.push(record);
             }
             Err(reason) => found.lost.push(format!("{RUN}/{key}: {reason}")),
+        }
+    }
+    for (key, until) in travels.records {
+        match key.parse() {
+            Ok(travel) => found.travels.push((travel, until)),
+            Err(_) => found.lost.push(format!("{TRAVEL}: a key is no id")),
         }
     }
     for (key, shape) in tokens.records {

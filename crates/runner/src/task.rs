@@ -16,7 +16,7 @@ use belay_events::EventSink;
 use belay_ledger::{Ledger, LedgerError};
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
-    CloseReason, RequestId, RunnerId, RunnerNote, RunnerRequest, RunnerTally, ServerFrame,
+    CloseReason, RequestId, RunId, RunnerId, RunnerNote, RunnerRequest, RunnerTally, ServerFrame,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -157,6 +157,7 @@ impl RunningHub {
             lines: HashMap::new(),
             asks: HashMap::new(),
             next_ask: 0,
+            arriving: None,
             orders: VecDeque::new(),
             tell,
         };
@@ -164,6 +165,7 @@ impl RunningHub {
             task.outbox.write(|writes| writes.remove_token(hash));
         }
         task.take_effects(effects);
+        task.hub.recall(kept.travels);
         let ways = Ways { ledger, host, requests, brought, shutdown };
         let task = tokio::spawn(task.run(ways));
         Ok(Self { handle, door: HubDoor { inbound }, task })
@@ -193,6 +195,8 @@ struct HubTask {
     lines: HashMap<SessionId, Line>,
     asks: HashMap<AskId, oneshot::Sender<Result<Answer, Refusal>>>,
     next_ask: u64,
+    /// The run that is being let in from another node: all of it is to be written.
+    arriving: Option<RunId>,
     /// Orders that the engine's side has no room for yet.
     orders: VecDeque<HostOrder>,
     tell: watch::Sender<RunnerTally>,

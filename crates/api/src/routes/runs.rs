@@ -6,7 +6,7 @@ use axum::response::Response;
 use axum::routing::{delete, get, post};
 use belay_protocol::Problem;
 use belay_protocol::runner::{
-    CompleteWaitpoint, Empty, RemovedCheckpoint, RunId, RunnerId, TokenRequest, WaitpointId,
+    CompleteWaitpoint, Empty, RunId, RunnerId, TokenRequest, WaitpointId,
 };
 use tokio::sync::oneshot;
 
@@ -18,7 +18,7 @@ use crate::runs::{RunnerCommand, RunnerReply};
 use crate::state::ApiState;
 
 /// Pages about runs, which carry what apps put in them, and about tokens: the operator's alone.
-pub(crate) const OPERATOR_PAGES: [&str; 10] = [
+pub(crate) const OPERATOR_PAGES: [&str; 8] = [
     "/v1/runs",
     "/v1/runs/{run}",
     "/v1/runs/{run}/cancel",
@@ -27,14 +27,11 @@ pub(crate) const OPERATOR_PAGES: [&str; 10] = [
     "/v1/waitpoints/{waitpoint}/complete",
     "/v1/runners/tokens",
     "/v1/runners/{runner}/tokens",
-    "/v1/checkpoints",
-    "/v1/checkpoints/{runner}",
 ];
 
 /// What those pages do; `limit` is of the body of a submission.
 pub(crate) fn operator_routes(limit: usize) -> Router<ApiState> {
-    let [all, one, cancelled, logged, all_waitpoints, completed, issued, revoked, kept, of_one] =
-        OPERATOR_PAGES;
+    let [all, one, cancelled, logged, all_waitpoints, completed, issued, revoked] = OPERATOR_PAGES;
     Router::new()
         .route(all, get(runs).post(submit).layer(DefaultBodyLimit::max(limit)))
         .route(one, get(run))
@@ -44,8 +41,6 @@ pub(crate) fn operator_routes(limit: usize) -> Router<ApiState> {
         .route(completed, post(complete_waitpoint))
         .route(issued, post(issue_token))
         .route(revoked, delete(revoke_tokens))
-        .route(kept, get(checkpoints))
-        .route(of_one, delete(remove_checkpoint))
 }
 
 impl PathName for RunId {
@@ -108,19 +103,6 @@ pub(crate) async fn runners(State(state): State<ApiState>) -> Result<Response, R
     Ok(answer::json(&runners))
 }
 
-pub(crate) async fn checkpoints(State(state): State<ApiState>) -> Result<Response, Refusal> {
-    let kept = asked(&state, |reply| RunnerCommand::Checkpoints { reply }).await?;
-    Ok(answer::json(&kept))
-}
-
-pub(crate) async fn remove_checkpoint(
-    State(state): State<ApiState>,
-    OfPath(runner): OfPath<RunnerId>,
-) -> Result<Response, Refusal> {
-    let run = asked(&state, |reply| RunnerCommand::RemoveCheckpoint { runner, reply }).await?;
-    Ok(answer::json(&RemovedCheckpoint { run }))
-}
-
 pub(crate) async fn waitpoints(
     State(state): State<ApiState>,
     Pairs(pairs): Pairs,
@@ -156,7 +138,7 @@ pub(crate) async fn revoke_tokens(
     Ok(answer::json(&Empty {}))
 }
 
-async fn asked<T>(
+pub(super) async fn asked<T>(
     state: &ApiState,
     command: impl FnOnce(RunnerReply<T>) -> RunnerCommand,
 ) -> Result<T, Refusal> {

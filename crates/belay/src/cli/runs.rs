@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
     DEFAULT_MAX_ATTEMPTS, IdempotencyKey, PAGE_LIMIT, RunId, RunState, RunnerId, WaitpointId,
     WaitpointState,
 };
+use belay_protocol::{NodeId, WorkloadName};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
@@ -167,6 +167,40 @@ pub(crate) enum CheckpointVerb {
     /// Remove one; the run that waits in it is tried again from the start
     #[command(after_help = "Example: belay checkpoint rm run-06cp9m2k2g000f0e1d2c3b4a50-1")]
     Rm { runner: RunnerId },
+    /// Give a run up to another node: write all of it to a file that only that node takes
+    #[command(
+        after_help = "Example: belay checkpoint export run-06cp9m2k2g000f0e1d2c3b4a50-1 --to edge-2 > trip"
+    )]
+    Export {
+        runner: RunnerId,
+        /// The node that is to take it
+        #[arg(long, value_name = "NODE")]
+        to: NodeId,
+        /// Write to this file, which must not be there, instead of standard output
+        #[arg(long = "file", short = 'f', value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Take a run over that another node has exported for this one
+    #[command(after_help = "Example: belay checkpoint import --check trip")]
+    Import {
+        /// The file; - is standard input
+        file: PathBuf,
+        /// Only say whether it would be taken
+        #[arg(long)]
+        check: bool,
+        #[command(flatten)]
+        listing: Listing,
+    },
+    /// Take a run back that was exported and that no node has imported or ever will
+    #[command(
+        after_help = "Example: belay checkpoint reclaim run-06cp9m2k2g000f0e1d2c3b4a50-1 --yes"
+    )]
+    Reclaim {
+        runner: RunnerId,
+        /// It is certain that its archive was not imported, and that nobody will import it
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 fn json(text: &str) -> Result<Value, String> {

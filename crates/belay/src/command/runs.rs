@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::logs::{self, Stamps};
+use super::travel;
 use crate::cli::{CheckpointVerb, Format, Listing, NewRun, RunVerb, RunnerVerb, WaitpointVerb};
 use crate::client::{Client, Document};
 use crate::core::view::runs as view;
@@ -162,6 +163,14 @@ async fn wait_for(
                 let next = format!("belay run show {run}");
                 return Err(Failure::new(RUN_FAILED, what, next).into());
             }
+            RunState::Moved => {
+                let to = status.departure.as_ref().map(|departure| departure.to.to_string());
+                let to = to.unwrap_or_else(|| "another node".to_owned());
+                let next = format!("belay run wait {run}, on {to}");
+                return Err(
+                    Failure::new(RUN_FAILED, format!("{run} has moved to {to}"), next).into()
+                );
+            }
             RunState::Queued
             | RunState::Assigned
             | RunState::Executing
@@ -223,6 +232,16 @@ pub(crate) async fn checkpoint(
             let kept: Vec<CheckpointStatus> = client.get("/v1/checkpoints").await?;
             let now = Timestamp::now();
             show(listing, output, &kept, || view::checkpoints(&kept, now, output.style()))
+        }
+        CheckpointVerb::Export { runner, to, file } => {
+            travel::export(client, &runner, &to, file.as_deref(), output).await
+        }
+        CheckpointVerb::Import { file, check, listing } => {
+            let imported = travel::import(client, &file, check).await?;
+            show(listing, output, &imported, || view::imported(&imported))
+        }
+        CheckpointVerb::Reclaim { runner, yes } => {
+            travel::reclaim(client, &runner, yes, output).await
         }
         CheckpointVerb::Rm { runner } => {
             let path = format!("/v1/checkpoints/{runner}");

@@ -115,7 +115,7 @@ pub(crate) async fn export(
     let query = cid.map_or_else(String::new, |cid| format!("?cid={cid}"));
     let path = format!("/v1/workloads/{workload}/sync/export{query}");
     let mut begun = false;
-    let written = client.download(&path, |bytes| {
+    let written = client.download(Method::GET, &path, |bytes| {
         begun = true;
         output.bytes(bytes)
     });

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::belayd::{Answer, Belayd, belay, parts};
 
+const TRAVEL: &str = "trip_06cp9m2k2g000f0e1d2c3b4a50";
 const RUN: &str = "run_06cp9m2k2g000f0e1d2c3b4a50";
 const WAITPOINT: &str = "wait_06cp9m34hg000vqtrs6e5c4b20";
 
@@ -158,7 +159,31 @@ fn questions_ask_for_what_they_say() {
         "taken_with": {"engine": "podman", "engine_version": "4.3.1", "runtime": "runc",
                        "criu": "4.2", "kernel": "6.1"},
         "incompatible": "it was taken by CRIU 4.2, and this host has 4.1 now"}]);
+    let exported = json!([{"runner": "run-7", "workload": "mailer", "run": RUN, "image": "sha256:1",
+        "taken_at": "2026-01-01T00:00:00Z", "bytes": 48_000_000, "digest": "00",
+        "taken_with": {"engine": "podman", "engine_version": "4.3.1", "runtime": "runc",
+                       "kernel": "6.1"},
+        "departure": {"travel": TRAVEL, "to": "edge-2", "stage": "exported",
+                      "until": "2026-01-08T00:00:00Z"}}]);
+    let moved = status(
+        "moved",
+        &json!({"departure": {"travel": TRAVEL, "to": "edge-2", "stage": "exported"}}),
+    );
+    let moved = json!({"status": moved, "payload": null}).to_string();
     for (arguments, line, body, words) in [
+        (
+            &["checkpoint", "ls"][..],
+            "GET /v1/checkpoints".to_owned(),
+            exported.to_string(),
+            "podman 4.3.1, runc  exported to edge-2; kept until 2026-01-08 00:00:00Z",
+        ),
+        (
+            &["checkpoint", "reclaim", "run-7", "--yes"],
+            "POST /v1/checkpoints/run-7/reclaim".to_owned(),
+            json!({"run": RUN}).to_string(),
+            "is suspended here again",
+        ),
+        (&["run", "show", RUN], format!("GET /v1/runs/{RUN}"), moved, "moved to edge-2"),
         (
             &[
                 "run",
@@ -171,7 +196,7 @@ fn questions_ask_for_what_they_say() {
                 "waiting",
                 "--limit",
                 "5",
-            ][..],
+            ],
             "GET /v1/runs?workload=mailer&state=queued&state=waiting&limit=5".to_owned(),
             runs.clone(),
             "mailer    queued",
@@ -221,6 +246,78 @@ fn questions_ask_for_what_they_say() {
         assert!(stdout.contains(words), "{stdout}");
         assert_eq!(belayd.asked().line, line);
     }
+}
+
+#[test]
+fn an_archive_is_sent_and_what_came_of_it_is_told() {
+    let place = tempfile::tempdir().expect("a directory");
+    let trip = place.path().join("trip");
+    std::fs::write(&trip, "sealed").expect("written");
+    let trip = trip.to_str().expect("a path");
+    let answer = |verdict: &str| {
+        json!({"verdict": verdict, "travel": TRAVEL, "from": "edge-1", "runner": "run-7",
+               "workload": "mailer", "run": RUN, "bytes": 48_000_000})
+        .to_string()
+    };
+    for (arguments, line, verdict, words) in [
+        (
+            &["checkpoint", "import", trip][..],
+            "POST /v1/checkpoints",
+            "taken",
+            "has come from edge-1 and is suspended: run-7",
+        ),
+        (
+            &["checkpoint", "import", "--check", trip],
+            "POST /v1/checkpoints?check=true",
+            "would-be-taken",
+            "from edge-1 would be taken",
+        ),
+        (
+            &["checkpoint", "import", trip, "--output", "json"],
+            "POST /v1/checkpoints",
+            "taken",
+            "\"verdict\": \"taken\"",
+        ),
+    ] {
+        let belayd = Belayd::answering(vec![Answer::ok(answer(verdict))]);
+        let (code, stdout, stderr) = parts(&belayd.belay(arguments));
+        assert_eq!((code, &*stderr), (Some(0), ""), "{arguments:?}");
+        assert!(stdout.contains(words), "{stdout}");
+        assert_eq!(belayd.asked().line, line);
+    }
+    let belayd = Belayd::answering(Vec::new());
+    let (code, _, stderr) = parts(&belayd.belay(&["checkpoint", "import", "/nothing/there"]));
+    assert_eq!(code, Some(66));
+    assert!(stderr.contains("cannot read /nothing/there"), "{stderr}");
+}
+
+#[test]
+fn an_archive_goes_to_standard_output_or_to_a_file_that_is_new() {
+    let place = tempfile::tempdir().expect("a directory");
+    let trip = place.path().join("trip");
+    let trip = trip.to_str().expect("a path");
+    let export = ["checkpoint", "export", "run-7", "--to", "edge-2"];
+    let belayd = Belayd::answering(vec![Answer::ok("sealed".to_owned())]);
+    let (code, stdout, stderr) = parts(&belayd.belay(&export));
+    assert_eq!((code, &*stdout), (Some(0), "sealed"));
+    assert!(stderr.contains("the run of run-7 is edge-2's now"), "{stderr}");
+    assert_eq!(belayd.asked().line, "POST /v1/checkpoints/run-7/export?to=edge-2");
+
+    let to_file = [&export[..], &["--file", trip]].concat();
+    let belayd = Belayd::answering(vec![Answer::ok("sealed".to_owned())]);
+    assert_eq!(parts(&belayd.belay(&to_file)).0, Some(0));
+    assert_eq!(std::fs::read(trip).expect("reads"), b"sealed");
+    let (code, _, stderr) = parts(&Belayd::answering(Vec::new()).belay(&to_file));
+    assert_eq!(code, Some(64));
+    assert!(stderr.contains("is there already"), "{stderr}");
+}
+
+#[test]
+fn a_run_is_not_taken_back_by_the_way() {
+    let belayd = Belayd::answering(Vec::new());
+    let (code, _, stderr) = parts(&belayd.belay(&["checkpoint", "reclaim", "run-7"]));
+    assert_eq!(code, Some(64));
+    assert!(stderr.contains("executes twice") && stderr.contains("--yes"), "{stderr}");
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! From the API's questions about runs to the runner server, and from its refusals to problems.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use belay_api::RunnerCommand;
 use belay_hosting::RunLogs;
-use belay_protocol::runner::{RunId, RunLogQuery, TokenRequest};
+use belay_protocol::runner::{
+    CheckpointStatus, DepartureStatus, RunId, RunLogQuery, RunnerId, TokenRequest,
+};
 use belay_protocol::{LogLine, Problem, ProblemCode};
 use belay_runner::{AskError, IssueToken, Refusal, RunnerHandle, TokenLife};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoints;
 use crate::runners::Served;
 
 /// Questions that are answered at a time. Many of them wait for one and the same write, and some
@@ -49,7 +53,7 @@ pub(crate) async fn answer_runs(
 
 async fn answer(command: RunnerCommand, served: Option<Served>) {
     let Some(served) = served else { return refuse(command, not_ready()) };
-    let Served { runs: runners, logs, checkpoints } = served;
+    let Served { runs: runners, logs, checkpoints, travels } = served;
     match command {
         RunnerCommand::Logs { run, query, reply } => {
             show_logs(&runners, &logs, (run, query), reply).await;
@@ -70,7 +74,19 @@ async fn answer(command: RunnerCommand, served: Option<Served>) {
         RunnerCommand::Runners { reply } => {
             tell(reply, runners.runners().await.map_err(|error| problem(&error)));
         }
-        RunnerCommand::Checkpoints { reply } => tell(reply, Ok(checkpoints.list())),
+        RunnerCommand::Checkpoints { reply } => {
+            let departures = runners.departures().await.map_err(|error| problem(&error));
+            tell(reply, departures.map(|departures| kept(checkpoints.list(), &departures)));
+        }
+        RunnerCommand::ExportCheckpoint { runner, to, reply } => {
+            checkpoints::export(&travels, runner, to, reply).await;
+        }
+        RunnerCommand::ImportCheckpoint { mode, pieces, reply } => {
+            tell(reply, checkpoints::import(&travels, mode, pieces).await);
+        }
+        RunnerCommand::ReclaimCheckpoint { runner, reply } => {
+            tell(reply, runners.reclaim(runner).await.map_err(|error| problem(&error)));
+        }
         RunnerCommand::RemoveCheckpoint { runner, reply } => {
             tell(reply, runners.discard(runner).await.map_err(|error| problem(&error)));
         }
@@ -89,6 +105,18 @@ async fn answer(command: RunnerCommand, served: Option<Served>) {
             tell(reply, runners.revoke(runner).await.map_err(|error| problem(&error)));
         }
     }
+}
+
+/// Checkpoints with where they are on their way to.
+fn kept(
+    listed: Vec<CheckpointStatus>,
+    departures: &BTreeMap<RunnerId, DepartureStatus>,
+) -> Vec<CheckpointStatus> {
+    let with_departure = |listed: CheckpointStatus| CheckpointStatus {
+        departure: departures.get(&listed.runner).cloned(),
+        ..listed
+    };
+    listed.into_iter().map(with_departure).collect()
 }
 
 /// Answers with the lines of a run's log, and goes on until they end or nobody reads them.
@@ -123,7 +151,10 @@ fn refuse(command: RunnerCommand, why: Problem) {
     match command {
         RunnerCommand::Logs { reply, .. } => tell(reply, Err(why)),
         RunnerCommand::Checkpoints { reply } => tell(reply, Err(why)),
-        RunnerCommand::RemoveCheckpoint { reply, .. } => tell(reply, Err(why)),
+        RunnerCommand::RemoveCheckpoint { reply, .. }
+        | RunnerCommand::ReclaimCheckpoint { reply, .. } => tell(reply, Err(why)),
+        RunnerCommand::ExportCheckpoint { reply, .. } => tell(reply, Err(why)),
+        RunnerCommand::ImportCheckpoint { reply, .. } => tell(reply, Err(why)),
         RunnerCommand::Submit { reply, .. } => tell(reply, Err(why)),
         RunnerCommand::Cancel { reply, .. }
         | RunnerCommand::CompleteWaitpoint { reply, .. }
@@ -145,7 +176,7 @@ fn not_ready() -> Problem {
 }
 
 /// A caller that went away needs no answer.
-fn tell<T>(reply: oneshot::Sender<Result<T, Problem>>, answer: Result<T, Problem>) {
+pub(super) fn tell<T>(reply: oneshot::Sender<Result<T, Problem>>, answer: Result<T, Problem>) {
     let _ = reply.send(answer);
 }
 
@@ -166,7 +197,7 @@ fn no_such_run(run: RunId) -> Problem {
     problem(&AskError::Refused(Refusal::UnknownRun(run)))
 }
 
-fn problem(error: &AskError) -> Problem {
+pub(super) fn problem(error: &AskError) -> Problem {
     let detail = error.to_string();
     let (code, next) = match error {
         AskError::Refused(refusal) => refused(refusal),
@@ -223,6 +254,32 @@ fn refused(refusal: &Refusal) -> (ProblemCode, String) {
         Refusal::NoCheckpoint(_) => {
             (ProblemCode::NoSuchCheckpoint, "belay checkpoint ls".to_owned())
         }
+        Refusal::Leaving(_) => (
+            ProblemCode::CheckpointLeaving,
+            "wait until its export has ended; belay checkpoint ls".to_owned(),
+        ),
+        Refusal::NotLeaving(_) => (ProblemCode::NoSuchCheckpoint, "belay checkpoint ls".to_owned()),
+        Refusal::Moved { to, .. } => (
+            ProblemCode::RunMoved,
+            format!(
+                "ask on {to}; belay checkpoint export RUNNER --to {to} writes its archive again, \
+                 belay checkpoint reclaim takes back what nobody imported"
+            ),
+        ),
+        Refusal::NotMoved(_) => (ProblemCode::NotExported, "belay checkpoint ls".to_owned()),
+        Refusal::CameBefore(_) => (
+            ProblemCode::ArchiveTaken,
+            "belay run ls shows what became of its run; the archive is worth nothing any more"
+                .to_owned(),
+        ),
+        Refusal::RunHere(run) => (ProblemCode::RunHere, format!("belay run show {run}")),
+        Refusal::Lingers(_) => (ProblemCode::Busy, "try again in a minute".to_owned()),
+        Refusal::TooLate(_) => (
+            ProblemCode::ArchiveExpired,
+            "belay checkpoint reclaim takes it back on the node that exported it, as long as it is \
+             there"
+                .to_owned(),
+        ),
         Refusal::CompletedOtherwise(_) => {
             (ProblemCode::WaitpointCompleted, "belay waitpoint ls".to_owned())
         }
@@ -236,9 +293,11 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table, one entry a refusal")]
     fn every_refusal_says_what_and_what_to_do() {
         let run = RunId::after(None, 7, 7);
         let waitpoint = WaitpointId::after(None, 8, 8);
+        let travel = belay_protocol::runner::TravelId::after(None, 9, 9);
         let mailer: belay_protocol::WorkloadName = "mailer".parse().expect("a name");
         let cases = [
             (
@@ -310,6 +369,59 @@ mod tests {
                 ProblemCode::NoSuchCheckpoint,
                 "run-7 is not on the disk".to_owned(),
                 "belay checkpoint ls".to_owned(),
+            ),
+            (
+                Refusal::Leaving("run-7".parse().expect("a name")),
+                ProblemCode::CheckpointLeaving,
+                "run-7 is being exported".to_owned(),
+                "wait until its export has ended; belay checkpoint ls".to_owned(),
+            ),
+            (
+                Refusal::NotLeaving("run-7".parse().expect("a name")),
+                ProblemCode::NoSuchCheckpoint,
+                "run-7 is not being exported any more".to_owned(),
+                "belay checkpoint ls".to_owned(),
+            ),
+            (
+                Refusal::Moved { run, to: "b".parse().expect("a name") },
+                ProblemCode::RunMoved,
+                format!("{run} has moved to b"),
+                "ask on b; belay checkpoint export RUNNER --to b writes its archive again, belay \
+                 checkpoint reclaim takes back what nobody imported"
+                    .to_owned(),
+            ),
+            (
+                Refusal::NotMoved("run-7".parse().expect("a name")),
+                ProblemCode::NotExported,
+                "run-7 was not exported".to_owned(),
+                "belay checkpoint ls".to_owned(),
+            ),
+            (
+                Refusal::CameBefore(travel),
+                ProblemCode::ArchiveTaken,
+                format!("what came by {travel} was imported here before"),
+                "belay run ls shows what became of its run; the archive is worth nothing any more"
+                    .to_owned(),
+            ),
+            (
+                Refusal::RunHere(run),
+                ProblemCode::RunHere,
+                format!("{run} is on this node already"),
+                format!("belay run show {run}"),
+            ),
+            (
+                Refusal::Lingers("run-7".parse().expect("a name")),
+                ProblemCode::Busy,
+                "what is left of run-7 is being removed".to_owned(),
+                "try again in a minute".to_owned(),
+            ),
+            (
+                Refusal::TooLate(jiff::Timestamp::UNIX_EPOCH),
+                ProblemCode::ArchiveExpired,
+                "it could be imported until 1970-01-01T00:00:00Z".to_owned(),
+                "belay checkpoint reclaim takes it back on the node that exported it, as long as \
+                 it is there"
+                    .to_owned(),
             ),
             (
                 Refusal::CompletedOtherwise(waitpoint),

@@ -1,6 +1,7 @@
 //! The settings of runs and their runners.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use belay_hosting::core::checkpoint::Bounds;
@@ -26,6 +27,8 @@ pub(crate) struct RunnersConfig {
     pub retention: Duration,
     /// Sockets of runners at a time.
     pub connections: usize,
+    /// File of the key under which checkpoints travel.
+    pub travel_key: Option<PathBuf>,
 }
 
 impl RunnersConfig {
@@ -64,6 +67,7 @@ pub(super) struct SaidOfRunners {
     reserve: Option<ByteSize>,
     retention: Option<Duration>,
     connections: Option<u64>,
+    travel_key: Option<PathBuf>,
 }
 
 impl SaidOfRunners {
@@ -77,6 +81,7 @@ impl SaidOfRunners {
             reserve: later.reserve.or(self.reserve),
             retention: later.retention.or(self.retention),
             connections: later.connections.or(self.connections),
+            travel_key: later.travel_key.or(self.travel_key),
         }
     }
 
@@ -94,6 +99,7 @@ impl SaidOfRunners {
             },
             retention: self.retention.unwrap_or(HubPolicy::default().retention),
             connections: self.connections.map_or(SocketLimits::default().connections, number),
+            travel_key: self.travel_key,
         }
     }
 }
@@ -110,6 +116,7 @@ pub(super) fn read(keys: &mut Keys<'_>, said: &mut SaidOfRunners) {
     let day = Duration::from_secs(24 * 3600);
     said.retention = keys.duration("retention", Duration::from_secs(60)..=day * 366);
     said.connections = keys.integer("connections", 1..=100_000);
+    said.travel_key = super::directory(keys, "travel_key");
 }
 
 #[cfg(test)]

@@ -184,8 +184,8 @@ impl InspectBody {
             healthcheck: self.config.healthcheck.and_then(|check| command_of(&check.test?)),
             created: moment(&self.created),
             health: self.state.health.as_ref().and_then(|health| health_of(&health.status)),
-            started_at: moment(&self.state.started_at),
-            state: state(&self.state),
+            started_at: began(&self.state, &self.created),
+            state: state(&self.state, &self.created),
             ports,
             mounts: self.mounts.into_iter().flatten().filter_map(bind).collect(),
             restart_policy: match self.host_config.restart_policy.name.as_str() {
@@ -203,9 +203,20 @@ impl InspectBody {
     }
 }
 
-fn state(body: &StateBody) -> ContainerState {
-    let process =
-        || Some((u32::try_from(body.pid).ok().filter(|&pid| pid != 0)?, moment(&body.started_at)?));
+/// When a container was started; when it was created if it has a process, or had one, that was
+/// restored and never started: Podman says "never" of that one.
+fn began(body: &StateBody, created: &str) -> Option<Timestamp> {
+    match body.status.as_str() {
+        "created" | "configured" | "initialized" => moment(&body.started_at),
+        _ => moment(&body.started_at).or_else(|| moment(created)),
+    }
+}
+
+fn state(body: &StateBody, created: &str) -> ContainerState {
+    let process = || {
+        let pid = u32::try_from(body.pid).ok().filter(|&pid| pid != 0)?;
+        Some((pid, began(body, created)?))
+    };
     let unknown = || ContainerState::Unknown(body.status.clone());
     match body.status.as_str() {
         "created" | "configured" | "initialized" => ContainerState::Created,

@@ -215,14 +215,18 @@ impl Engine {
         Ok(is_whole.then_some(directory))
     }
 
-    async fn suspension(&self, name: &str) -> Result<SuspensionBody, EngineError> {
+    pub(super) async fn suspension(&self, name: &str) -> Result<SuspensionBody, EngineError> {
         let path = format!("/containers/{name}/json");
         let request = self.http().request(Method::GET, Api::Libpod, &path);
         let object = Object::Container(name.to_owned());
         self.http().json(Operation::Inspect, object, deadline::READ, request).await
     }
 
-    fn can_checkpoint(&self, operation: Operation, name: &str) -> Result<(), CheckpointError> {
+    pub(super) fn can_checkpoint(
+        &self,
+        operation: Operation,
+        name: &str,
+    ) -> Result<(), CheckpointError> {
         if self.info().abilities.checkpoint {
             return Ok(());
         }

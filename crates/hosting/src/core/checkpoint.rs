@@ -121,6 +121,7 @@ impl CheckpointRecord {
             digest: self.digest,
             taken_with: CheckpointVersions { engine, engine_version, runtime, criu, kernel },
             incompatible,
+            departure: None,
         }
     }
 }

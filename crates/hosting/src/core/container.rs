@@ -15,6 +15,10 @@ pub const RUNNER: &str = "io.belay.runner";
 /// The label that names the workload whose runs it takes.
 pub const RUNNER_OF: &str = "io.belay.runner-of";
 
+/// The label that names where the runner looks for belayd. One that came from another node looks
+/// where that node was.
+pub const URL: &str = "io.belay.runner-url";
+
 /// Who a container is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -59,6 +63,7 @@ pub fn spec(
         (HOST, host.to_owned()),
         (RUNNER, identity.runner.to_string()),
         (RUNNER_OF, identity.workload.to_string()),
+        (URL, reach.url.clone()),
         (labels::GENERATION, identity.generation.to_string()),
         (labels::SPEC, template.declaration.hash()),
         (DECLARATION, template.declaration.spec.clone()),

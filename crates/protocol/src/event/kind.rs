@@ -7,8 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{EventText, Severity, SnapshotMeans, SnapshotUnwanted};
-use crate::runner::{Attempt, RunId, RunnerId, SnapshotOmission, WaitRequest};
-use crate::{CheckOutcome, Cid, SyncRole, VolumeAct, VolumeFate, VolumeLevel, WorkloadPhase};
+use crate::runner::{Attempt, RunId, RunnerId, SnapshotOmission, TravelId, WaitRequest};
+use crate::{
+    CheckOutcome, Cid, NodeId, SyncRole, VolumeAct, VolumeFate, VolumeLevel, WorkloadPhase,
+};
 
 macro_rules! kinds {
     ($(
@@ -506,6 +508,33 @@ kinds! {
         run: RunId,
     }
 
+    /// A run was given up to another node.
+    RunExported = "run-exported" {
+        /// Which.
+        run: RunId,
+        /// That node.
+        to: NodeId,
+        /// The way of its checkpoint.
+        travel: TravelId,
+    }
+    /// A run was taken over from another node, and is suspended here.
+    RunImported = "run-imported" {
+        /// Which.
+        run: RunId,
+        /// That node.
+        from: NodeId,
+        /// The way of its checkpoint.
+        travel: TravelId,
+    }
+    /// An operator took back a run that was given up to another node.
+    RunReclaimed = "run-reclaimed" {
+        /// Which.
+        run: RunId,
+        /// That node.
+        to: NodeId,
+        /// The way of its checkpoint.
+        travel: TravelId,
+    }
     /// The runner of a run that waits is to be snapshotted.
     SnapshotScheduled = "snapshot-scheduled" {
         /// Which run.
@@ -612,6 +641,9 @@ impl EventDetails {
             | Self::RunResumed { .. }
             | Self::RunFinished { .. }
             | Self::RunCancelled { .. }
+            | Self::RunExported { .. }
+            | Self::RunImported { .. }
+            | Self::RunReclaimed { .. }
             | Self::SnapshotScheduled { .. }
             | Self::SnapshotRefused { .. }
             | Self::SnapshotCancelled { .. }

@@ -8,6 +8,14 @@ fn at() -> Timestamp {
     "2026-03-01T12:00:00Z".parse().expect("a time")
 }
 
+fn node(name: &str) -> crate::NodeId {
+    name.parse().expect("a name")
+}
+
+fn travel() -> crate::runner::TravelId {
+    crate::runner::TravelId::after(None, 1, 2)
+}
+
 fn run() -> RunId {
     "run_06cp9m2k2g000f0e1d2c3b4a50".parse().expect("an id")
 }
@@ -277,6 +285,21 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
             Warning,
         ),
         (D::RunCancelled { run: run() }, json!({"run": run()}), Info),
+        (
+            D::RunExported { run: run(), to: node("b"), travel: travel() },
+            json!({"run": run(), "to": "b", "travel": travel()}),
+            Info,
+        ),
+        (
+            D::RunImported { run: run(), from: node("a"), travel: travel() },
+            json!({"run": run(), "from": "a", "travel": travel()}),
+            Info,
+        ),
+        (
+            D::RunReclaimed { run: run(), to: node("b"), travel: travel() },
+            json!({"run": run(), "to": "b", "travel": travel()}),
+            Info,
+        ),
         (
             D::SnapshotScheduled { run: run(), delay_ms: 30_000 },
             json!({"run": run(), "delay_ms": 30_000}),

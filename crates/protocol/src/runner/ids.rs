@@ -127,6 +127,13 @@ timed_id!(
     "wait_"
 );
 
+timed_id!(
+    /// The way of a checkpoint from one node to another.
+    TravelId,
+    "travel",
+    "trip_"
+);
+
 macro_rules! counted_id {
     ($(#[$doc:meta])* $type:ident, $inner:ty) => {
         $(#[$doc])*

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::WorkloadName;
 use crate::runner::{
-    Attempt, Epoch, RunId, RunnerId, RunnerToken, SuspensionId, WaitRequest, WaitpointId,
+    Attempt, DepartureStatus, Epoch, RunId, RunnerId, RunnerToken, SuspensionId, WaitRequest,
+    WaitpointId,
 };
 
 /// Bytes of the longest idempotency key.
@@ -119,6 +120,8 @@ pub enum RunState {
     Failed,
     /// An operator ended it.
     Cancelled,
+    /// It was given up to another node, where its runner goes on.
+    Moved,
 }
 
 impl RunState {
@@ -133,6 +136,7 @@ impl RunState {
         Self::Finished,
         Self::Failed,
         Self::Cancelled,
+        Self::Moved,
     ];
 
     /// The word in JSON.
@@ -147,13 +151,14 @@ impl RunState {
             Self::Finished => "finished",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
+            Self::Moved => "moved",
         }
     }
 
-    /// Whether nothing becomes of it any more.
+    /// Whether nothing becomes of it any more on this node.
     pub fn is_ended(self) -> bool {
         match self {
-            Self::Finished | Self::Failed | Self::Cancelled => true,
+            Self::Finished | Self::Failed | Self::Cancelled | Self::Moved => true,
             Self::Queued
             | Self::Assigned
             | Self::Executing
@@ -214,6 +219,9 @@ pub struct RunStatus {
     /// Why the last snapshot of the last suspension was not taken: the run stayed in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_failure: Option<String>,
+    /// While its runner is on its way to another node, and once it has moved there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departure: Option<DepartureStatus>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
@@ -575,13 +583,16 @@ pub struct CheckpointStatus {
     /// Why what the node has now cannot restore it; none if it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incompatible: Option<String>,
+    /// Where it is on its way to, or was given up to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departure: Option<DepartureStatus>,
 }
 
 /// Answer to the removal of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RemovedCheckpoint {
-    /// The run that waited in it. It is tried again, if it may be.
+    /// The run that waited in it. It is tried again, if it may be and has not moved.
     pub run: RunId,
 }
 

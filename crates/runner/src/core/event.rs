@@ -1,17 +1,17 @@
 //! What the hub is told, and what it wants done.
 
-use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
     CloseReason, Epoch, Notice, Reply, RequestId, RunId, RunnerError, RunnerId, RunnerNote,
-    RunnerRequest, SuspensionId, WaitpointId,
+    RunnerRequest, SuspensionId, TravelId, WaitpointId,
 };
+use belay_protocol::{NodeId, WorkloadName};
 use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::core::bindings::SessionId;
 use crate::core::dispatch::Flight;
 use crate::core::lane::WorkloadPolicy;
-use crate::core::run::{Exit, Means, Run, Submission};
+use crate::core::run::{Departure, Exit, Means, Run, Submission};
 use crate::core::snapshots::Ticket;
 use crate::core::tale::Tale;
 
@@ -94,6 +94,37 @@ pub enum Ask {
         /// Of this runner.
         runner: RunnerId,
     },
+    /// That what is on the disk of a runner leaves for another node. It is not restored until that
+    /// is called off; what was given up to the same node before may leave again.
+    Leave {
+        /// This runner.
+        runner: RunnerId,
+        /// For this node.
+        to: NodeId,
+    },
+    /// That a runner does not leave after all; one that does not leave this way is left alone.
+    Stay {
+        /// Which.
+        runner: RunnerId,
+        /// This way.
+        travel: TravelId,
+    },
+    /// That the run of a runner that leaves is the other node's from now on.
+    GiveUp {
+        /// Of this runner.
+        runner: RunnerId,
+        /// This way.
+        travel: TravelId,
+    },
+    /// The return of a run that was given up. Who asks vouches that nobody took it.
+    Reclaim {
+        /// Of this runner.
+        runner: RunnerId,
+    },
+    /// Whether a run that another node gave up may come.
+    MayCome(Traveller),
+    /// That it comes.
+    Admit(Box<Arrival>),
     /// The end of a wait.
     CompleteWaitpoint {
         /// Which.
@@ -101,6 +132,32 @@ pub enum Ask {
         /// What the run is told.
         output: Value,
     },
+}
+
+/// A run on its way from one node to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traveller {
+    /// The way.
+    pub travel: TravelId,
+    /// From this node.
+    pub from: NodeId,
+    /// The run.
+    pub run: RunId,
+    /// Its runner.
+    pub runner: RunnerId,
+    /// Its workload.
+    pub workload: WorkloadName,
+    /// Until when it is taken.
+    pub until: Timestamp,
+}
+
+/// A run that another node gave up, with all that is known of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arrival {
+    /// Who comes.
+    pub traveller: Traveller,
+    /// The run as it was when it was given up.
+    pub record: RunRecord,
 }
 
 /// What the engine's side tells.
@@ -160,6 +217,10 @@ pub enum Effect {
     Save(Box<RunRecord>),
     /// Remove the record.
     Forget(RunId),
+    /// Write down that a run has come this way, until then.
+    Remember(TravelId, Timestamp),
+    /// Forget that.
+    ForgetTravel(TravelId),
     /// Answer a runner.
     Reply {
         /// Through this socket.
@@ -228,7 +289,7 @@ pub enum HostOrder {
 }
 
 /// How a question was granted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// The run is accepted.
     Submitted {
@@ -244,6 +305,26 @@ pub enum Answer {
         /// The run that waited in it.
         run: RunId,
     },
+    /// The runner leaves, or left before.
+    Leaves {
+        /// Its run.
+        run: RunId,
+        /// Its way.
+        departure: Departure,
+    },
+    /// It does not leave.
+    Stays,
+    /// The run is the other node's.
+    GivenUp(Box<RunRecord>),
+    /// The run is this node's again.
+    Reclaimed {
+        /// Which.
+        run: RunId,
+    },
+    /// It may come.
+    MayCome,
+    /// It has come.
+    Admitted,
     /// The waitpoint is completed.
     WaitpointCompleted,
 }
@@ -312,6 +393,35 @@ pub enum Refusal {
     /// The runner is not on the disk.
     #[error("{0} is not on the disk")]
     NoCheckpoint(RunnerId),
+    /// The runner is being copied for another node.
+    #[error("{0} is being exported")]
+    Leaving(RunnerId),
+    /// The runner does not leave this way, or does not any more.
+    #[error("{0} is not being exported any more")]
+    NotLeaving(RunnerId),
+    /// The run was given up.
+    #[error("{run} has moved to {to}")]
+    Moved {
+        /// Which.
+        run: RunId,
+        /// To this node.
+        to: NodeId,
+    },
+    /// The runner was not given up.
+    #[error("{0} was not exported")]
+    NotMoved(RunnerId),
+    /// The run came this way before.
+    #[error("what came by {0} was imported here before")]
+    CameBefore(TravelId),
+    /// The run, or one that shares something with it, is here.
+    #[error("{0} is on this node already")]
+    RunHere(RunId),
+    /// A container of the runner's name is here, and about to be removed.
+    #[error("what is left of {0} is being removed")]
+    Lingers(RunnerId),
+    /// It comes too late.
+    #[error("it could be imported until {0}")]
+    TooLate(Timestamp),
     /// The waitpoint was completed with something else.
     #[error("{0} was completed with another result")]
     CompletedOtherwise(WaitpointId),

@@ -10,6 +10,7 @@ mod requests;
 mod restart;
 mod sessions;
 mod time;
+mod travel;
 mod views;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,9 +20,10 @@ use belay_protocol::WorkloadName;
 use belay_protocol::event::SnapshotUnwanted;
 use belay_protocol::runner::{
     Again, Epoch, NextForRun, Notice, ReleaseReason, Released, RunId, RunStanding, RunnerId,
-    SnapshotAnswer, SnapshotOmission, WaitRequest, WaitpointId,
+    SnapshotAnswer, SnapshotOmission, TravelId, WaitRequest, WaitpointId,
 };
 use belay_timer_wheel::{Moment, TimerWheel};
+use jiff::Timestamp;
 
 use crate::core::admission::{Admission, Fate};
 use crate::core::bindings::{Binding, Bindings};
@@ -125,6 +127,8 @@ pub struct Hub {
     fences: HashMap<RunnerId, RunId>,
     waitpoints: HashMap<WaitpointId, RunId>,
     keys: HashMap<(WorkloadName, String), RunId>,
+    /// The ways by which runs came from other nodes, each until nothing can come by it any more.
+    travels: BTreeMap<TravelId, Timestamp>,
     last_run: Option<RunId>,
     last_waitpoint: Option<WaitpointId>,
 }
@@ -173,6 +177,7 @@ impl Hub {
             fences: HashMap::new(),
             waitpoints: HashMap::new(),
             keys: HashMap::new(),
+            travels: BTreeMap::new(),
             last_run: None,
             last_waitpoint: None,
         }
@@ -292,7 +297,12 @@ impl Hub {
     }
 
     fn save(&self, id: RunId, now: &Now, fx: &mut Vec<Effect>) {
-        let Some(run) = self.runs.get(&id) else { return };
+        fx.extend(self.record(id, now).map(|record| Effect::Save(Box::new(record))));
+    }
+
+    /// What the ledger keeps of a run.
+    fn record(&self, id: RunId, now: &Now) -> Option<RunRecord> {
+        let run = self.runs.get(&id)?;
         let owner = self.bindings.holder(id).map(|binding| Owner {
             runner: binding.runner.clone(),
             origin: self.origin(&binding.runner),
@@ -304,7 +314,7 @@ impl Hub {
             failures: pending.failures,
         });
         let flight = self.dispatch.get(id).cloned();
-        fx.push(Effect::Save(Box::new(RunRecord { run: run.clone(), owner, pending, flight })));
+        Some(RunRecord { run: run.clone(), owner, pending, flight })
     }
 
     /// Says what happened to a run, for the journal.
@@ -509,9 +519,10 @@ impl Hub {
         let EndedAttempt { run: id, failure, again, fate } = ended;
         self.end_snapshot(id, SnapshotUnwanted::AttemptEnded, fx);
         let stored = match (self.phase(id), fate) {
-            (Some(Phase::Suspended { .. } | Phase::Restoring { .. }), Fate::Stopping) => {
-                self.ticket(id)
-            }
+            (
+                Some(Phase::Suspended { .. } | Phase::Leaving { .. } | Phase::Restoring { .. }),
+                Fate::Stopping,
+            ) => self.ticket(id),
             _ => None,
         };
         let binding = self.unbind(id, now)?;

@@ -7,11 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
     Again, Attempt, Completed, Epoch, NextForRun, Resumed, RunId, RunState, RunnerId, Standing,
-    SuspensionId, WaitRequest, WaitResult, WaitpointId,
+    SuspensionId, TravelId, WaitRequest, WaitResult, WaitpointId,
 };
+use belay_protocol::{NodeId, WorkloadName};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -131,6 +131,22 @@ pub enum Phase {
         /// How the runner is kept.
         means: Means,
     },
+    /// Its runner is on the disk and is being copied for another node; it is not restored meanwhile.
+    Leaving {
+        /// Where to.
+        departure: Departure,
+        /// What it waits for.
+        stored: Stored,
+    },
+    /// It was given up to another node. What is on the disk stays, to be copied again.
+    Moved {
+        /// Where to.
+        departure: Departure,
+        /// What it waited for when it was given up.
+        stored: Stored,
+        /// Until when it stays.
+        until: Timestamp,
+    },
     /// Its runner is on its way back.
     Restoring {
         /// The wait that ended.
@@ -145,6 +161,26 @@ pub enum Phase {
         /// Since when.
         at: Timestamp,
     },
+}
+
+/// The way of a run to another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Departure {
+    /// The way.
+    pub travel: TravelId,
+    /// The node.
+    pub to: NodeId,
+}
+
+/// What a run that is on its way to another node is suspended in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// In this suspension.
+    pub suspension: SuspensionId,
+    /// For this, or no longer.
+    pub wait: SuspendedWait,
+    /// What is left of the attempt's time.
+    pub left: Option<Duration>,
 }
 
 /// The wait of a suspended run.
@@ -177,6 +213,11 @@ pub enum RunEnd {
     Failed,
     /// An operator ended it.
     Cancelled,
+    /// It goes on at another node, and nothing of it is left here.
+    Moved {
+        /// Where to.
+        departure: Departure,
+    },
 }
 
 /// A completion that was answered.
@@ -314,7 +355,8 @@ impl Run {
             Phase::Assigned => RunState::Assigned,
             Phase::Executing { .. } => RunState::Executing,
             Phase::Waiting { .. } => RunState::Waiting,
-            Phase::Suspended { .. } => RunState::Suspended,
+            Phase::Suspended { .. } | Phase::Leaving { .. } => RunState::Suspended,
+            Phase::Moved { .. } | Phase::Ended { end: RunEnd::Moved { .. }, .. } => RunState::Moved,
             Phase::Restoring { .. } => RunState::Restoring,
             Phase::Ended { end: RunEnd::Finished { .. }, .. } => RunState::Finished,
             Phase::Ended { end: RunEnd::Failed, .. } => RunState::Failed,
@@ -334,7 +376,11 @@ impl Run {
             | Phase::Executing { .. }
             | Phase::Waiting { .. }
             | Phase::Restoring { .. } => true,
-            Phase::Queued { .. } | Phase::Suspended { .. } | Phase::Ended { .. } => false,
+            Phase::Queued { .. }
+            | Phase::Suspended { .. }
+            | Phase::Leaving { .. }
+            | Phase::Moved { .. }
+            | Phase::Ended { .. } => false,
         }
     }
 
@@ -357,6 +403,8 @@ impl Run {
             }),
             Phase::Queued { .. }
             | Phase::Suspended { .. }
+            | Phase::Leaving { .. }
+            | Phase::Moved { .. }
             | Phase::Restoring { .. }
             | Phase::Ended { .. } => None,
         }
@@ -433,7 +481,11 @@ impl Run {
     /// The wait of a suspended run is over.
     pub(crate) fn end_wait(&mut self, result: WaitResult) -> Result<(), WrongState> {
         match &mut self.phase {
-            Phase::Suspended { wait: wait @ SuspendedWait::Pending(_), .. } => {
+            Phase::Suspended { wait: wait @ SuspendedWait::Pending(_), .. }
+            | Phase::Leaving {
+                stored: Stored { wait: wait @ SuspendedWait::Pending(_), .. },
+                ..
+            } => {
                 *wait = SuspendedWait::Over(result);
                 Ok(())
             }
@@ -451,6 +503,43 @@ impl Run {
             }
             _ => self.wrong(),
         }
+    }
+
+    /// suspended, on the disk → leaving.
+    pub(crate) fn leave(&mut self, departure: Departure) -> Result<(), WrongState> {
+        let Phase::Suspended { suspension, wait, left, means: Means::Checkpoint } = &self.phase
+        else {
+            return self.wrong();
+        };
+        let stored = Stored { suspension: *suspension, wait: wait.clone(), left: *left };
+        self.phase = Phase::Leaving { departure, stored };
+        Ok(())
+    }
+
+    /// leaving → moved.
+    pub(crate) fn give_up(&mut self, until: Timestamp) -> Result<(), WrongState> {
+        let Phase::Leaving { departure, stored } = &self.phase else { return self.wrong() };
+        let (departure, stored) = (departure.clone(), stored.clone());
+        self.phase = Phase::Moved { departure, stored, until };
+        Ok(())
+    }
+
+    /// leaving or moved → suspended: it stays where the checkpoint is.
+    pub(crate) fn stay(&mut self) -> Result<(), WrongState> {
+        let (Phase::Leaving { stored, .. } | Phase::Moved { stored, .. }) = &self.phase else {
+            return self.wrong();
+        };
+        let Stored { suspension, wait, left } = stored.clone();
+        self.phase = Phase::Suspended { suspension, wait, left, means: Means::Checkpoint };
+        Ok(())
+    }
+
+    /// moved → over: nothing of it is kept any more.
+    pub(crate) fn let_go(&mut self, now: &Now) -> Result<(), WrongState> {
+        let Phase::Moved { departure, .. } = &self.phase else { return self.wrong() };
+        let departure = departure.clone();
+        self.end(RunEnd::Moved { departure }, now);
+        Ok(())
     }
 
     /// The runner of a suspended or restoring run is there: it waits on, or executes.
@@ -498,6 +587,7 @@ impl Run {
             Phase::Executing { .. }
             | Phase::Waiting { .. }
             | Phase::Suspended { .. }
+            | Phase::Leaving { .. }
             | Phase::Restoring { .. } => {}
             _ => return self.wrong(),
         }
@@ -528,7 +618,7 @@ impl Run {
 
     /// An operator ended it.
     pub(crate) fn cancel(&mut self, now: &Now) -> Result<(), WrongState> {
-        if self.is_ended() {
+        if self.is_ended() || matches!(self.phase, Phase::Moved { .. }) {
             return self.wrong();
         }
         self.end(RunEnd::Cancelled, now);

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use belay_protocol::event::{SnapshotMeans, SnapshotUnwanted};
-use belay_protocol::runner::{Attempt, RunId, RunnerId, SnapshotOmission, WaitRequest};
-use belay_protocol::{EventDetails, WorkloadName};
+use belay_protocol::runner::{Attempt, RunId, RunnerId, SnapshotOmission, TravelId, WaitRequest};
+use belay_protocol::{EventDetails, NodeId, WorkloadName};
 use jiff::Timestamp;
 
-use crate::core::run::Means;
+use crate::core::run::{Departure, Means};
 
 /// Something about a run that is worth telling.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,17 @@ pub enum Happening {
         /// Why the last one failed.
         cause: String,
     },
+    /// It was given up to another node.
+    Exported(Departure),
+    /// It came from another node.
+    Imported {
+        /// This one.
+        from: NodeId,
+        /// This way.
+        travel: TravelId,
+    },
+    /// It is this node's again.
+    Reclaimed(Departure),
     /// An operator ended it.
     Cancelled,
     /// A snapshot is armed.
@@ -139,6 +150,17 @@ impl Tale {
             Happening::Failed { attempts, cause } => (
                 format!("{run} has failed: {cause}"),
                 D::RunFailed { run, attempts, cause: cause.into() },
+            ),
+            Happening::Exported(Departure { travel, to }) => {
+                (format!("{run} has moved to {to}"), D::RunExported { run, to, travel })
+            }
+            Happening::Imported { from, travel } => (
+                format!("{run} has come from {from} and is suspended"),
+                D::RunImported { run, from, travel },
+            ),
+            Happening::Reclaimed(Departure { travel, to }) => (
+                format!("{run} was taken back; it had moved to {to}"),
+                D::RunReclaimed { run, to, travel },
             ),
             Happening::Cancelled => (format!("{run} is cancelled"), D::RunCancelled { run }),
             Happening::Scheduled { delay_ms } => (

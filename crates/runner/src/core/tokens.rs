@@ -73,6 +73,11 @@ impl Tokens {
         }
     }
 
+    /// The tokens of a runner.
+    pub(crate) fn of(&self, runner: &RunnerId) -> Vec<TokenHash> {
+        self.of_runner.get(runner).into_iter().flatten().copied().collect()
+    }
+
     /// Forgets the tokens of a runner and says which they were.
     pub(crate) fn revoke(&mut self, runner: &RunnerId) -> BTreeSet<TokenHash> {
         let hashes = self.of_runner.remove(runner).unwrap_or_default();

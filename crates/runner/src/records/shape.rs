@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
-    Attempt, Completed, Epoch, Resumed, RunId, RunnerId, SuspensionId, WaitRequest, WaitResult,
-    WaitpointId,
+    Attempt, Completed, Epoch, Resumed, RunId, RunnerId, SuspensionId, TravelId, WaitRequest,
+    WaitResult, WaitpointId,
 };
+use belay_protocol::{NodeId, WorkloadName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -16,7 +16,8 @@ use serde_json::Value;
 use crate::core::dispatch::{Flight, Stage};
 use crate::core::event::{Origin, Owner, PendingRecord, RunRecord};
 use crate::core::run::{
-    Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Stint, Submission, SuspendedWait,
+    Departure, Exit, Failure, Means, MemoryFate, Phase, Run, RunEnd, Settled, Stint, Stored,
+    Submission, SuspendedWait,
 };
 use crate::core::snapshots::Ticket;
 use crate::core::tokens::Grant;
@@ -122,6 +123,21 @@ pub(super) enum PhaseShape {
         left: Option<Duration>,
         means: MeansShape,
     },
+    Leaving {
+        travel: TravelId,
+        to: NodeId,
+        suspension: SuspensionId,
+        wait: SuspendedWaitShape,
+        left: Option<Duration>,
+    },
+    Moved {
+        travel: TravelId,
+        to: NodeId,
+        suspension: SuspensionId,
+        wait: SuspendedWaitShape,
+        left: Option<Duration>,
+        until: Timestamp,
+    },
     Restoring {
         resumed: Resumed,
         left: Option<Duration>,
@@ -134,6 +150,12 @@ pub(super) enum PhaseShape {
         at: Timestamp,
     },
     Cancelled {
+        at: Timestamp,
+    },
+    /// It moved, and nothing of it is left.
+    Gone {
+        travel: TravelId,
+        to: NodeId,
         at: Timestamp,
     },
 }
@@ -334,11 +356,16 @@ impl PhaseShape {
             Phase::Assigned => Self::Assigned {},
             Phase::Executing { until, resumed } => Self::Executing { until, resumed },
             Phase::Waiting { suspension, wait, left } => Self::Waiting { suspension, wait, left },
+            Phase::Leaving { departure: Departure { travel, to }, stored } => {
+                let Stored { suspension, wait, left } = stored;
+                Self::Leaving { travel, to, suspension, wait: wait.into(), left }
+            }
+            Phase::Moved { departure: Departure { travel, to }, stored, until } => {
+                let Stored { suspension, wait, left } = stored;
+                Self::Moved { travel, to, suspension, wait: wait.into(), left, until }
+            }
             Phase::Suspended { suspension, wait, left, means } => {
-                let wait = match wait {
-                    SuspendedWait::Pending(wait) => SuspendedWaitShape::Pending(wait),
-                    SuspendedWait::Over(result) => SuspendedWaitShape::Over(result),
-                };
+                let wait = wait.into();
                 let means = match means {
                     Means::Checkpoint => MeansShape::Checkpoint,
                     Means::Pause => MeansShape::Pause,
@@ -350,6 +377,9 @@ impl PhaseShape {
                 RunEnd::Finished { .. } => Self::Finished { at },
                 RunEnd::Failed => Self::Failed { at },
                 RunEnd::Cancelled => Self::Cancelled { at },
+                RunEnd::Moved { departure: Departure { travel, to } } => {
+                    Self::Gone { travel, to, at }
+                }
             },
         }
     }
@@ -361,11 +391,16 @@ impl PhaseShape {
             Self::Assigned {} => Phase::Assigned,
             Self::Executing { until, resumed } => Phase::Executing { until, resumed },
             Self::Waiting { suspension, wait, left } => Phase::Waiting { suspension, wait, left },
+            Self::Leaving { travel, to, suspension, wait, left } => {
+                let stored = Stored { suspension, wait: wait.into(), left };
+                Phase::Leaving { departure: Departure { travel, to }, stored }
+            }
+            Self::Moved { travel, to, suspension, wait, left, until } => {
+                let stored = Stored { suspension, wait: wait.into(), left };
+                Phase::Moved { departure: Departure { travel, to }, stored, until }
+            }
             Self::Suspended { suspension, wait, left, means } => {
-                let wait = match wait {
-                    SuspendedWaitShape::Pending(wait) => SuspendedWait::Pending(wait),
-                    SuspendedWaitShape::Over(result) => SuspendedWait::Over(result),
-                };
+                let wait = wait.into();
                 let means = match means {
                     MeansShape::Checkpoint => Means::Checkpoint,
                     MeansShape::Pause => Means::Pause,
@@ -378,6 +413,27 @@ impl PhaseShape {
             }
             Self::Failed { at } => ended(RunEnd::Failed, at),
             Self::Cancelled { at } => ended(RunEnd::Cancelled, at),
+            Self::Gone { travel, to, at } => {
+                ended(RunEnd::Moved { departure: Departure { travel, to } }, at)
+            }
+        }
+    }
+}
+
+impl From<SuspendedWait> for SuspendedWaitShape {
+    fn from(wait: SuspendedWait) -> Self {
+        match wait {
+            SuspendedWait::Pending(wait) => Self::Pending(wait),
+            SuspendedWait::Over(result) => Self::Over(result),
+        }
+    }
+}
+
+impl From<SuspendedWaitShape> for SuspendedWait {
+    fn from(shape: SuspendedWaitShape) -> Self {
+        match shape {
+            SuspendedWaitShape::Pending(wait) => Self::Pending(wait),
+            SuspendedWaitShape::Over(result) => Self::Over(result),
         }
     }
 }

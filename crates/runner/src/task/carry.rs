@@ -6,9 +6,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::{HubTask, Inbound, Out, Pass};
 use crate::clock::random;
 use crate::core::bindings::SessionId;
-use crate::core::event::{AskId, Effect, Event, Refusal};
+use crate::core::event::{Answer, Ask, AskId, Effect, Event, Origin, Refusal, Traveller};
 use crate::core::tokens::{Grant, TokenHash, Tokens};
 use crate::handle::{IssueToken, Request, TokenLife};
+use crate::records::Passage;
 
 impl HubTask {
     /// Carries out what may go. The order of effects is kept.
@@ -23,7 +24,11 @@ impl HubTask {
 
     fn carry(&mut self, effect: Effect) {
         match effect {
-            Effect::Save(_) | Effect::Forget(_) | Effect::Happened(_) => {
+            Effect::Save(_)
+            | Effect::Forget(_)
+            | Effect::Remember(..)
+            | Effect::ForgetTravel(_)
+            | Effect::Happened(_) => {
                 unreachable!("what goes to the disk does not go out by itself")
             }
             Effect::Reply { session, id, result } => {
@@ -82,8 +87,17 @@ impl HubTask {
     pub(super) fn take_effects(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                Effect::Save(record) if self.arriving == Some(record.run.id) => {
+                    self.outbox.write(|writes| writes.save_arrival(record));
+                }
                 Effect::Save(record) => self.outbox.write(|writes| writes.save(record)),
                 Effect::Forget(run) => self.outbox.write(|writes| writes.forget(run)),
+                Effect::Remember(travel, until) => {
+                    self.outbox.write(|writes| writes.remember(travel, until));
+                }
+                Effect::ForgetTravel(travel) => {
+                    self.outbox.write(|writes| writes.forget_travel(travel));
+                }
                 Effect::Happened(tale) => self.tales.push(tale),
                 effect => self.outbox.push(Out::Effect(effect)),
             }
@@ -132,6 +146,15 @@ impl HubTask {
                 self.next_ask += 1;
                 self.asks.insert(id, reply);
                 self.happened(Event::Ask { id, ask });
+            }
+            Request::Admit { passage, reply } => self.admit(*passage, reply),
+            Request::TokensOf { runner, reply } => {
+                let tokens = self.tokens.of(&runner);
+                self.show(reply, tokens);
+            }
+            Request::Departures { reply } => {
+                let departures = self.hub.departures();
+                self.show(reply, departures);
             }
             Request::Run { run, reply } => {
                 let detail = self.hub.run_detail(run, &self.clock.now());
@@ -187,6 +210,29 @@ impl HubTask {
         self.outbox.push(Out::Show(Box::new(move || {
             let _ = reply.send(shown);
         })));
+    }
+
+    /// Lets a run of another node in, with the tokens of its runner. All of it is one commit.
+    fn admit(&mut self, passage: Passage, reply: oneshot::Sender<Result<Answer, Refusal>>) {
+        let Passage { arrival, tokens, .. } = passage;
+        let now = self.clock.now();
+        if let Err(refusal) = self.hub.may_admit(&arrival, &now) {
+            return self.show(reply, Err(refusal));
+        }
+        let Traveller { runner, workload, run, .. } = arrival.traveller.clone();
+        let origin = Origin::Hosted;
+        for hash in tokens {
+            let (runner, workload) = (runner.clone(), workload.clone());
+            let grant = Grant { runner, workload, origin, expires_at: None };
+            self.tokens.insert(hash, grant.clone());
+            self.outbox.write(|writes| writes.put_token(hash, grant));
+        }
+        self.arriving = Some(run);
+        let id = AskId(self.next_ask);
+        self.next_ask += 1;
+        self.asks.insert(id, reply);
+        self.happened(Event::Ask { id, ask: Ask::Admit(Box::new(arrival)) });
+        self.arriving = None;
     }
 
     fn issue(&mut self, asked: IssueToken) -> Result<IssuedToken, Refusal> {

@@ -1,7 +1,8 @@
 //! A runner for the tests: what a run asks for in its payload, it does.
 //!
 //! `say` are lines to be written, `hold_mib` is memory to be held, `exit` a code to end with, `hog` everything there is, `wait_ms` a
-//! wait. The result says what became of the memory and how many runs this process has had.
+//! wait, `wait_token` one for what somebody tells it, `say_after` are lines after both, `write` is a
+//! file to be written. The result says what became of the memory and how many runs this process has had.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -24,11 +25,11 @@ async fn main() {
             let mib = usize::try_from(mib).expect("it fits");
             held = pattern(mib * MIB).collect();
         }
+        if let Some(path) = wish["write"].as_str() {
+            std::fs::write(path, "something").expect("it is written");
+        }
         if let Some(lines) = wish["say"].as_array() {
-            let mut out = std::io::stdout().lock();
-            for line in lines {
-                writeln!(out, "{}", line.as_str().expect("a line")).expect("it is written");
-            }
+            say(lines);
         }
         if let Some(code) = number("exit") {
             std::process::exit(i32::try_from(code).expect("a code"));
@@ -42,10 +43,25 @@ async fn main() {
             // The wait is what is tried out: belayd ends it, whether this process is there or not.
             run.sleep(Duration::from_millis(wait)).await?;
         }
+        let mut told = serde_json::Value::Null;
+        if wish["wait_token"] == true {
+            let waitpoint = run.waitpoint().await?;
+            told = run.wait(waitpoint).await?;
+        }
+        if let Some(lines) = wish["say_after"].as_array() {
+            say(lines);
+        }
         let whole = held.iter().copied().eq(pattern(held.len()));
-        Ok::<_, Failure>(json!({ "runs": runs, "held": held.len(), "whole": whole }))
+        Ok::<_, Failure>(json!({ "runs": runs, "held": held.len(), "whole": whole, "told": told }))
     });
     served.await.expect("it ends in order");
+}
+
+fn say(lines: &[serde_json::Value]) {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{}", line.as_str().expect("a line")).expect("it is written");
+    }
 }
 
 /// What is held: no page of it is like the next.

@@ -32,7 +32,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("belay", &["protocol", "runner-client"]),
     ("api", &["protocol"]),
-    ("hosting", &["engine", "events", "lifecycle", "protocol", "runner"]),
+    ("hosting", &["engine", "events", "lifecycle", "packs", "protocol", "runner"]),
     ("lifecycle", &["engine", "events", "ledger", "locks", "protocol", "sync", "volumes"]),
     ("events", &["ledger", "protocol"]),
     ("sync", &["packs", "protocol", "store"]),

@@ -1,11 +1,12 @@
 //! Which runs and waitpoints are asked for.
 
-use belay_protocol::Problem;
 use belay_protocol::runner::{PAGE_LIMIT, RunLogQuery, RunQuery, WaitpointQuery};
+use belay_protocol::{NodeId, Problem};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{unexpected, wrong};
+use crate::runs::ImportMode;
 
 const WORKLOAD: &str = "a workload's name";
 const LIMIT: &str = "a number from 1 to 500";
@@ -16,7 +17,7 @@ const LINES: &str = "a number of lines, up to 10000";
 /// `workload=NAME`, `state=STATE` as often as wanted, `before=RUN`, `limit=N`.
 pub(crate) fn runs(pairs: &[(String, String)]) -> Result<RunQuery, Box<Problem>> {
     const STATES: &str = "queued, assigned, executing, waiting, suspended, restoring, finished, \
-                          failed or cancelled";
+                          failed, cancelled or moved";
     let mut query = RunQuery::default();
     for (key, value) in pairs {
         match key.as_str() {
@@ -70,6 +71,33 @@ pub(crate) fn logs(pairs: &[(String, String)]) -> Result<RunLogQuery, Box<Proble
     Ok(query)
 }
 
+/// `to=NODE`, which must be there.
+pub(crate) fn export(pairs: &[(String, String)]) -> Result<NodeId, Box<Problem>> {
+    const NODE: &str = "a node's name";
+    let mut node = None;
+    for (key, value) in pairs {
+        match key.as_str() {
+            "to" => node = Some(read(key, value, NODE)?),
+            unknown => return Err(unexpected(unknown, "to").into()),
+        }
+    }
+    node.ok_or_else(|| wrong("to", "", NODE).into())
+}
+
+/// `check` (alone, or `true` or `false`).
+pub(crate) fn import(pairs: &[(String, String)]) -> Result<ImportMode, Box<Problem>> {
+    let mut mode = ImportMode::Take;
+    for (key, value) in pairs {
+        mode = match (key.as_str(), value.as_str()) {
+            ("check", "" | "true") => ImportMode::Check,
+            ("check", "false") => ImportMode::Take,
+            ("check", found) => return Err(wrong(key, found, "true or false").into()),
+            (unknown, _) => return Err(unexpected(unknown, "check").into()),
+        };
+    }
+    Ok(mode)
+}
+
 /// A value as JSON would have it.
 fn read<T: DeserializeOwned>(key: &str, found: &str, expected: &str) -> Result<T, Box<Problem>> {
     serde_json::from_value(Value::from(found)).map_err(|_| wrong(key, found, expected).into())
@@ -112,6 +140,23 @@ mod tests {
         for state in RunState::ALL {
             let query = runs(&pairs(&[("state", state.as_str())])).expect("it is listed");
             assert_eq!(query.states, [*state]);
+        }
+    }
+
+    #[test]
+    fn an_export_names_its_node_and_an_import_may_only_look() {
+        let node = export(&pairs(&[("to", "b")])).expect("a name");
+        assert_eq!(node.as_str(), "b");
+        for bad in [&[][..], &[("to", "")], &[("to", "b"), ("by", "x")]] {
+            let refused = export(&pairs(bad)).expect_err("refused");
+            assert_eq!(refused.code, ProblemCode::InvalidRequest, "{bad:?}");
+        }
+        assert_eq!(import(&[]), Ok(ImportMode::Take));
+        assert_eq!(import(&pairs(&[("check", "")])), Ok(ImportMode::Check));
+        assert_eq!(import(&pairs(&[("check", "false")])), Ok(ImportMode::Take));
+        for bad in [("check", "maybe"), ("try", "true")] {
+            let refused = import(&pairs(&[bad])).expect_err("refused");
+            assert_eq!(refused.code, ProblemCode::InvalidRequest, "{bad:?}");
         }
     }
 

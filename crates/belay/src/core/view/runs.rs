@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use belay_protocol::runner::{
-    CheckpointStatus, CheckpointVersions, RunDetail, RunPage, RunState, RunStatus, RunnerActivity,
-    RunnerLink, RunnerOrigin, RunnerStatus, SnapshotStatus, WaitRequest, WaitStatus, WaitpointPage,
+    ArrivalVerdict, CheckpointStatus, CheckpointVersions, DepartureStage, DepartureStatus,
+    ImportedCheckpoint, RunDetail, RunPage, RunState, RunStatus, RunnerActivity, RunnerLink,
+    RunnerOrigin, RunnerStatus, SnapshotStatus, WaitRequest, WaitStatus, WaitpointPage,
     WaitpointState,
 };
 use jiff::Timestamp;
@@ -65,6 +66,9 @@ pub(crate) fn run(detail: &RunDetail, now: Timestamp, style: Style) -> String {
     }
     if let Some(until) = run.until {
         facts.add("attempt until", to_come(now, until));
+    }
+    if let Some(departure) = &run.departure {
+        facts.add("departure", departed(departure));
     }
     if let Some(wait) = &run.wait {
         facts.add("waits for", waits_for(wait, now));
@@ -133,13 +137,39 @@ pub(crate) fn checkpoints(kept: &[CheckpointStatus], now: Timestamp, style: Styl
             human::age(now, checkpoint.taken_at).into(),
             human::size(checkpoint.bytes).into(),
             format!("{engine} {engine_version}, {runtime}{criu}").into(),
-            match &checkpoint.incompatible {
-                Some(why) => Cell::new(why.as_str(), Tone::Bad),
-                None => "".into(),
+            match (&checkpoint.departure, &checkpoint.incompatible) {
+                (Some(departure), _) => departed(departure).into(),
+                (None, Some(why)) => Cell::new(why.as_str(), Tone::Bad),
+                (None, None) => "".into(),
             },
         ]);
     }
     table.render(style)
+}
+
+/// What came of an import.
+pub(crate) fn imported(imported: &ImportedCheckpoint) -> String {
+    let ImportedCheckpoint { run, from, runner, .. } = imported;
+    let size = human::size(imported.bytes);
+    match imported.verdict {
+        ArrivalVerdict::Taken => {
+            format!("{run} has come from {from} and is suspended: {runner}, {size}\n")
+        }
+        ArrivalVerdict::WouldBeTaken => {
+            format!("{run} from {from} would be taken: {runner}, {size}\n")
+        }
+    }
+}
+
+/// Where a checkpoint is on its way to, or went.
+fn departed(departure: &DepartureStatus) -> String {
+    match (departure.stage, departure.until) {
+        (DepartureStage::Leaving, _) => format!("is being exported to {}", departure.to),
+        (DepartureStage::Exported, Some(until)) => {
+            format!("exported to {}; kept until {}", departure.to, human::clock(until))
+        }
+        (DepartureStage::Exported, None) => format!("moved to {}", departure.to),
+    }
 }
 
 /// `belay waitpoint ls`.
@@ -178,7 +208,7 @@ fn tone(state: RunState) -> Tone {
         | RunState::Suspended
         | RunState::Restoring => Tone::Doubtful,
         RunState::Failed => Tone::Bad,
-        RunState::Cancelled => Tone::Faint,
+        RunState::Cancelled | RunState::Moved => Tone::Faint,
     }
 }
 
@@ -201,6 +231,9 @@ fn note(run: &RunStatus, now: Timestamp) -> String {
     let mut notes = Vec::new();
     if let Some(not_before) = run.not_before.filter(|not_before| *not_before > now) {
         notes.push(format!("in {}", human::until(now, not_before)));
+    }
+    if let Some(departure) = &run.departure {
+        notes.push(departed(departure));
     }
     if let Some(wait) = &run.wait {
         notes.push(waits_for(wait, now));

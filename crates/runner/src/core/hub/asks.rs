@@ -14,7 +14,7 @@ use super::{EndedAttempt, Hub, RunTimer};
 use crate::core::admission::Fate;
 use crate::core::event::{Answer, Ask, AskId, Effect, Refusal, WhetherNew};
 use crate::core::now::Now;
-use crate::core::run::{Failure, Means, Phase, Run, RunEnd, Submission, SuspendedWait};
+use crate::core::run::{Failure, Means, Phase, Run, RunEnd, Stored, Submission, SuspendedWait};
 use crate::core::tale::Happening;
 
 impl Hub {
@@ -25,6 +25,12 @@ impl Hub {
             Ask::Submit(submission) => self.submit(submission, now, fx),
             Ask::Cancel { run } => self.cancel(run, now, fx, &mut after),
             Ask::Discard { runner } => self.discard(runner, now, fx, &mut after),
+            Ask::Leave { runner, to } => self.depart(runner, to, now, fx),
+            Ask::Stay { runner, travel } => Ok(self.stay(&runner, travel, now, fx)),
+            Ask::GiveUp { runner, travel } => self.give_up(runner, travel, now, fx),
+            Ask::Reclaim { runner } => self.reclaim(runner, now, fx),
+            Ask::MayCome(traveller) => self.may_come(&traveller, now).map(|()| Answer::MayCome),
+            Ask::Admit(arrival) => self.admit(*arrival, now, fx),
             Ask::CompleteWaitpoint { waitpoint, output } => {
                 self.complete_waitpoint(waitpoint, output, now, fx, &mut after)
             }
@@ -85,12 +91,16 @@ impl Hub {
         let was = run.phase.clone();
         match &was {
             Phase::Ended { end: RunEnd::Cancelled, .. } => return Ok(Answer::Cancelled),
+            Phase::Moved { departure, .. } => {
+                return Err(Refusal::Moved { run: id, to: departure.to.clone() });
+            }
             Phase::Ended { .. } => return Err(Refusal::Ended { run: id, state: run.state() }),
             Phase::Queued { .. }
             | Phase::Assigned
             | Phase::Executing { .. }
             | Phase::Waiting { .. }
             | Phase::Suspended { .. }
+            | Phase::Leaving { .. }
             | Phase::Restoring { .. } => {}
         }
         let (workload, priority) = (run.submission.workload.clone(), run.submission.priority);
@@ -105,7 +115,11 @@ impl Hub {
         self.fences.retain(|_, fenced| *fenced != id);
         self.change(id, |run| run.cancel(now).expect("it has not ended"));
         self.after_attempt(id, now);
-        if let (Phase::Suspended { .. } | Phase::Restoring { .. }, Some(ticket)) = (&was, ticket) {
+        if let (
+            Phase::Suspended { .. } | Phase::Leaving { .. } | Phase::Restoring { .. },
+            Some(ticket),
+        ) = (&was, ticket)
+        {
             after.push(self.drop_stored(ticket));
         }
         self.tell(id, Happening::Cancelled, fx);
@@ -130,8 +144,16 @@ impl Hub {
         after: &mut Vec<Effect>,
     ) -> Result<Answer, Refusal> {
         let held = self.bindings.run_of(&runner);
-        let is_stored =
-            |phase: &Phase| matches!(phase, Phase::Suspended { means: Means::Checkpoint, .. });
+        if let Some(run) = held.filter(|id| matches!(self.phase(*id), Some(Phase::Moved { .. }))) {
+            self.forget_moved(run, now, fx, after);
+            return Ok(Answer::Discarded { run });
+        }
+        let is_stored = |phase: &Phase| {
+            matches!(
+                phase,
+                Phase::Suspended { means: Means::Checkpoint, .. } | Phase::Leaving { .. }
+            )
+        };
         let stored = held.filter(|id| self.phase(*id).is_some_and(is_stored));
         let Some(run) = stored else { return Err(Refusal::NoCheckpoint(runner)) };
         let mut done = Vec::new();
@@ -163,9 +185,15 @@ impl Hub {
         let Some(&id) = self.waitpoints.get(&waitpoint) else { return Err(unknown) };
         let Some(run) = self.runs.get_mut(&id) else { return Err(unknown) };
         let (is_ended, state) = (run.is_ended(), run.state());
+        let moved = match &run.phase {
+            Phase::Moved { departure, .. }
+            | Phase::Ended { end: RunEnd::Moved { departure }, .. } => Some(departure.to.clone()),
+            _ => None,
+        };
         match run.waitpoints.get(&waitpoint) {
             Some(Some(held)) if *held == output => return Ok(Answer::WaitpointCompleted),
             Some(Some(_)) => return Err(Refusal::CompletedOtherwise(waitpoint)),
+            Some(None) if let Some(to) = moved => return Err(Refusal::Moved { run: id, to }),
             Some(None) if is_ended => return Err(Refusal::Ended { run: id, state }),
             Some(None) => {}
             None => return Err(unknown),
@@ -174,9 +202,10 @@ impl Hub {
         run.waitpoints.insert(waitpoint, Some(output.clone()));
         let waited = match &run.phase {
             Phase::Waiting { wait, .. }
-            | Phase::Suspended { wait: SuspendedWait::Pending(wait), .. } => {
-                *wait == (WaitRequest::Token { waitpoint })
-            }
+            | Phase::Suspended { wait: SuspendedWait::Pending(wait), .. }
+            | Phase::Leaving {
+                stored: Stored { wait: SuspendedWait::Pending(wait), .. }, ..
+            } => *wait == (WaitRequest::Token { waitpoint }),
             _ => false,
         };
         if waited {
@@ -210,6 +239,13 @@ impl Hub {
                 if let Some(lane) = self.lane_of(id) {
                     lane.restores.insert(id);
                 }
+                self.save(id, now, fx);
+            }
+            // It is noted, and travels with the run; nothing is restored meanwhile.
+            Some(Phase::Leaving {
+                stored: Stored { wait: SuspendedWait::Pending(_), .. }, ..
+            }) => {
+                self.change(id, |run| run.end_wait(result).expect("its wait is pending"));
                 self.save(id, now, fx);
             }
             Some(_) | None => {}

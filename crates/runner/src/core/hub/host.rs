@@ -30,7 +30,11 @@ impl Hub {
         let held = self.bindings.run_of(runner);
         let is_stored = matches!(
             held.and_then(|id| self.phase(id)),
-            Some(Phase::Suspended { means: Means::Checkpoint, .. })
+            Some(
+                Phase::Suspended { means: Means::Checkpoint, .. }
+                    | Phase::Leaving { .. }
+                    | Phase::Moved { .. }
+            )
         );
         if !is_stored {
             self.runner_gone(runner, Failure::Died(exit), now, fx);

@@ -76,7 +76,7 @@ impl Hub {
         (hub, fx)
     }
 
-    fn adopt(&mut self, runner: &RunnerId, workload: &WorkloadName) {
+    pub(super) fn adopt(&mut self, runner: &RunnerId, workload: &WorkloadName) {
         let policy = self.lanes.get(workload).and_then(|lane| lane.policy);
         let memory = match policy.map(|policy| policy.runners) {
             Some(RunnerSource::Hosted { memory }) => memory,
@@ -94,8 +94,13 @@ impl Hub {
         now: &Now,
         fx: &mut Vec<Effect>,
     ) -> Found {
-        let RunRecord { run, owner, pending, flight } = record;
+        let RunRecord { mut run, owner, pending, flight } = record;
         let id = run.id;
+        // Nobody copies it any more, and nobody can import what was copied of it.
+        let was_leaving = matches!(run.phase, Phase::Leaving { .. });
+        if was_leaving {
+            run.stay().expect("it was leaving");
+        }
         let submission = Arc::clone(&run.submission);
         let workload = &submission.workload;
         self.lane(workload);
@@ -123,7 +128,9 @@ impl Hub {
             if owner.origin == Origin::Hosted {
                 let is_stored = matches!(
                     phase,
-                    Phase::Suspended { means: Means::Checkpoint, .. } | Phase::Restoring { .. }
+                    Phase::Suspended { means: Means::Checkpoint, .. }
+                        | Phase::Moved { .. }
+                        | Phase::Restoring { .. }
                 );
                 let is_seen = seen.listed.contains(&owner.runner);
                 if is_seen || is_stored || seen.flying.contains(&owner.runner) {
@@ -146,6 +153,9 @@ impl Hub {
             self.resume_flight(flight, seen, fx);
         }
         self.resume_phase(id, phase, now, fx);
+        if was_leaving {
+            self.save(id, now, fx);
+        }
         found
     }
 
@@ -189,19 +199,32 @@ impl Hub {
                     let runner = binding.runner.clone();
                     self.admission.swap_out(&runner);
                 }
-                match wait {
-                    SuspendedWait::Pending(wait) => self.time_wait(id, &wait, now),
-                    SuspendedWait::Over(_) => {
-                        if let Some(lane) = self.lane_of(id) {
-                            lane.restores.insert(id);
-                        }
-                    }
-                }
+                self.resume_wait(id, &wait, now);
             }
+            Phase::Moved { until, .. } => {
+                if let Some(binding) = self.bindings.holder(id) {
+                    let runner = binding.runner.clone();
+                    self.admission.swap_out(&runner);
+                }
+                self.start_timer(id, RunTimer::Retention, now.until(until), now);
+            }
+            Phase::Leaving { .. } => unreachable!("nobody leaves over a restart"),
             Phase::Restoring { .. } => {
                 self.start_timer(id, RunTimer::Restore, self.policy.restore_timeout, now);
                 if let Some(ticket) = self.ticket(id) {
                     fx.push(Effect::Host(HostOrder::Restore(ticket)));
+                }
+            }
+        }
+    }
+
+    /// The wait of a suspended run goes on, or its restore is due.
+    pub(super) fn resume_wait(&mut self, id: RunId, wait: &SuspendedWait, now: &Now) {
+        match wait {
+            SuspendedWait::Pending(wait) => self.time_wait(id, wait, now),
+            SuspendedWait::Over(_) => {
+                if let Some(lane) = self.lane_of(id) {
+                    lane.restores.insert(id);
                 }
             }
         }

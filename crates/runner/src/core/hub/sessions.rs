@@ -27,6 +27,14 @@ impl Hub {
             fx.push(Effect::Close { session, reason: CloseReason::WrongWorkload });
             return;
         }
+        // Its process is not here: what is on the disk of it leaves, or is another node's.
+        if matches!(
+            held.and_then(|id| self.phase(id)),
+            Some(Phase::Leaving { .. } | Phase::Moved { .. })
+        ) {
+            fx.push(Effect::Close { session, reason: CloseReason::RunnerGone });
+            return;
+        }
         if let Some(older) = self.bindings.session_of(runner) {
             self.unidle(older);
         }
@@ -71,6 +79,8 @@ impl Hub {
             Some(
                 Phase::Assigned
                 | Phase::Executing { .. }
+                | Phase::Leaving { .. }
+                | Phase::Moved { .. }
                 | Phase::Queued { .. }
                 | Phase::Ended { .. },
             )

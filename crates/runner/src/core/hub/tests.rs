@@ -6,4 +6,5 @@ mod scenarios;
 mod shown;
 mod stints;
 mod told;
+mod travel;
 mod warm;

@@ -84,6 +84,12 @@ impl Hub {
             self.start_timer(id, RunTimer::Retention, self.policy.lost_after, now);
             return;
         }
+        if let Some(Phase::Moved { .. }) = self.phase(id) {
+            let mut after = Vec::new();
+            self.forget_moved(id, now, fx, &mut after);
+            fx.append(&mut after);
+            return;
+        }
         let is_ended = matches!(self.phase(id), Some(Phase::Ended { .. }));
         if !is_ended {
             return;

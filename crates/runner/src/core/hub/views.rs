@@ -5,9 +5,10 @@ use std::ops::Bound;
 
 use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
-    PAGE_LIMIT, RunDetail, RunId, RunPage, RunQuery, RunStatus, RunnerActivity, RunnerId,
-    RunnerLink, RunnerOrigin, RunnerStatus, RunnerTally, SnapshotStatus, WaitRequest, WaitStatus,
-    WaitpointId, WaitpointPage, WaitpointQuery, WaitpointState, WaitpointStatus,
+    DepartureStage, DepartureStatus, PAGE_LIMIT, RunDetail, RunId, RunPage, RunQuery, RunStatus,
+    RunnerActivity, RunnerId, RunnerLink, RunnerOrigin, RunnerStatus, RunnerTally, SnapshotStatus,
+    WaitRequest, WaitStatus, WaitpointId, WaitpointPage, WaitpointQuery, WaitpointState,
+    WaitpointStatus,
 };
 use jiff::Timestamp;
 
@@ -16,7 +17,7 @@ use crate::core::admission::Fate;
 use crate::core::dispatch::Stage;
 use crate::core::event::Origin;
 use crate::core::now::Now;
-use crate::core::run::{Means, Phase, Run, RunEnd, Stint, SuspendedWait};
+use crate::core::run::{Means, Phase, Run, RunEnd, Stint, Stored, SuspendedWait};
 
 /// The times that runners had a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +153,14 @@ impl Hub {
         }
     }
 
+    /// The runners that leave for other nodes, or were given up to them and are still here.
+    pub fn departures(&self) -> BTreeMap<RunnerId, DepartureStatus> {
+        let of = |run: &Run| {
+            Some((self.bindings.holder(run.id)?.runner.clone(), departure_status(run)?))
+        };
+        self.runs.values().filter_map(of).collect()
+    }
+
     fn run_status(&self, run: &Run, now: &Now) -> RunStatus {
         let submission = &run.submission;
         let (mut not_before, mut until, mut wait, mut ended_at) = (None, None, None, None);
@@ -168,8 +177,15 @@ impl Hub {
                 };
                 wait = Some(WaitStatus { suspension: *suspension, wait: request });
             }
+            Phase::Leaving { stored, .. } => {
+                let request = match &stored.wait {
+                    SuspendedWait::Pending(request) => Some(*request),
+                    SuspendedWait::Over(_) => None,
+                };
+                wait = Some(WaitStatus { suspension: stored.suspension, wait: request });
+            }
             Phase::Ended { at, .. } => ended_at = Some(*at),
-            Phase::Assigned | Phase::Restoring { .. } => {}
+            Phase::Assigned | Phase::Moved { .. } | Phase::Restoring { .. } => {}
         }
         RunStatus {
             run: run.id,
@@ -188,6 +204,7 @@ impl Hub {
             snapshot: self.snapshot_status(run, now),
             failure: run.failure.as_ref().map(ToString::to_string),
             snapshot_failure: run.snapshot_failure.clone(),
+            departure: departure_status(run),
             ended_at,
         }
     }
@@ -198,6 +215,9 @@ impl Hub {
                 Means::Checkpoint => SnapshotStatus::Checkpointed {},
                 Means::Pause => SnapshotStatus::Paused {},
             });
+        }
+        if let Phase::Leaving { .. } = &run.phase {
+            return Some(SnapshotStatus::Checkpointed {});
         }
         if let Some(pending) = self.snapshots.get(run.id) {
             let left = self.snapshots.left(run.id, now.moment).unwrap_or_default();
@@ -220,7 +240,9 @@ impl Hub {
             Some(Phase::Assigned) => RunnerActivity::Assigned,
             Some(Phase::Executing { .. }) => RunnerActivity::Executing,
             Some(Phase::Waiting { .. }) => RunnerActivity::Waiting,
-            Some(Phase::Suspended { .. }) => RunnerActivity::Suspended,
+            Some(Phase::Suspended { .. } | Phase::Leaving { .. } | Phase::Moved { .. }) => {
+                RunnerActivity::Suspended
+            }
             Some(Phase::Restoring { .. }) => RunnerActivity::Restoring,
             Some(Phase::Queued { .. } | Phase::Ended { .. }) | None => {
                 let session = self.bindings.session_of(runner);
@@ -239,10 +261,35 @@ fn created_at(unix_millis: u64) -> Timestamp {
     Timestamp::from_millisecond(millis).unwrap_or(Timestamp::MAX)
 }
 
+/// Where a run is on its way to, or went.
+fn departure_status(run: &Run) -> Option<DepartureStatus> {
+    let (departure, stage, until) = match &run.phase {
+        Phase::Leaving { departure, .. } => (departure, DepartureStage::Leaving, None),
+        Phase::Moved { departure, until, .. } => {
+            (departure, DepartureStage::Exported, Some(*until))
+        }
+        Phase::Ended { end: RunEnd::Moved { departure }, .. } => {
+            (departure, DepartureStage::Exported, None)
+        }
+        Phase::Queued { .. }
+        | Phase::Assigned
+        | Phase::Executing { .. }
+        | Phase::Waiting { .. }
+        | Phase::Suspended { .. }
+        | Phase::Restoring { .. }
+        | Phase::Ended { .. } => return None,
+    };
+    let (travel, to) = (departure.travel, departure.to.clone());
+    Some(DepartureStatus { travel, to, stage, until })
+}
+
 fn waitpoint_status(run: &Run, waitpoint: WaitpointId) -> WaitpointStatus {
     let awaited = match &run.phase {
         Phase::Waiting { wait, .. }
-        | Phase::Suspended { wait: SuspendedWait::Pending(wait), .. } => Some(wait),
+        | Phase::Suspended { wait: SuspendedWait::Pending(wait), .. }
+        | Phase::Leaving { stored: Stored { wait: SuspendedWait::Pending(wait), .. }, .. } => {
+            Some(wait)
+        }
         _ => None,
     };
     let is_completed = matches!(run.waitpoints.get(&waitpoint), Some(Some(_)));

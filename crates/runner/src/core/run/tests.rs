@@ -1,12 +1,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::runner::{Again, NextForRun, RunId, WaitRequest, WaitResult};
+use belay_protocol::runner::{Again, NextForRun, RunId, TravelId, WaitRequest, WaitResult};
 use belay_timer_wheel::Moment;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Failure, Means, Phase, Run, Submission, SuspendedWait, WrongState, back_off};
+use super::{
+    Departure, Failure, Means, Phase, Run, Submission, SuspendedWait, WrongState, back_off,
+};
 use crate::core::now::Now;
 
 fn now() -> Now {
@@ -31,6 +33,10 @@ fn wait() -> WaitRequest {
     WaitRequest::Timer { until: Timestamp::MAX }
 }
 
+fn departure() -> Departure {
+    Departure { travel: TravelId::after(None, 3, 4), to: "b".parse().expect("a name") }
+}
+
 /// Steps that exist, and where they lead.
 type Exits = &'static [(&'static str, &'static str)];
 
@@ -49,7 +55,17 @@ const FAIL: Step = |run| run.fail_attempt(Failure::Lost, Again::Retry, None, &no
 const FAIL_START: Step = |run| run.fail_start(Failure::NotStarted, &now()).map(|_| ());
 const CANCEL: Step = |run| run.cancel(&now());
 
-const STEPS: [(&str, Step); 12] = [
+const STORED: Step = |run| run.set_suspended(Means::Checkpoint);
+const LEAVE: Step = |run| run.leave(departure());
+const STAY: Step = |run| run.stay();
+const GIVE_UP: Step = |run| run.give_up(Timestamp::MAX);
+const LET_GO: Step = |run| run.let_go(&now());
+
+const STEPS: [(&str, Step); 16] = [
+    ("leave", LEAVE),
+    ("stay", STAY),
+    ("give up", GIVE_UP),
+    ("let go", LET_GO),
     ("assign", ASSIGN),
     ("start", START),
     ("suspend", SUSPEND),
@@ -121,6 +137,40 @@ fn every_transition_exists_from_where_it_should_and_from_nowhere_else() {
             &[ASSIGN, START, SUSPEND, TAKEN, END_WAIT, RESTORE],
             &[("surface", "executing"), ("fail", "queued"), ("cancel", "cancelled")],
         ),
+        (
+            &[ASSIGN, START, SUSPEND, STORED],
+            &[
+                ("leave", "suspended"),
+                ("end wait", "suspended"),
+                ("surface", "waiting"),
+                ("fail", "queued"),
+                ("cancel", "cancelled"),
+            ],
+        ),
+        (
+            &[ASSIGN, START, SUSPEND, STORED, LEAVE],
+            &[
+                ("stay", "suspended"),
+                ("give up", "moved"),
+                ("end wait", "suspended"),
+                ("fail", "queued"),
+                ("cancel", "cancelled"),
+            ],
+        ),
+        (
+            &[ASSIGN, START, SUSPEND, STORED, LEAVE, END_WAIT],
+            &[
+                ("stay", "suspended"),
+                ("give up", "moved"),
+                ("fail", "queued"),
+                ("cancel", "cancelled"),
+            ],
+        ),
+        (
+            &[ASSIGN, START, SUSPEND, STORED, LEAVE, GIVE_UP],
+            &[("stay", "suspended"), ("let go", "moved")],
+        ),
+        (&[ASSIGN, START, SUSPEND, STORED, LEAVE, GIVE_UP, LET_GO], &[]),
         (&[ASSIGN, START, FINISH], &[]),
         (&[CANCEL], &[]),
     ];

@@ -7,8 +7,8 @@ use belay_protocol::WorkloadName;
 use belay_protocol::runner::{
     Again, AttemptOutcome, CompleteRequest, ContinueRequest, Empty, Epoch, Notice, Progress, Reply,
     RequestId, RunId, RunReference, RunStanding, RunnerErrorCode, RunnerId, RunnerNote,
-    RunnerRequest, SnapshotAnswer, Standing, SuspendRequest, Suspended, SuspensionId, WaitRequest,
-    WaitpointId,
+    RunnerRequest, SnapshotAnswer, Standing, SuspendRequest, Suspended, SuspensionId, TravelId,
+    WaitRequest, WaitpointId,
 };
 use belay_timer_wheel::Moment;
 use jiff::Timestamp;
@@ -69,6 +69,8 @@ pub(super) struct Rig {
     /// Seconds by which the wall clock was stepped.
     pub(super) stepped: i64,
     pub(super) ledger: BTreeMap<RunId, RunRecord>,
+    /// The ways by which runs came, in the ledger.
+    pub(super) travels: BTreeMap<TravelId, Timestamp>,
     /// What the last call led to.
     pub(super) effects: Vec<Effect>,
     numbers: u64,
@@ -103,6 +105,7 @@ impl Rig {
             elapsed: Duration::ZERO,
             stepped: 0,
             ledger: BTreeMap::new(),
+            travels: BTreeMap::new(),
             effects: Vec::new(),
             numbers: 0,
         }
@@ -145,6 +148,12 @@ impl Rig {
                 Effect::Forget(run) => {
                     self.ledger.remove(run);
                 }
+                Effect::Remember(travel, until) => {
+                    self.travels.insert(*travel, *until);
+                }
+                Effect::ForgetTravel(travel) => {
+                    self.travels.remove(travel);
+                }
                 Effect::Reply { .. }
                 | Effect::Tell { .. }
                 | Effect::Close { .. }
@@ -182,6 +191,7 @@ impl Rig {
         let (hub, effects) =
             Hub::restart(self.policy, self.workloads.clone(), records, hosted, &now);
         self.hub = hub;
+        self.hub.recall(self.travels.clone());
         self.effects = effects;
         self.carry_out();
     }

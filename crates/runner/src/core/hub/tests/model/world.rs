@@ -265,6 +265,9 @@ impl World {
                 }
             }
             Effect::Forget(run) => panic!("{run} is forgotten within its retention"),
+            Effect::Remember(..) | Effect::ForgetTravel(_) => {
+                panic!("nothing comes to this world from another")
+            }
             Effect::Reply { session, result, .. } => self.replied(*session, result, about),
             Effect::Tell { session, notice } => self.told(*session, notice),
             Effect::Close { session, .. } => self.close(*session),

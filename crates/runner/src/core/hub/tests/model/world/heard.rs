@@ -208,7 +208,15 @@ impl World {
                 let output = Some(json!(waitpoint.to_string()));
                 self.promise(run).waitpoints.insert(waitpoint, output);
             }
-            Ok(Answer::Discarded { .. }) => unreachable!("no operator of this world asks for it"),
+            Ok(
+                Answer::Discarded { .. }
+                | Answer::Leaves { .. }
+                | Answer::Stays
+                | Answer::GivenUp(_)
+                | Answer::Reclaimed { .. }
+                | Answer::MayCome
+                | Answer::Admitted,
+            ) => unreachable!("no operator of this world asks for it"),
             Err(_) => {}
         }
     }

@@ -41,6 +41,8 @@ pub(super) fn order(effects: &[Effect], about: About) {
         Effect::Tell { .. }
         | Effect::Close { .. }
         | Effect::Forget(_)
+        | Effect::Remember(..)
+        | Effect::ForgetTravel(_)
         | Effect::Happened(_)
         | Effect::Host(HostOrder::StartRunner { .. } | HostOrder::StopRunner { .. }) => None,
         Effect::Host(
@@ -68,6 +70,8 @@ pub(super) fn order(effects: &[Effect], about: About) {
                 assert!(!first || early.is_none(), "said before it is saved: {effects:#?}");
             }
             Effect::Forget(_)
+            | Effect::Remember(..)
+            | Effect::ForgetTravel(_)
             | Effect::Reply { .. }
             | Effect::Tell { .. }
             | Effect::Close { .. }
