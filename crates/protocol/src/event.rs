@@ -2,6 +2,7 @@
 
 mod kind;
 mod page;
+mod severity;
 mod snapshot;
 mod text;
 

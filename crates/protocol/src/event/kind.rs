@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{EventText, Severity, SnapshotMeans, SnapshotUnwanted};
+use super::{EventText, SnapshotMeans, SnapshotUnwanted};
 use crate::runner::{Attempt, RunId, RunnerId, SnapshotOmission, TravelId, WaitRequest};
 use crate::{
     CheckOutcome, Cid, NodeId, SyncRole, VolumeAct, VolumeFate, VolumeLevel, WorkloadPhase,
@@ -596,98 +596,6 @@ kinds! {
     Unreadable = "unreadable" {
         /// Why.
         cause: EventText,
-    }
-}
-
-impl EventDetails {
-    /// How much it matters.
-    pub fn severity(&self) -> Severity {
-        match self {
-            Self::BelaydStarted { last_end: LastEnd::None | LastEnd::Orderly, .. }
-            | Self::BelaydStopping {}
-            | Self::EngineReached { .. }
-            | Self::HostRelieved {}
-            | Self::PhaseChanged { .. }
-            | Self::Asked { .. }
-            | Self::DeployBegun { .. }
-            | Self::DeployReady { .. }
-            | Self::Ended { exit_code: 0, .. }
-            | Self::Recovered { .. }
-            | Self::HaltCleared { .. }
-            | Self::CommandBegun { .. }
-            | Self::Alive {}
-            | Self::Removed { .. }
-            | Self::VolumeLevelChanged { level: VolumeLevel::Normal, .. }
-            | Self::VolumeTakesWrites {}
-            | Self::VolumeChecked { outcome: CheckOutcome::Clean }
-            | Self::VolumeActDone { .. }
-            | Self::Published { .. }
-            | Self::Applied { .. }
-            | Self::ApplyFinished { .. }
-            | Self::SyncPaused {}
-            | Self::SyncResumed {}
-            | Self::SyncRolledBack { .. }
-            | Self::SyncTakenOver { .. }
-            | Self::ImagePullBegun {}
-            | Self::ImagePulled { .. }
-            | Self::ImagePullEnded { .. }
-            | Self::ImageRemoved { .. }
-            | Self::RunnerCheckpointed { .. }
-            | Self::RunnerPaused { .. }
-            | Self::RunnerRestored { .. }
-            | Self::RunSubmitted { .. }
-            | Self::RunStarted { .. }
-            | Self::RunSuspended { .. }
-            | Self::RunResumed { .. }
-            | Self::RunFinished { .. }
-            | Self::RunCancelled { .. }
-            | Self::RunExported { .. }
-            | Self::RunImported { .. }
-            | Self::RunReclaimed { .. }
-            | Self::SnapshotScheduled { .. }
-            | Self::SnapshotRefused { .. }
-            | Self::SnapshotCancelled { .. }
-            | Self::SnapshotDispatched { .. }
-            | Self::SnapshotTaken { .. }
-            | Self::RunnerEnded { out_of_memory: false, .. } => Severity::Info,
-            Self::BelaydStarted { last_end: LastEnd::Killed | LastEnd::HostWentDown, .. }
-            | Self::EventsLost { .. }
-            | Self::DeployRefused { .. }
-            | Self::DeployRolledBack { .. }
-            | Self::Crashed { .. }
-            | Self::Ended { .. }
-            | Self::StartFailed { .. }
-            | Self::BackingOff { .. }
-            | Self::VolumeLevelChanged { level: VolumeLevel::Warning, .. }
-            | Self::VolumeUnreserved { .. }
-            | Self::VolumeChecked { outcome: CheckOutcome::Repaired }
-            | Self::SyncFailed { .. }
-            | Self::Quarantined { .. }
-            | Self::ApplyTakenBack { .. }
-            | Self::ImagePullFailed { .. }
-            | Self::OutOfMemory { .. }
-            | Self::Unreadable { .. }
-            | Self::Unhealthy { .. }
-            | Self::LivenessUnknown { .. }
-            | Self::RunnerNotSnapshotted { .. }
-            | Self::RunnerNotRestored { .. }
-            | Self::RunNotStarted { .. }
-            | Self::RunAttemptFailed { .. }
-            | Self::RunFailed { .. }
-            | Self::SnapshotLate { .. }
-            | Self::SnapshotFailed { .. }
-            | Self::RunnerEnded { .. } => Severity::Warning,
-            Self::EngineLost { .. }
-            | Self::LedgerReplaced { .. }
-            | Self::HostOvercommitted { .. }
-            | Self::Halted { .. }
-            | Self::GivenUp { .. }
-            | Self::VolumeLevelChanged { level: VolumeLevel::Critical, .. }
-            | Self::VolumeRefusesWrites {}
-            | Self::VolumeErrors { .. }
-            | Self::Unkillable { .. }
-            | Self::VolumeChecked { outcome: CheckOutcome::Damaged } => Severity::Alarm,
-        }
     }
 }
 
