@@ -101,7 +101,7 @@ pub(crate) fn parts(output: &Output) -> (Option<i32>, String, String) {
 fn read_request(reader: &mut impl BufRead) -> Asked {
     let mut line = String::new();
     reader.read_line(&mut line).expect("a request");
-    let mut length = 0;
+    let (mut length, mut is_chunked) = (0, false);
     loop {
         let mut header = String::new();
         reader.read_line(&mut header).expect("a header");
@@ -109,12 +109,22 @@ fn read_request(reader: &mut impl BufRead) -> Asked {
         if let Some(value) = header.strip_prefix("content-length: ") {
             length = value.parse().expect("a number");
         }
+        is_chunked |= header == "transfer-encoding: chunked";
         if header.is_empty() {
             break;
         }
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).expect("the body");
+    while is_chunked {
+        let mut size = String::new();
+        reader.read_line(&mut size).expect("the size of a chunk");
+        let size = usize::from_str_radix(size.trim_end(), 16).expect("a number");
+        let mut chunk = vec![0; size + 2];
+        reader.read_exact(&mut chunk).expect("a chunk and the end of its line");
+        body.extend_from_slice(&chunk[..size]);
+        is_chunked = size > 0;
+    }
     let line = line.trim_end().trim_end_matches(" HTTP/1.1").to_owned();
     Asked { line, body: String::from_utf8(body).expect("JSON") }
 }

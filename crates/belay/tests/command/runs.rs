@@ -283,7 +283,8 @@ fn an_archive_is_sent_and_what_came_of_it_is_told() {
         let (code, stdout, stderr) = parts(&belayd.belay(arguments));
         assert_eq!((code, &*stderr), (Some(0), ""), "{arguments:?}");
         assert!(stdout.contains(words), "{stdout}");
-        assert_eq!(belayd.asked().line, line);
+        let asked = belayd.asked();
+        assert_eq!((&*asked.line, &*asked.body), (line, "sealed"));
     }
     let belayd = Belayd::answering(Vec::new());
     let (code, _, stderr) = parts(&belayd.belay(&["checkpoint", "import", "/nothing/there"]));

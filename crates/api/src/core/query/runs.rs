@@ -211,7 +211,7 @@ mod tests {
         };
         for (asked, words) in [
             (("workload", "W b"), "a workload's name"),
-            (("state", "done"), "restoring, finished, failed or cancelled"),
+            (("state", "done"), "restoring, finished, failed, cancelled or moved"),
             (("before", "run_1"), "a run's id"),
             (("limit", "0"), "from 1 to 500"),
             (("limit", "501"), "from 1 to 500"),
