@@ -10,7 +10,9 @@ use belay_harness::{
     Client, Leavings, Ledger, Node, NodeOptions, Refusal, free_port, is_full, sync_spec, until,
     web_spec,
 };
-use belay_protocol::{DesiredState, NodeReadiness, VolumeFate, WorkloadPhase, WorkloadStatus};
+use belay_protocol::{
+    DesiredState, NodeReadiness, ProblemCode, VolumeFate, WorkloadPhase, WorkloadStatus,
+};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(120);
@@ -233,7 +235,7 @@ impl Act {
             Self::Stop => client.act("stop", SUBJECT).await.map(drop),
             Self::Start => client.act("start", SUBJECT).await.map(drop),
             Self::Restart => client.act("restart", SUBJECT).await.map(drop),
-            Self::Publish => client.publish(SUBJECT, &["/data"]).await.map(drop),
+            Self::Publish => published(client).await,
             Self::Remove => client.remove(SUBJECT, VolumeFate::Delete).await.map(drop),
         }
     }
@@ -246,6 +248,19 @@ impl Act {
             Self::Remove => End::Gone,
         }
     }
+}
+
+/// Publishes once nothing else is at it: a publish that was cut off is made by itself at the next start.
+async fn published(client: &Client) -> Result<(), Refusal> {
+    until("the subject to be free", SOON, || async {
+        match client.publish(SUBJECT, &["/data"]).await {
+            Err(Refusal::Problem(problem)) if problem.code == ProblemCode::Busy => {
+                Err(problem.detail)
+            }
+            answered => Ok(answered.map(drop)),
+        }
+    })
+    .await
 }
 
 /// How the subject must end.
