@@ -95,10 +95,21 @@ impl Scene {
         fs::metadata(self.consumer.data("app").join(name)).expect("is there").ino()
     }
 
+    /// Ends both nodes, and then takes the disk away before the directory that it is mounted in goes.
+    async fn end_on(self, disk: Disk) {
+        let temp = self.stopped().await;
+        drop(disk);
+        temp.close().expect("removes");
+    }
+
     async fn end(self) {
+        self.stopped().await.close().expect("removes");
+    }
+
+    async fn stopped(self) -> tempfile::TempDir {
         self.publishing.stop().await;
         self.running.stop().await;
-        drop(self.temp);
+        self.temp
     }
 }
 
@@ -136,13 +147,13 @@ async fn what_did_not_change_is_the_same_file_as_before() {
 async fn a_tree_of_more_than_half_of_its_volume_takes_a_change() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let root = temp.path().join("consumer");
-    let _disk = Disk::new(&root.join("volumes/app"), 32 * MIB as u64);
+    let disk = Disk::new(&root.join("volumes/app"), 32 * MIB as u64);
     let consumer = Place::new(&root, &VOLUMES);
     let files = [("large", noise(1, 18 * MIB)), ("small", noise(2, 3_000))];
     let scene = Scene::with(temp, consumer, ArchiveFormat::Tree, OnUnready::Keep, &files).await;
     fs::write(scene.sent("small"), noise(3, 3_000)).expect("writes");
     scene.carry().await;
-    scene.end().await;
+    scene.end_on(disk).await;
 }
 
 #[tokio::test]
@@ -236,7 +247,7 @@ async fn a_file_system_that_clones_holds_two_states_in_little_more_than_the_room
     for (rule, format) in [(OnUnready::Rollback, FORMATS[0]), (OnUnready::Keep, FORMATS[1])] {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let root = temp.path().join("consumer");
-        let _disk = Disk::cloning(&root.join("volumes/app"));
+        let disk = Disk::cloning(&root.join("volumes/app"));
         let consumer = Place::new(&root, &VOLUMES);
         let files = [("large", noise(1, 18 * MIB)), ("small", noise(2, 3_000))];
         let scene = Scene::with(temp, consumer, format, rule, &files).await;
@@ -250,7 +261,7 @@ async fn a_file_system_that_clones_holds_two_states_in_little_more_than_the_room
         let staged = before - noted_room(&root);
         assert!(staged < 4 * MIB as u64, "{rule:?}: {staged} bytes beside the old state");
         assert_ne!(scene.inode("large"), large, "a file of its own");
-        scene.end().await;
+        scene.end_on(disk).await;
     }
 }
 
