@@ -2,6 +2,7 @@
 //! find the old state or the new one, whole, and come to the same end as if nothing had happened.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use belay_protocol::SyncRole;
 use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::failpoint::{Point, arm};
-use belay_sync::{PublishCommand, SyncSpec, recover};
+use belay_sync::{OnUnready, PublishCommand, SyncSpec, recover};
 use serde_json::{Map, json};
 
 use crate::imports::{ARCHIVE, import};
@@ -41,6 +42,7 @@ async fn child() {
     let takes_over = role == "takeover";
     let imports = role == "import";
     let becomes_unready = role == "unready";
+    let on_unready = if role == "share" { OnUnready::Keep } else { OnUnready::Rollback };
     let keeps_schedule = role == "schedule";
     let (place, role) = match role {
         "publish" | "import" | "schedule" => {
@@ -52,11 +54,13 @@ async fn child() {
             place.clones.with(|clones| clones.host = CloningHost::Clones);
             (place, SyncRole::Provider)
         }
-        "apply" | "rollback" | "unready" => (Place::at(&root.join("consumer")), SyncRole::Consumer),
+        "apply" | "share" | "rollback" | "unready" => {
+            (Place::at(&root.join("consumer")), SyncRole::Consumer)
+        }
         other => panic!("no role {other}"),
     };
     let base = if keeps_schedule { every(Duration::from_hours(1)) } else { spec(role) };
-    let spec = SyncSpec { format, ..base };
+    let spec = SyncSpec { format, on_unready, ..base };
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
     if becomes_unready {
         running.window.0.lock().expect("not poisoned").on_applied = Some(unready());
@@ -146,6 +150,15 @@ async fn b9_a_publish_killed_anywhere_is_answered_once_and_published_once() {
 
 #[tokio::test]
 async fn b5_b7_b33_an_apply_killed_anywhere_leaves_the_old_state_or_the_new_one() {
+    an_apply_is_killed_anywhere("apply").await;
+}
+
+#[tokio::test]
+async fn so_does_one_whose_states_have_files_in_common() {
+    an_apply_is_killed_anywhere("share").await;
+}
+
+async fn an_apply_is_killed_anywhere(role: &str) {
     for (point, format) in both(&Point::APPLY) {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let store = temp.path().join("store");
@@ -172,7 +185,11 @@ async fn b5_b7_b33_an_apply_killed_anywhere_leaves_the_old_state_or_the_new_one(
         fill(&provider, "new");
         let new_cid = publish().await.expect("publishes").cid;
         let new = trees(&provider);
-        killed_at("apply", point, temp.path());
+        killed_at(role, point, temp.path());
+        if point == Point::Staged {
+            let always = fs::metadata(consumer.data("app").join("always")).expect("is there");
+            assert_eq!(always.nlink(), if role == "share" { 2 } else { 1 }, "{format:?}");
+        }
 
         let recovery = recover(&consumer.state(), &consumer.layout(&VOLUMES)).await;
         let recovery = recovery.expect("recovers");

@@ -170,18 +170,25 @@ async fn publish_cut_off(point: Point, format: ArchiveFormat) {
 #[tokio::test]
 async fn an_apply_cut_off_anywhere_leaves_the_old_state_or_the_new_one() {
     for point in Point::APPLY {
-        apply_cut_off(point, ArchiveFormat::Tree).await;
+        apply_cut_off("apply", point, ArchiveFormat::Tree).await;
     }
 }
 
 #[tokio::test]
 async fn an_apply_cut_off_anywhere_leaves_the_old_state_or_the_new_one_from_an_archive() {
     for point in Point::APPLY {
-        apply_cut_off(point, ArchiveFormat::TarGz).await;
+        apply_cut_off("apply", point, ArchiveFormat::TarGz).await;
     }
 }
 
-async fn apply_cut_off(point: Point, format: ArchiveFormat) {
+#[tokio::test]
+async fn an_apply_cut_off_anywhere_whose_states_have_files_in_common_is_whole_too() {
+    for point in Point::APPLY {
+        apply_cut_off("share", point, ArchiveFormat::Tree).await;
+    }
+}
+
+async fn apply_cut_off(role: &str, point: Point, format: ArchiveFormat) {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let store = temp.path().join("store");
     let provider = Place::new(&temp.path().join("provider"), &VOLUMES);
@@ -211,7 +218,7 @@ async fn apply_cut_off(point: Point, format: ArchiveFormat) {
     fill(&provider, "new");
     let new_cid = publish().await.expect("publishes").cid;
     let new = trees(&provider);
-    killed_as(format, "apply", point, temp.path());
+    killed_as(format, role, point, temp.path());
     Disk::cut(&disks);
 
     let recovery = recover(&consumer.state(), &consumer.layout(&VOLUMES)).await;
