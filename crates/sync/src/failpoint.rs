@@ -45,6 +45,8 @@ pub enum Point {
     TakeBackMarksRemoved,
     FirstPutBack,
     AllPutBack,
+    PutBackSynced,
+    FirstOldMark,
     OldMarksWritten,
     TakeBackJournalled,
     RefusalRemembered,
@@ -99,12 +101,14 @@ impl Point {
     ];
 
     /// The points at which an apply is taken back, in their order.
-    pub const TAKE_BACK: [Point; 10] = [
+    pub const TAKE_BACK: [Point; 12] = [
         Point::RefusalJournalled,
         Point::TakeBackWindowOpened,
         Point::TakeBackMarksRemoved,
         Point::FirstPutBack,
         Point::AllPutBack,
+        Point::PutBackSynced,
+        Point::FirstOldMark,
         Point::OldMarksWritten,
         Point::TakeBackJournalled,
         Point::RefusalRemembered,

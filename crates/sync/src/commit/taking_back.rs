@@ -77,6 +77,7 @@ fn put_back(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
     for volume in &touched {
         volume.private.sync_file_system()?;
     }
+    reached(Point::PutBackSynced);
     for volume in &touched {
         let Trial { marks } = journal.trial.clone().unwrap_or_default();
         // A mark is of a directory. What was marked before the old one came is of no use.
@@ -84,6 +85,7 @@ fn put_back(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
             && mark.data == volume.identity()?
         {
             volume.write_mark(mark)?;
+            reached(Point::FirstOldMark);
         }
     }
     reached(Point::OldMarksWritten);

@@ -12,7 +12,7 @@ use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::PublishCommand;
 use serde_json::{Map, Value, json};
 
-use crate::powercut::Disk;
+use crate::disk::Disk;
 use crate::scene::{Place, Running, VOLUMES, eventually, fill, start, tree, trees};
 
 const MIB: u64 = 1024 * 1024;

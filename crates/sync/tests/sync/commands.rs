@@ -52,6 +52,14 @@ impl Scene {
         fill(&self.provider, state);
         publish(running).await.expect("publishes")
     }
+
+    /// Waits for the end of the consumer's bookkeeping.
+    pub(crate) async fn ended(&self) {
+        eventually("the end of the bookkeeping", || {
+            (!self.consumer.state().join("sync/apply.json").exists()).then_some(())
+        })
+        .await;
+    }
 }
 
 pub(crate) async fn publish(running: &Running) -> Result<Cid, PublishError> {

@@ -38,6 +38,11 @@ async fn child() {
     let all = all.chain(&Point::IMPORT_LOST).chain(&Point::IMPORT_KEPT).chain(&Point::TAKE_BACK);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
+    if role == "recover" {
+        let place = Place::at(&root.join("consumer"));
+        let recovery = recover(&place.state(), &place.layout(&VOLUMES)).await;
+        panic!("the failpoint ends this process before: {recovery:?}");
+    }
     let goes_back = role == "rollback";
     let takes_over = role == "takeover";
     let imports = role == "import";

@@ -5,6 +5,7 @@ mod attacks;
 mod capture;
 mod commands;
 mod deltas;
+mod disk;
 mod exports;
 mod faults;
 mod faulty;

@@ -1,119 +1,27 @@
-//! The power goes at each journalled point of a publish and of an apply.
+//! The power goes at each journalled point of a publish, of an apply and of the way back.
 //!
-//! Directories lie on file systems of their own, whose images are copied the moment the process is dead,
-//! still mounted: the copies hold what was written through and nothing of what the kernel still meant to
-//! write. They take the place of the originals, as a host finds its disks after a power cut.
+//! Directories lie on [disks](crate::disk) of their own. Each of them loses what it loses alone.
 
-use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use belay_protocol::SyncRole;
 use belay_protocol::record::{ArchiveFormat, SyncRecord};
+use belay_protocol::{Cid, SyncRole};
 use belay_store::{LocalStore, RecordStore};
 use belay_sync::failpoint::Point;
-use belay_sync::{PublishCommand, recover};
-use serde_json::{Map, json};
+use belay_sync::recover;
+use serde_json::json;
 
-use crate::kill::killed_as;
-use crate::scene::{Place, VOLUMES, eventually, fill, provide_as, start, trees};
+use crate::commands::{Scene, applied};
+use crate::disk::{Disk, MIB};
+use crate::kill::{killed_as, killed_at};
+use crate::rollback::went_back;
+use crate::scene::{
+    Place, Running, State, VOLUMES, eventually, fill, provide_as, start, trees, unready,
+};
+use crate::trial::{say, taken_back, was_taken_back};
 
-/// A file system in a file, mounted while this lives.
-pub(crate) struct Disk {
-    image: PathBuf,
-    mount: PathBuf,
-    options: &'static str,
-}
-
-fn run(program: &str, arguments: &[&OsStr]) {
-    let status = Command::new(program).args(arguments).status();
-    let status = status.unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(status.success(), "{program} {arguments:?}: {status}");
-}
-
-impl Disk {
-    /// A new one, with what its mount point holds.
-    pub(crate) fn new(mount: &Path, size: u64) -> Self {
-        fs::create_dir_all(mount).expect("creates");
-        let image = mount.with_extension("disk");
-        fs::File::create(&image).and_then(|file| file.set_len(size)).expect("an image");
-        let plain = ["-q", "-F", "-m", "0"].map(OsStr::new);
-        run("mkfs.ext4", &[&plain[..], &[image.as_ref()]].concat());
-        // The kernel writes only when it is told to, or after minutes.
-        let disk = Self { image, mount: mount.to_owned(), options: "loop,commit=600" };
-        disk.attach();
-        disk
-    }
-
-    /// A new one whose file system clones files.
-    pub(crate) fn cloning(mount: &Path) -> Self {
-        fs::create_dir_all(mount).expect("creates");
-        let image = mount.with_extension("disk");
-        fs::File::create(&image).and_then(|file| file.set_len(320 << 20)).expect("an image");
-        run("mkfs.xfs", &["-q".as_ref(), image.as_ref()]);
-        let disk = Self { image, mount: mount.to_owned(), options: "loop" };
-        disk.attach();
-        disk
-    }
-
-    fn attach(&self) {
-        let options = self.options.as_ref();
-        run("mount", &["-o".as_ref(), options, self.image.as_ref(), self.mount.as_ref()]);
-    }
-
-    fn detach(&self) -> bool {
-        let unmounted = Command::new("umount").arg(&self.mount).status();
-        unmounted.is_ok_and(|status| status.success())
-    }
-
-    /// Writes everything through.
-    pub(crate) fn sync(&self) {
-        let mount = fs::File::open(&self.mount).expect("opens");
-        rustix::fs::syncfs(&mount).expect("syncs");
-    }
-
-    /// The power goes, for all of these at one time.
-    fn cut(disks: &[Disk]) {
-        for disk in disks {
-            let cut = disk.image.with_extension("cut");
-            run("cp", &["--sparse=always".as_ref(), disk.image.as_ref(), cut.as_ref()]);
-        }
-        for disk in disks {
-            assert!(disk.detach(), "{} is still in use", disk.mount.display());
-            fs::rename(disk.image.with_extension("cut"), &disk.image).expect("renames");
-            disk.attach();
-        }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if !self.detach() {
-            // A test that failed may have left a task that holds it.
-            let _ = Command::new("umount").arg("--lazy").arg(&self.mount).status();
-        }
-    }
-}
-
-const MIB: u64 = 1024 * 1024;
 /// A host keeps 64 MiB to itself.
 const HOST: u64 = 96 * MIB;
-
-#[tokio::test]
-async fn a_disk_that_is_cut_keeps_what_was_synced_and_nothing_else() {
-    let temp = tempfile::tempdir().expect("a temporary directory");
-    let disks = [Disk::new(&temp.path().join("disk"), 16 * MIB)];
-    let path = |name: &str| disks[0].mount.join(name);
-    fs::write(path("kept"), "kept").expect("writes");
-    disks[0].sync();
-    fs::write(path("lost"), "lost").expect("writes");
-    fs::write(path("kept"), "changed").expect("writes");
-    Disk::cut(&disks);
-    assert!(!path("lost").exists(), "the kernel had not been told to write it");
-    let kept = fs::read_to_string(path("kept")).expect("reads");
-    assert_ne!(kept, "changed", "nor this");
-}
 
 #[tokio::test]
 async fn a_publish_cut_off_anywhere_is_answered_and_published_once() {
@@ -188,56 +96,192 @@ async fn an_apply_cut_off_anywhere_whose_states_have_files_in_common_is_whole_to
     }
 }
 
+/// A consumer whose state and volumes lie on disks of their own, beside a provider.
+struct Node {
+    disks: [Disk; 3],
+    scene: Scene,
+    publishing: Running,
+    /// What the consumer holds: what was applied last, and what its app wrote since.
+    held: State,
+}
+
+impl Node {
+    /// One to which nothing was applied yet.
+    fn new(format: ArchiveFormat) -> Self {
+        let scene = Scene::new();
+        let root = &scene.consumer.root;
+        let volume = |name: &str| root.join("volumes").join(name);
+        let disks = [root.join("state"), volume("app"), volume("data")];
+        let disks = disks.map(|mount| Disk::new(&mount, HOST));
+        let consumer = Place::new(root, &VOLUMES);
+        fs::create_dir(consumer.data("app").join("data")).expect("creates");
+        let publishing = provide_as(&scene.provider, &scene.store_path(), format);
+        let mut node = Self { disks, scene, publishing, held: State::new() };
+        node.write();
+        node
+    }
+
+    /// One that has applied a state.
+    async fn holding(format: ArchiveFormat, state: &str) -> Self {
+        let mut node = Self::new(format);
+        node.apply(state).await;
+        node
+    }
+
+    /// The app writes, and all of it reaches the disks.
+    fn write(&mut self) {
+        let app = self.scene.consumer.data("app");
+        fs::write(app.join("mine"), "of the app").expect("writes");
+        self.disks.iter().for_each(Disk::sync);
+        self.held = trees(&self.scene.consumer);
+    }
+
+    /// Publishes a state and applies it, and then the app writes. Returns what was published.
+    async fn apply(&mut self, state: &str) -> (Cid, State) {
+        let published = self.publish(state).await;
+        let running = self.scene.consume();
+        applied(&running, published.0).await;
+        running.stop().await;
+        assert_eq!(trees(&self.scene.consumer), published.1);
+        self.write();
+        published
+    }
+
+    async fn publish(&self, state: &str) -> (Cid, State) {
+        let cid = self.scene.publish(&self.publishing, state).await;
+        (cid, trees(&self.scene.provider))
+    }
+
+    /// Cuts the power. Whether the kernel had written what it was not told to for both volumes, for
+    /// one, or for none, what the host finds before anything starts is `wanted`.
+    async fn cut(&self, wanted: &State, what: &str) {
+        let cut = Disk::cut(&self.disks);
+        for written in [0b110, 0b010, 0b000] {
+            cut.found(written);
+            let Scene { consumer, .. } = &self.scene;
+            let recovery = recover(&consumer.state(), &consumer.layout(&VOLUMES)).await;
+            assert_eq!(recovery.expect("recovers").halt, None, "{what}, {written:03b} written");
+            assert_eq!(&trees(consumer), wanted, "{what}, {written:03b} written: whole");
+        }
+    }
+}
+
+fn is_at_or_after(point: Point, other: Point) -> bool {
+    let place = |wanted| Point::APPLY.iter().position(|point| *point == wanted);
+    place(point) >= place(other)
+}
+
 async fn apply_cut_off(role: &str, point: Point, format: ArchiveFormat) {
-    let temp = tempfile::tempdir().expect("a temporary directory");
-    let store = temp.path().join("store");
-    let provider = Place::new(&temp.path().join("provider"), &VOLUMES);
-    // Each volume and the host lose what they lose alone.
-    let root = temp.path().join("consumer");
-    let volume = |name: &str| root.join("volumes").join(name);
-    let disks = [root.join("state"), volume("app"), volume("data")];
-    let disks = disks.map(|mount| Disk::new(&mount, HOST));
-    let consumer = Place::new(&root, &VOLUMES);
-    let publishing = provide_as(&provider, &store, format);
-    let publish = || {
-        let archive_paths = vec!["/app".into()];
-        publishing.handle.publish(PublishCommand { archive_paths, metadata: Map::new() })
-    };
-    fill(&provider, "old");
-    let old_cid = publish().await.expect("publishes").cid;
-    let old = trees(&provider);
-    let running = start(&consumer, &store, SyncRole::Consumer);
-    running
-        .status("the old state", |status| {
-            status.last_apply.as_ref().is_some_and(|last| last.cid == old_cid)
-        })
-        .await;
-    running.stop().await;
-    assert_eq!(trees(&consumer), old);
-    disks.iter().for_each(Disk::sync);
-    fill(&provider, "new");
-    let new_cid = publish().await.expect("publishes").cid;
-    let new = trees(&provider);
-    killed_as(format, role, point, temp.path());
-    Disk::cut(&disks);
+    let node = Node::holding(format, "old").await;
+    let (cid, new) = node.publish("new").await;
+    killed_as(format, role, point, node.scene.temp.path());
+    let begun = is_at_or_after(point, Point::ApplyJournalled);
+    node.cut(if begun { &new } else { &node.held }, &format!("{point:?} {format:?}")).await;
 
-    let recovery = recover(&consumer.state(), &consumer.layout(&VOLUMES)).await;
-    assert_eq!(recovery.expect("recovers").halt, None, "{point:?}");
-    let found = trees(&consumer);
-    let begun = Point::APPLY.iter().position(|p| *p == point)
-        >= Point::APPLY.iter().position(|p| *p == Point::ApplyJournalled);
-    let wanted = if begun { &new } else { &old };
-    assert_eq!(&found, wanted, "{point:?} {format:?}: whole, and forward once journalled");
-
-    let running = start(&consumer, &store, SyncRole::Consumer);
+    let consumer = &node.scene.consumer;
+    let running = node.scene.consume();
     eventually("the end", || {
         let told = consumer.json("last_apply.json");
-        let over = told.is_some_and(|last| last["cid"] == new_cid.to_string())
+        let over = told.is_some_and(|last| last["cid"] == cid.to_string())
             && !consumer.state().join("sync/apply.json").exists();
         over.then_some(())
     })
     .await;
-    assert_eq!(trees(&consumer), new, "{point:?}");
+    assert_eq!(trees(consumer), new, "{point:?}");
     running.stop().await;
-    publishing.stop().await;
+    node.publishing.stop().await;
+}
+
+#[tokio::test]
+async fn a_way_back_cut_off_anywhere_leaves_what_was_there_before() {
+    for point in Point::TAKE_BACK {
+        let node = Node::holding(ArchiveFormat::Tree, "old").await;
+        way_back_cut_off(node, point, VOLUMES.len()).await;
+    }
+}
+
+/// No mark of the old state is written, and so nothing else makes its return durable.
+#[tokio::test]
+async fn a_way_back_from_a_first_apply_cut_off_anywhere_leaves_what_was_there_before() {
+    for point in Point::TAKE_BACK.into_iter().filter(|point| *point != Point::FirstOldMark) {
+        way_back_cut_off(Node::new(ArchiveFormat::Tree), point, 0).await;
+    }
+}
+
+async fn way_back_cut_off(node: Node, point: Point, marks: usize) {
+    let (cid, _) = node.publish("new").await;
+    killed_at("unready", point, node.scene.temp.path());
+    node.cut(&node.held, &format!("{point:?}")).await;
+    was_taken_back(&node.scene, point, cid, &node.held, marks).await;
+    node.publishing.stop().await;
+}
+
+#[tokio::test]
+async fn a_way_back_is_cut_off_again_while_it_is_recovered() {
+    let recovered = [
+        Point::TakeBackMarksRemoved,
+        Point::FirstPutBack,
+        Point::AllPutBack,
+        Point::PutBackSynced,
+        Point::FirstOldMark,
+        Point::OldMarksWritten,
+        Point::TakeBackJournalled,
+    ];
+    for point in recovered {
+        let node = Node::holding(ArchiveFormat::Tree, "old").await;
+        let (cid, _) = node.publish("new").await;
+        killed_at("unready", Point::FirstPutBack, node.scene.temp.path());
+        // One volume is back, and the other is not.
+        Disk::cut(&node.disks).found(0b010);
+        killed_at("recover", point, node.scene.temp.path());
+        node.cut(&node.held, &format!("{point:?} of a recovery")).await;
+        was_taken_back(&node.scene, point, cid, &node.held, VOLUMES.len()).await;
+        node.publishing.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_trial_cut_off_before_its_verdict_is_judged_by_the_next_process() {
+    let trial = Point::APPLY.into_iter().filter(|point| {
+        is_at_or_after(*point, Point::ApplyJournalled)
+            && !is_at_or_after(*point, Point::ReceivedHistoryWritten)
+    });
+    for point in trial {
+        let node = Node::holding(ArchiveFormat::Tree, "old").await;
+        let (cid, new) = node.publish("new").await;
+        killed_at("unready", point, node.scene.temp.path());
+        node.cut(&new, &format!("{point:?}")).await;
+        let running = node.scene.consume();
+        say(&running, Some(unready()));
+        taken_back(&running, cid, 1).await;
+        node.scene.ended().await;
+        assert_eq!(trees(&node.scene.consumer), node.held, "{point:?}");
+        running.stop().await;
+        node.publishing.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_cut_off_anywhere_comes_to_its_end() {
+    for point in Point::APPLY {
+        rollback_cut_off(point, ArchiveFormat::Tree).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_cut_off_anywhere_comes_to_its_end_from_an_archive() {
+    for point in Point::APPLY {
+        rollback_cut_off(point, ArchiveFormat::TarGz).await;
+    }
+}
+
+async fn rollback_cut_off(point: Point, format: ArchiveFormat) {
+    let mut node = Node::new(format);
+    let (first, one) = node.apply("old").await;
+    node.apply("new").await;
+    killed_as(format, "rollback", point, node.scene.temp.path());
+    let begun = is_at_or_after(point, Point::ApplyJournalled);
+    node.cut(if begun { &one } else { &node.held }, &format!("{point:?} {format:?}")).await;
+    went_back(&node.scene, point, first, &one).await;
+    node.publishing.stop().await;
 }

@@ -9,9 +9,7 @@ use belay_sync::{RollbackError, WindowRefused, recover};
 
 use crate::commands::{Scene, applied, prefix};
 use crate::kill::killed_at;
-use crate::scene::{Running, VOLUMES, eventually, trees};
-
-type State = Vec<std::collections::BTreeMap<String, String>>;
+use crate::scene::{Running, State, VOLUMES, eventually, trees};
 
 /// A consumer that holds the second of two generations, and what each looks like.
 async fn two(scene: &Scene) -> (Running, Running, [(Cid, State); 2]) {
@@ -22,16 +20,8 @@ async fn two(scene: &Scene) -> (Running, Running, [(Cid, State); 2]) {
     let second = scene.publish(&provider, "two").await;
     let two = trees(&scene.provider);
     applied(&consumer, second).await;
-    settled(scene).await;
+    scene.ended().await;
     (provider, consumer, [(first, one), (second, two)])
-}
-
-/// Waits for the end of an apply's bookkeeping.
-async fn settled(scene: &Scene) {
-    eventually("the end of the bookkeeping", || {
-        (!scene.consumer.state().join("sync/apply.json").exists()).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test]
@@ -85,7 +75,7 @@ async fn a_newer_record_ends_a_rollback_also_while_nobody_looked() {
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
     assert_eq!(consumer.handle.status().borrow().held, None);
     // What is before the third now is the second.
-    settled(&scene).await;
+    scene.ended().await;
     consumer.handle.roll_back(None).await.expect("goes back");
     assert_eq!(fs::read(scene.consumer.data("app").join("state")).expect("reads"), b"two");
     consumer.stop().await;
@@ -184,18 +174,23 @@ async fn a_rollback_killed_anywhere_comes_to_its_end() {
         assert_eq!(recovery.expect("recovers").halt, None, "{point:?}");
         let found = trees(&scene.consumer);
         assert!(found == one || found == two, "{point:?}: one of the two, whole");
-        let consumer = scene.consume();
-        eventually("the end", || {
-            let told = scene.consumer.json("last_apply.json");
-            let over = told.is_some_and(|last| last["cid"] == first.to_string())
-                && !scene.consumer.state().join("sync/apply.json").exists();
-            over.then_some(())
-        })
-        .await;
-        consumer.looked().await;
-        assert_eq!(trees(&scene.consumer), one, "{point:?}");
-        assert!(consumer.handle.status().borrow().held.is_some(), "{point:?}");
-        consumer.stop().await;
+        went_back(&scene, point, first, &one).await;
         provider.stop().await;
     }
+}
+
+/// A rollback that was cut off at `point` comes to its end, with the generation that was chosen.
+pub(crate) async fn went_back(scene: &Scene, point: Point, chosen: Cid, state: &State) {
+    let consumer = scene.consume();
+    eventually("the end", || {
+        let told = scene.consumer.json("last_apply.json");
+        let over = told.is_some_and(|last| last["cid"] == chosen.to_string())
+            && !scene.consumer.state().join("sync/apply.json").exists();
+        over.then_some(())
+    })
+    .await;
+    consumer.looked().await;
+    assert_eq!(&trees(&scene.consumer), state, "{point:?}");
+    assert!(consumer.handle.status().borrow().held.is_some(), "{point:?}");
+    consumer.stop().await;
 }

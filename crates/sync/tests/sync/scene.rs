@@ -480,8 +480,11 @@ pub(crate) fn tree(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// What the two usual volumes hold.
+pub(crate) type State = Vec<BTreeMap<String, String>>;
+
 /// The trees of the two usual volumes together, but for the directory that the inner one hides.
-pub(crate) fn trees(place: &Place) -> Vec<BTreeMap<String, String>> {
+pub(crate) fn trees(place: &Place) -> State {
     let mut trees: Vec<_> = VOLUMES.iter().map(|(name, _)| tree(&place.data(name))).collect();
     assert!(trees[0].remove("data").is_some(), "the outer volume keeps a mount point");
     trees

@@ -12,7 +12,7 @@ use belay_protocol::{Cid, SyncOutcome, SyncRole};
 use belay_sync::{OnUnready, PublishCommand, SyncSpec};
 use serde_json::Map;
 
-use crate::powercut::Disk;
+use crate::disk::Disk;
 use crate::scene::{
     FORMATS, LastAct, Place, Running, VOLUMES, eventually, provide_as, spec, start_with, trees,
 };
