@@ -198,6 +198,8 @@ codes! {
     ApplyFailed = "apply-failed", 502, 69, "the apply failed";
     /// The publish failed; the stage is in the detail.
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
+    /// The publish is captured and goes on by itself.
+    PublishGoesOn = "publish-goes-on", 503, 69, "the publish goes on by itself";
     /// A record is of a later version than this program reads.
     RecordNewer = "record-newer", 422, 69, "the record is newer than this program";
     /// A record carries no signature where one is wanted.

@@ -38,6 +38,12 @@ pub enum PublishError {
         /// What failed and why.
         reason: String,
     },
+    /// It is captured, and goes on by itself.
+    #[error("it is captured and goes on by itself: {reason}")]
+    GoesOn {
+        /// What it waits for.
+        reason: String,
+    },
     /// The workload is a consumer.
     #[error("the workload is a consumer of this key and publishes nothing")]
     NotProvider,
@@ -73,7 +79,8 @@ impl PublishError {
                 | Stage::Readiness => false,
             },
             Self::Busy | Self::Importing | Self::NoVolumes | Self::ShuttingDown => true,
-            Self::NotProvider | Self::Paused => false,
+            // It would be another one.
+            Self::GoesOn { .. } | Self::NotProvider | Self::Paused => false,
         }
     }
 }

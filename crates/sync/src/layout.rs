@@ -121,6 +121,8 @@ pub struct SyncSpec {
     pub window_timeout: Duration,
     /// Longest wait for one exchange with the store.
     pub store_timeout: Duration,
+    /// How long a provider offers what it captured to a store that takes nothing of it.
+    pub store_patience: Duration,
     /// Published generations to keep, the newest included; at least 2.
     pub keep_generations: usize,
     /// A superseded generation is kept at least this long for slow consumers.
@@ -146,6 +148,7 @@ impl SyncSpec {
             request_grace: Duration::from_secs(2),
             window_timeout: Duration::from_mins(5),
             store_timeout: Duration::from_mins(10),
+            store_patience: Duration::from_hours(1),
             keep_generations: 2,
             retire_grace: Duration::from_mins(10),
         }

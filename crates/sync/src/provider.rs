@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use belay_protocol::PublishOutcome;
@@ -14,6 +15,7 @@ use belay_protocol::control::{AppRequest, Stage};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 use look::Look;
+use putting_off::PutOff;
 
 use crate::command::{PublishCommand, PublishError};
 use crate::commit;
@@ -36,6 +38,7 @@ mod live;
 mod look;
 mod moment;
 mod packing;
+mod putting_off;
 mod retirement;
 mod scheduling;
 mod storing;
@@ -58,8 +61,13 @@ pub(crate) struct Provider<S, W> {
     last_capture: Option<Instant>,
     /// How far its schedule is, once that was read.
     scheduled: Option<Scheduled>,
-    /// A publish whose outcome is not known yet, or whose answer could not be left.
+    /// A publish whose outcome is not known yet, which the store does not take now, or whose answer
+    /// could not be left.
     unsettled: Option<PublishJournal>,
+    /// What is shown of it, and when it is offered again, if the store does not take it now.
+    put_off: Option<PutOff>,
+    /// Whether the store took something since this was looked at last.
+    stored: AtomicBool,
     /// Times in a row that the answer to it could not be left.
     unanswered: u32,
 }
@@ -78,6 +86,8 @@ where
             last_capture: None,
             scheduled: None,
             unsettled: None,
+            put_off: None,
+            stored: AtomicBool::new(false),
             unanswered: 0,
         }
     }
@@ -85,6 +95,7 @@ where
     /// Goes on with what an earlier process left, or makes its claim undone.
     pub(crate) async fn resume(&mut self, layout: &SyncLayout) {
         self.unsettled = None;
+        self.put_off = None;
         self.forget_apply(layout).await;
         if let Err(error) = self.settle_takeover().await {
             tracing::warn!(workload = %self.context.workload, ?error,
@@ -131,7 +142,7 @@ where
     /// less than the poll interval.
     pub(crate) async fn tick(&mut self, layout: &SyncLayout) -> Option<Duration> {
         if !self.is_settled(layout).await {
-            return None;
+            return self.is_put_off().map(|(left, _)| left);
         }
         match self.look(layout).await {
             Ok(Look::Nothing) => self.keep_schedule(layout).await,
@@ -161,7 +172,8 @@ where
     /// before is brought to its end.
     pub(crate) async fn waiting(&mut self, layout: &SyncLayout) -> Option<String> {
         if !self.is_settled(layout).await {
-            return Some("a publish whose outcome is not known yet".to_owned());
+            let says = self.is_put_off().map(|(_, says)| says);
+            return Some(says.unwrap_or("a publish whose outcome is not known yet").to_owned());
         }
         let control = layout.control.clone();
         let look = tokio::task::spawn_blocking(move || {
@@ -197,7 +209,7 @@ where
             self.context.show_failure(&failure);
             PublishError::from(failure)
         })?;
-        if !self.is_settled(layout).await {
+        if !self.settle(layout).await {
             return Err(PublishError::Busy);
         }
         let journal = new_journal(&self.context.node, Origin::Command, valid.request);
@@ -214,15 +226,23 @@ where
         self.context.show_rest();
         match &result {
             Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
+                self.end_put_off();
                 self.context.show_failure(failure);
                 self.note_scheduled(&journal, Ended::Badly).await;
                 self.abandon(layout, journal, failure).await;
             }
             Err(Stopped::Later { reason }) => {
-                self.context.show_failure(&Failure::new(Stage::RecordPublish, reason.clone()));
+                // What is put off has shown itself.
+                if self.put_off.is_none() {
+                    let failure = Failure::new(Stage::RecordPublish, reason.clone());
+                    self.context.show_failure(&failure);
+                }
                 self.unsettled = Some(journal);
             }
-            Ok(_) => self.context.status.send_modify(|status| status.last_failure = None),
+            Ok(_) => {
+                self.end_put_off();
+                self.context.status.send_modify(|status| status.last_failure = None);
+            }
             Err(Stopped::Shutdown) => {}
         }
         result
@@ -240,12 +260,14 @@ where
         }
         let mut captures = 0;
         match journal.step {
-            PublishStep::Claimed | PublishStep::Captured { .. } => {
+            PublishStep::Claimed | PublishStep::Captured { .. } if journal.away.is_none() => {
                 self.write_down(journal, Stage::Validation).await?;
             }
             // What is written down already stands, and to fail for want of another copy would be
             // to deny what may have happened.
-            PublishStep::Publishing { .. }
+            PublishStep::Claimed
+            | PublishStep::Captured { .. }
+            | PublishStep::Publishing { .. }
             | PublishStep::Published { .. }
             | PublishStep::Failed { .. } => {}
         }
@@ -271,11 +293,17 @@ where
                     reached(Point::CaptureJournalled);
                 }
                 PublishStep::Captured { spool, capture } => {
-                    journal.step = match self.upload(journal, &spool, &capture).await? {
-                        Some(step) => step,
+                    journal.step = match self.upload(journal, &spool, &capture).await {
+                        Ok(Some(step)) => step,
                         // The archive did not survive; the app's state is still there.
-                        None => PublishStep::Claimed,
+                        Ok(None) => PublishStep::Claimed,
+                        Err(Stopped::Unreachable(failure)) => {
+                            return Err(self.put_off(journal, failure).await);
+                        }
+                        Err(stopped) => return Err(stopped),
                     };
+                    journal.away = None;
+                    self.end_put_off();
                     self.write_down(journal, Stage::RecordPublish).await?;
                     reached(Point::RecordJournalled);
                 }
@@ -318,8 +346,17 @@ where
         }
     }
 
-    /// Works on what is not settled yet; false if it still is not.
+    /// Works on what is not settled yet, if it is time for that; false if it still is not.
     async fn is_settled(&mut self, layout: &SyncLayout) -> bool {
+        if self.is_put_off().is_some() {
+            self.show_put_off();
+            return false;
+        }
+        self.settle(layout).await
+    }
+
+    /// The same at once: somebody asks, who may know that the store is back.
+    async fn settle(&mut self, layout: &SyncLayout) -> bool {
         if let Some(journal) = self.unsettled.take() {
             // The answer is left by file, or its caller was told that it is not known.
             let _ = self.work(layout, journal).await;
@@ -372,7 +409,7 @@ impl From<Stopped> for PublishError {
     fn from(stopped: Stopped) -> Self {
         match stopped {
             Stopped::Failed(failure) | Stopped::Unreachable(failure) => failure.into(),
-            Stopped::Later { reason } => Failure::new(Stage::RecordPublish, reason).into(),
+            Stopped::Later { reason } => Self::GoesOn { reason },
             Stopped::Shutdown => Self::ShuttingDown,
         }
     }
@@ -393,6 +430,7 @@ fn new_journal(
         started,
         attempts: 1,
         uploaded: None,
+        away: None,
         step: PublishStep::Claimed,
     }
 }

@@ -209,6 +209,9 @@ pub(crate) struct PublishJournal {
     pub(crate) attempts: u32,
     /// The object that this publish stores where none was; it goes if the publish fails.
     pub(crate) uploaded: Option<Cid>,
+    /// Since when the store takes nothing of what was captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) away: Option<Timestamp>,
     pub(crate) step: PublishStep,
 }
 

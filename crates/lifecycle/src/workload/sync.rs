@@ -494,6 +494,13 @@ pub(crate) fn publish_problem(name: &WorkloadName, error: &PublishError) -> Prob
         PublishError::Busy => {
             Problem::new(ProblemCode::Busy, detail, "wait for the publish under way")
         }
+        PublishError::GoesOn { .. } => Problem::new(
+            ProblemCode::PublishGoesOn,
+            detail,
+            format!(
+                "nothing; the workload runs, and belay sync status {name} shows how it goes on"
+            ),
+        ),
         PublishError::NoVolumes => {
             Problem::new(ProblemCode::NotRunning, detail, format!("belay start {name}"))
         }
@@ -528,4 +535,22 @@ fn next_after(code: ProblemCode, name: &WorkloadName) -> String {
         );
     }
     format!("the workload is as it was; belay sync status shows the head of {name}'s key")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publish_that_goes_on_by_itself_is_told_so() {
+        let name = "web".parse().expect("a name");
+        let reason = "the store does not take it: the store is full".to_owned();
+        let problem = publish_problem(&name, &PublishError::GoesOn { reason });
+        assert_eq!(problem.code, ProblemCode::PublishGoesOn);
+        assert_eq!(
+            problem.detail,
+            "web: it is captured and goes on by itself: the store does not take it: the store is full"
+        );
+        assert!(problem.next.contains("belay sync status web"), "{problem:?}");
+    }
 }

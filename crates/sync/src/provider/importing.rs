@@ -29,7 +29,7 @@ where
         layout: &SyncLayout,
         archive: Upload,
     ) -> Result<PublishOutcome, PublishError> {
-        if !self.is_settled(layout).await {
+        if !self.settle(layout).await {
             return Err(PublishError::Busy);
         }
         let captured = self.capture_import(layout, archive).await;

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use belay_protocol::control::Stage;
 use belay_protocol::record::{ArchiveFormat, Manifest, SyncRecord};
@@ -11,6 +12,7 @@ use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Re
 use jiff::Timestamp;
 
 use super::Provider;
+use super::putting_off::not_done;
 use crate::context::{Failure, Stopped, blocking, version, with_causes};
 use crate::core::record::Order;
 use crate::core::root::StoredRoot;
@@ -253,9 +255,13 @@ where
             })
             .await?;
         match stored {
-            Ok(PutOutcome::Stored | PutOutcome::Present) => Ok(true),
+            Ok(PutOutcome::Stored) => {
+                self.stored.store(true, Ordering::Relaxed);
+                Ok(true)
+            }
+            Ok(PutOutcome::Present) => Ok(true),
             Err(BlobError::Mismatch { .. }) => Ok(false),
-            Err(error) => Err(Stopped::at(Stage::Upload, &error)),
+            Err(error) => Err(not_done(&error)),
         }
     }
 
@@ -285,7 +291,7 @@ where
         self.context
             .exchange(Stage::Upload, BlobError::is_retryable, || self.context.store.has(blob))
             .await?
-            .map_err(|error| Stopped::at(Stage::Upload, &error))
+            .map_err(|error| not_done(&error))
     }
 
     /// Stores again what a confirmed record names and someone deleted before it was named.

@@ -67,7 +67,7 @@ where
         if self.context.spec.publisher == PublisherRule::Any {
             return Err(TakeoverError::AnyMayPublish);
         }
-        if !self.is_settled(layout).await {
+        if !self.settle(layout).await {
             return Err(TakeoverError::Busy);
         }
         self.settle_takeover().await?;

@@ -16,6 +16,10 @@ use bytes::Bytes;
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) reads: Reading,
+    /// Puts that are taken before no more are.
+    pub(crate) puts: Option<u32>,
+    /// What was stored and was not there before, in order.
+    pub(crate) stored: Vec<Cid>,
     /// Every archive is said to be damaged.
     pub(crate) damaged: bool,
     /// The log cannot be read.
@@ -112,7 +116,22 @@ impl BlobStore for Faulty {
         if self.with(|faults| faults.damaged) {
             return Err(BlobError::Mismatch { id });
         }
-        self.blobs("write an object")?.put_if_absent(id, source, size).await
+        let takes = self.with(|faults| match &mut faults.puts {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        });
+        if !takes {
+            return Err(BlobError::Io { action: "write an object", source: broken() });
+        }
+        let put = self.blobs("write an object")?.put_if_absent(id, source, size).await?;
+        if put == PutOutcome::Stored {
+            self.with(|faults| faults.stored.push(id));
+        }
+        Ok(put)
     }
 
     async fn get(&self, id: Cid, range: Option<Range<u64>>) -> Result<BlobReader, BlobError> {

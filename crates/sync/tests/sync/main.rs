@@ -2,6 +2,7 @@
 
 mod apply;
 mod attacks;
+mod away;
 mod capture;
 mod commands;
 mod deltas;

@@ -10,12 +10,10 @@ use belay_protocol::SyncRole;
 use belay_protocol::control::Stage;
 use belay_protocol::record::{ArchiveFormat, SyncRecord};
 use belay_store::{BlobStore, LocalStore, RecordStore};
-use belay_sync::{PublishCommand, PublishError, WindowRefused};
+use belay_sync::{PublishCommand, PublishError, SyncSpec, WindowRefused};
 use serde_json::{Map, Value, json};
 
-use crate::scene::{
-    DEADLINE, Place, Running, VOLUMES, eventually, fill, provide_as, spec, start, start_with,
-};
+use crate::scene::{DEADLINE, Place, Running, VOLUMES, eventually, fill, spec, start, start_with};
 
 struct Scene {
     temp: tempfile::TempDir,
@@ -29,10 +27,14 @@ impl Scene {
     }
 
     fn of(format: ArchiveFormat) -> Self {
+        Self::with(SyncSpec { format, ..spec(SyncRole::Provider) })
+    }
+
+    fn with(spec: SyncSpec) -> Self {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let place = Place::new(&temp.path().join("provider"), &VOLUMES);
         fill(&place, "first");
-        let running = provide_as(&place, &temp.path().join("store"), format);
+        let running = start_with(&place, &VOLUMES, &temp.path().join("store"), spec);
         Self { temp, place, running }
     }
 
@@ -246,7 +248,8 @@ async fn sx30_a_stop_that_is_not_confirmed_publishes_nothing() {
 
 #[tokio::test]
 async fn sm067_sm068_sx29_a_store_that_refuses_leaves_the_container_running_and_no_record() {
-    let scene = Scene::new().ready().await;
+    let impatient = SyncSpec { store_patience: Duration::ZERO, ..spec(SyncRole::Provider) };
+    let scene = Scene::with(impatient).ready().await;
     // A file where the store wants directories refuses every write, also root's.
     let blobs = scene.temp.path().join("store/blobs");
     fs::remove_dir(&blobs).expect("removes");
