@@ -81,7 +81,7 @@ fn about(operation: &Operation) -> &str {
         Operation::Deploy(request) => &request.file,
         Operation::PublishAll(_) => "several",
         Operation::SigningKey => "node",
-        Operation::Start { workload }
+        Operation::Start { workload, .. }
         | Operation::Stop { workload }
         | Operation::Restart { workload }
         | Operation::Remove { workload, .. }

@@ -91,6 +91,9 @@ pub(crate) enum Verb {
     #[command(after_help = "Example: belay start web")]
     Start {
         workload: WorkloadName,
+        /// Do not wait for the first content of its key
+        #[arg(long)]
+        without_content: bool,
         #[command(flatten)]
         wait: Wait,
     },

@@ -48,8 +48,11 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<ExitCod
         Verb::Exec { workload, options } => {
             return exec::run(&client()?, &workload, options).await;
         }
-        Verb::Start { workload, wait } => {
+        Verb::Start { workload, without_content: false, wait } => {
             operate::act_on(&client()?, &workload, "start", wait, output).await?;
+        }
+        Verb::Start { workload, without_content: true, wait } => {
+            operate::start_without_content(&client()?, &workload, wait, output).await?;
         }
         Verb::Stop { workload, wait } => {
             operate::act_on(&client()?, &workload, "stop", wait, output).await?;

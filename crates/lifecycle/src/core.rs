@@ -6,6 +6,7 @@ pub mod container;
 pub mod dependencies;
 pub mod environment;
 pub mod exit;
+pub mod first_content;
 pub mod gate;
 pub mod images;
 pub mod keys;

@@ -433,7 +433,9 @@ impl NodeTask {
                 self.deploy(&request, reporter);
                 return;
             }
-            Operation::Start { workload } => (workload, WorkloadCommand::Start { reporter }),
+            Operation::Start { workload, content } => {
+                (workload, WorkloadCommand::Start { content, reporter })
+            }
             Operation::Stop { workload } => (workload, WorkloadCommand::Stop { reporter }),
             Operation::Restart { workload } => (workload, WorkloadCommand::Restart { reporter }),
             Operation::Remove { workload, volumes, dependants } => {

@@ -11,6 +11,7 @@ mod clones;
 mod command;
 mod conflict;
 mod deploy;
+mod first_content;
 mod importing;
 mod limits;
 mod locking;
@@ -167,6 +168,7 @@ impl WorkloadTask {
             self.state.follow_providers();
             self.state.look_at_requests().await;
             self.state.follow_overrides();
+            self.state.see_content().await;
             self.state.settle_template().await;
             self.state.show_template();
             if self.state.is_forgotten() {

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use crate::{SyncKey, VolumeName, WorkloadName};
 
 pub use kind::{
-    AskedVerb, EventDetails, EventKind, HaltCleared, ImageRemoved, InvalidEventKind, LastEnd,
-    LossCause, VolumeMeasure, VolumeVerb,
+    AskedVerb, ContentWaitEnd, EventDetails, EventKind, HaltCleared, ImageRemoved,
+    InvalidEventKind, LastEnd, LossCause, VolumeMeasure, VolumeVerb,
 };
 pub use page::{EventGap, EventPage, EventQuery, EventStart, EventTally};
 pub use snapshot::{SnapshotMeans, SnapshotUnwanted};

@@ -36,20 +36,21 @@ pub use images::{
 pub use lock::{BreakMode, BreakRequest, LockHolder, LockState, LockStatus};
 pub use log_position::{InvalidLogPosition, LogPosition};
 pub use operations::{
-    CheckMode, CheckRequest, DependantsRule, DeployRequest, Finding, GrowRequest, HistoryEntry,
-    LogLine, LogQuery, LogStream, Operation, OperationEvent, OperationOutcome, OperationProgress,
-    PublishAllRequest, PublishOutcome, PublishRequest, PublishTarget, RollbackRequest, Verdict,
-    VolumeAct, VolumeFate,
+    CheckMode, CheckRequest, ContentRule, DependantsRule, DeployRequest, Finding, GrowRequest,
+    HistoryEntry, LogLine, LogQuery, LogStream, Operation, OperationEvent, OperationOutcome,
+    OperationProgress, PublishAllRequest, PublishOutcome, PublishRequest, PublishTarget,
+    RollbackRequest, Verdict, VolumeAct, VolumeFate,
 };
 pub use probe::{ProbeCounts, ProbeSeen, ProbeStatus, ProbeVerdict};
 pub use problem::{PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 pub use publisher::{InvalidPublisherKey, PublisherKey};
 pub use status::{
     BackOffStatus, CheckOutcome, ContainerStatus, DependencyState, DependencyStatus, DesiredState,
-    EngineStatus, ExitStatus, Fault, GenerationStorage, NodeReadiness, NodeStatus, PortStatus,
-    RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure, SyncFence, SyncHead, SyncHeld,
-    SyncOutcome, SyncRole, SyncStatus, SyncTakenBack, VolumeAllocation, VolumeCheck, VolumeLevel,
-    VolumeStatus, VolumeUsage, WorkloadPhase, WorkloadStatus,
+    EngineStatus, ExitStatus, Fault, FirstContentStatus, GenerationStorage, NodeReadiness,
+    NodeStatus, PortStatus, RefusedSpec, STATUS_SCHEMA, SpaceStatus, SpecFault, SyncFailure,
+    SyncFence, SyncHead, SyncHeld, SyncOutcome, SyncRole, SyncStatus, SyncTakenBack,
+    VolumeAllocation, VolumeCheck, VolumeLevel, VolumeStatus, VolumeUsage, WorkloadPhase,
+    WorkloadStatus,
 };
 pub use sync_commands::{
     CidPrefix, Damage, DiffAgainst, DifferingPart, EntryKind, GenerationStanding, GenerationStored,

@@ -25,6 +25,8 @@ pub enum Operation {
     Start {
         /// Which workload.
         workload: WorkloadName,
+        /// Whether it waits for content that its spec has it wait for.
+        content: ContentRule,
     },
     /// Stop it, and remember that it was asked for (`POST /v1/workloads/{name}/stop`).
     Stop {
@@ -197,6 +199,16 @@ pub enum DependantsRule {
     /// It is not: they could not start again.
     Refuse,
     /// It is. They run on, and their next start waits for a workload of this name.
+    Ignore,
+}
+
+/// Whether a consumer that is started waits for the first content of its key, where its spec says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContentRule {
+    /// It does.
+    Await,
+    /// It does not, until it has held some or was stopped.
     Ignore,
 }
 

@@ -92,7 +92,7 @@ pub enum WorkloadPhase {
     FetchingImage,
     /// Its volumes are being provided.
     ProvidingVolumes,
-    /// It waits for the workloads that it depends on.
+    /// It waits for the workloads that it depends on, or for the first content of its key.
     Waiting,
     /// Its container is being created or started.
     Starting,
@@ -487,6 +487,27 @@ pub struct SyncStatus {
     /// Set on a provider in whose place another node publishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<SyncFence>,
+    /// Why the last look at the head left the volumes without it; absent while they hold it
+    /// (consumer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unapplied: Option<String>,
+    /// Set while the workload is not started since its volumes hold nothing of the key yet
+    /// (consumer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<FirstContentStatus>,
+}
+
+/// A workload that waits for the first content of its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirstContentStatus {
+    /// Since when, over restarts of belayd.
+    pub since: Timestamp,
+    /// When it is started without; absent if it waits for as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Why nothing is there yet.
+    pub why: String,
 }
 
 /// A generation that a consumer holds in the place of later ones, as an operator asked.

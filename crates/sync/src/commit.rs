@@ -241,6 +241,12 @@ fn forward(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
             version: journal.record.version,
             untouched: journal.untouched.clone(),
             data: volume.identity()?,
+            others: touched
+                .iter()
+                .map(|other| &other.name)
+                .filter(|other| **other != volume.name)
+                .cloned()
+                .collect(),
         })?;
         reached(Point::FirstMark);
     }

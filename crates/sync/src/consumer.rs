@@ -33,6 +33,7 @@ mod commitment;
 mod preparation;
 mod quarantine;
 mod rollback;
+mod standstill;
 mod tree;
 mod trial;
 
@@ -187,6 +188,7 @@ where
     /// Remembers a failure for what it concerns, and says why the apply stopped.
     async fn failed(&mut self, layout: &SyncLayout, failed: ApplyFailure) -> Stopped {
         let ApplyFailure { cid, quarantine_key, stopped } = failed;
+        self.show_standstill(Some(standstill::of_failure(&stopped)));
         match &stopped {
             Stopped::Shutdown => {}
             Stopped::Unreachable(failure) => {
@@ -204,6 +206,7 @@ where
     }
 
     fn show_hold(&self, took: &Took) {
+        self.show_standstill(took.standstill());
         match took {
             Took::Held(what, hold) => {
                 let waits = format!("{what} waits for {}", hold.why);
@@ -260,8 +263,10 @@ where
             Err(refused) => {
                 let quarantine_key =
                     refused.cid.map_or_else(|| record_key(&stored.bytes), |cid| cid.to_string());
-                if haste == Haste::AsAllowed && self.is_quarantined(&quarantine_key).await {
-                    return Ok(Took::Nothing("the record failed before".to_owned()));
+                if haste == Haste::AsAllowed
+                    && let Some(why) = self.quarantined(&quarantine_key).await
+                {
+                    return Ok(Took::Nothing(format!("the head is not taken: {why}")));
                 }
                 let reason = refused.reasons.join("; ");
                 let stopped = Stopped::coded(Stage::Validation, refused.code, reason);
@@ -305,11 +310,16 @@ where
             self.clear_quarantine(&record.cid.to_string()).await;
             return Ok(Took::Holds(record.cid));
         }
-        let quarantined = self.is_quarantined(&record.cid.to_string()).await;
-        if haste == Haste::AsAllowed && (quarantined || self.is_resting()) {
-            return Ok(Took::Nothing("it failed before, and waits".to_owned()));
-        }
         let what = format!("record {} of epoch {}", record.seq, record.epoch);
+        if haste == Haste::AsAllowed {
+            if let Some(why) = self.quarantined(&record.cid.to_string()).await {
+                return Ok(Took::Nothing(format!("{what} is not tried now: {why}")));
+            }
+            if self.is_resting() {
+                let why = "the store failed while it was fetched, and is left alone for a while";
+                return Ok(Took::Nothing(format!("{what} waits: {why}")));
+            }
+        }
         let staged = self.waiting.as_ref().is_some_and(|w| w.layout == *layout);
         if staged && let Some(hold) = self.hold(layout, wish, haste).await {
             return Ok(Took::Held(what, hold));

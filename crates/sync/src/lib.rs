@@ -13,6 +13,7 @@ mod archive;
 mod assembly;
 mod beneath;
 mod capture;
+mod carried;
 mod clones;
 mod command;
 mod commit;
@@ -51,6 +52,7 @@ mod window;
 pub use belay_packs::{Member, NoMember};
 pub use belay_store::{DirectoryWatch, LocalStore};
 pub use beneath::empty_directory;
+pub use carried::{CarriedError, carries, disown};
 pub use clones::{CloneAnswer, CloneRefused, NoClones, VolumeClones};
 pub use command::{
     AppliedNow, ApplyNowError, ClearHaltError, HistoryError, PauseError, PublishCommand,

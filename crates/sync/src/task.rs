@@ -124,6 +124,8 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         held,
         taken_back,
         fenced: None,
+        unapplied: None,
+        first: None,
     }
 }
 

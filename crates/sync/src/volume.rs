@@ -126,6 +126,9 @@ pub(crate) struct Mark {
     pub(crate) untouched: Vec<VolumeName>,
     /// The directory the container saw as the volume when this was written.
     pub(crate) data: Identity,
+    /// The other volumes that were written with this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) others: Vec<VolumeName>,
 }
 
 impl Volume {

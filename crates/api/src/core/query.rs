@@ -6,7 +6,8 @@ pub(crate) mod sync;
 use std::time::Duration;
 
 use belay_protocol::{
-    DependantsRule, EventKind, EventSeq, LogQuery, Problem, ProblemCode, VolumeFate, WorkloadName,
+    ContentRule, DependantsRule, EventKind, EventSeq, LogQuery, Problem, ProblemCode, VolumeFate,
+    WorkloadName,
 };
 
 /// `follow` and `previous` (alone, or `true` or `false`), `tail=N` and `since=TIME`.
@@ -124,6 +125,21 @@ pub(crate) fn removal(
     Ok((fate, rule))
 }
 
+/// `content=await` (the default) or `content=ignore`.
+pub(crate) fn start(pairs: &[(String, String)]) -> Result<ContentRule, Box<Problem>> {
+    let mut rule = ContentRule::Await;
+    for (key, value) in pairs {
+        match (key.as_str(), value.as_str()) {
+            ("content", "await") => rule = ContentRule::Await,
+            ("content", "ignore") => rule = ContentRule::Ignore,
+            ("content", found) => return Err(wrong(key, found, "await or ignore").into()),
+            ("wait", _) => {}
+            (unknown, _) => return Err(unexpected(unknown, "content and wait").into()),
+        }
+    }
+    Ok(rule)
+}
+
 /// `wait=SECONDS`, a day at most; what is not about waiting is for others to read.
 pub(crate) fn wait(pairs: &[(String, String)]) -> Result<Option<Duration>, Box<Problem>> {
     const LONGEST: u64 = 86_400;
@@ -230,6 +246,9 @@ mod tests {
     #[test]
     fn a_removal_is_careful_unless_it_says_otherwise() {
         let careful = (VolumeFate::Keep, DependantsRule::Refuse);
+        assert_eq!(start(&[]), Ok(ContentRule::Await));
+        let ignore = pairs(&[("content", "ignore"), ("wait", "5")]);
+        assert_eq!(start(&ignore), Ok(ContentRule::Ignore));
         assert_eq!(removal(&[]), Ok(careful));
         let said = pairs(&[("volumes", "keep"), ("dependants", "refuse")]);
         assert_eq!(removal(&said), Ok(careful));
@@ -261,6 +280,8 @@ mod tests {
         refused(logs(&pairs(&[("since", "noon")])).expect_err("no time"), "a time, as in");
         let both = [("follow", ""), ("previous", "")];
         refused(logs(&pairs(&both)).expect_err("both"), "what is gone writes no more");
+        refused(start(&pairs(&[("content", "no")])).expect_err("no"), "await or ignore");
+        refused(start(&pairs(&[("volumes", "keep")])).expect_err("unknown"), "content and wait");
         refused(removal(&pairs(&[("volumes", "")])).expect_err("empty"), "keep or delete");
         refused(removal(&pairs(&[("dependants", "no")])).expect_err("no"), "refuse or ignore");
         refused(removal(&pairs(&[("volume", "keep")])).expect_err("unknown"), "only volumes");

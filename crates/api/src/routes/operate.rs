@@ -28,10 +28,12 @@ pub(crate) async fn deploy(
 pub(crate) async fn start(
     State(state): State<ApiState>,
     Extension(caller): Extension<Caller>,
-    Patience(wait): Patience,
     Named(workload): Named,
-) -> Response {
-    carry_out(&state, caller, wait, Operation::Start { workload }).await
+    Pairs(pairs): Pairs,
+) -> Result<Response, Refusal> {
+    let content = query::start(&pairs)?;
+    let wait = query::wait(&pairs)?;
+    Ok(carry_out(&state, caller, wait, Operation::Start { workload, content }).await)
 }
 
 pub(crate) async fn stop(

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use belay_api::{BindError, Command, bind_tcp, bind_unix};
 use belay_protocol::{
-    BreakMode, CheckMode, CheckRequest, DependantsRule, DeployRequest, GrowRequest, HistoryEntry,
-    LockState, LockStatus, LogLine, LogQuery, LogStream, NodeReadiness, NodeStatus, Operation,
-    OperationEvent, OperationOutcome, OperationProgress, PROBLEM_MEDIA_TYPE, Problem, ProblemCode,
-    PublishAllRequest, PublishRequest, PublishTarget, RollbackRequest, SyncAct,
+    BreakMode, CheckMode, CheckRequest, ContentRule, DependantsRule, DeployRequest, GrowRequest,
+    HistoryEntry, LockState, LockStatus, LogLine, LogQuery, LogStream, NodeReadiness, NodeStatus,
+    Operation, OperationEvent, OperationOutcome, OperationProgress, PROBLEM_MEDIA_TYPE, Problem,
+    ProblemCode, PublishAllRequest, PublishRequest, PublishTarget, RollbackRequest, SyncAct,
     SyncRollbackRequest, SyncStatus, VolumeAct, VolumeFate, VolumeStatus, WorkloadStatus,
 };
 use futures_util::StreamExt;
@@ -145,7 +145,18 @@ async fn every_operation_reaches_belayd_as_it_was_asked_for() {
     let publish_body = serde_json::to_vec(&publish).expect("plain data");
     let cases = [
         (Method::POST, "/v1/workloads", deploy_body, Operation::Deploy(deploy)),
-        (Method::POST, "/v1/workloads/web/start", vec![], Operation::Start { workload: web() }),
+        (
+            Method::POST,
+            "/v1/workloads/web/start",
+            vec![],
+            Operation::Start { workload: web(), content: ContentRule::Await },
+        ),
+        (
+            Method::POST,
+            "/v1/workloads/web/start?content=ignore",
+            vec![],
+            Operation::Start { workload: web(), content: ContentRule::Ignore },
+        ),
         (Method::POST, "/v1/workloads/web/stop", vec![], Operation::Stop { workload: web() }),
         (Method::POST, "/v1/workloads/web/restart", vec![], Operation::Restart { workload: web() }),
         (

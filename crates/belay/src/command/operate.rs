@@ -30,6 +30,17 @@ pub(crate) async fn deploy(
     act(client, Method::POST, &path, Document::of(&request), output).await
 }
 
+pub(crate) async fn start_without_content(
+    client: &Client,
+    name: &WorkloadName,
+    wait: Wait,
+    output: &Output,
+) -> Result<(), Ending> {
+    let wait = wait.seconds().map_or_else(String::new, |seconds| format!("&wait={seconds}"));
+    let path = format!("/v1/workloads/{name}/start?content=ignore{wait}");
+    act(client, Method::POST, &path, Document::none(), output).await
+}
+
 /// `start`, `stop` or `restart`.
 pub(crate) async fn act_on(
     client: &Client,

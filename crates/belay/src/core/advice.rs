@@ -9,7 +9,11 @@ pub(crate) fn next(workload: &WorkloadStatus) -> Option<String> {
     match workload.phase {
         WorkloadPhase::Waiting => {
             let first = workload.depends_on.iter().find(|needed| needed.awaited.is_some());
-            first.map(|needed| format!("belay explain {}", needed.workload))
+            let without = || {
+                let waits = workload.sync.as_ref().is_some_and(|sync| sync.first.is_some());
+                waits.then(|| format!("belay start {name} --without-content starts it as it is"))
+            };
+            first.map(|needed| format!("belay explain {}", needed.workload)).or_else(without)
         }
         WorkloadPhase::Pending
         | WorkloadPhase::FetchingImage

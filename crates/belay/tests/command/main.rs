@@ -26,6 +26,11 @@ fn verbs_ask_for_what_they_say() {
     let publish = r#"{"archive_paths":["/data","/models"],"metadata":{"a":7,"b":"x"}}"#;
     for (arguments, line, body) in [
         (&["start", "web"][..], "POST /v1/workloads/web/start", ""),
+        (
+            &["start", "web", "--without-content", "--wait", "5"],
+            "POST /v1/workloads/web/start?content=ignore&wait=5",
+            "",
+        ),
         (&["stop", "web"], "POST /v1/workloads/web/stop", ""),
         (&["restart", "web"], "POST /v1/workloads/web/restart", ""),
         (&["rm", "web"], "DELETE /v1/workloads/web?volumes=keep&dependants=refuse", ""),

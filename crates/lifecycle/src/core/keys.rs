@@ -95,6 +95,17 @@ pub enum Entry<'d> {
     Table(Keys<'d>),
 }
 
+/// A setting that is on, off, or on for some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// Off.
+    Off,
+    /// On.
+    On,
+    /// On, but for no longer than this.
+    OnFor(Duration),
+}
+
 /// One table of a document.
 #[derive(Debug)]
 pub struct Keys<'d> {
@@ -270,6 +281,23 @@ impl<'d> Keys<'d> {
             self.fault(key, &format!("{text:?}"), &expected);
         }
         parsed
+    }
+
+    /// `true`, `false`, or a duration within bounds: on, but for no longer than that.
+    pub fn switch(
+        &mut self,
+        key: &'static str,
+        bounds: RangeInclusive<Duration>,
+    ) -> Option<Switch> {
+        match self.take(key)?.get_ref() {
+            DeValue::Boolean(true) => Some(Switch::On),
+            DeValue::Boolean(false) => Some(Switch::Off),
+            DeValue::String(_) => self.duration(key, bounds).map(Switch::OnFor),
+            other => {
+                self.wrong(key, other, "true, false or a duration such as \"10m\"");
+                None
+            }
+        }
     }
 
     /// A list of texts.

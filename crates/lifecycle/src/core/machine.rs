@@ -99,6 +99,8 @@ pub struct Facts {
     pub reset: ResetFact,
     /// The workloads that this one depends on.
     pub providers: ProvidersFact,
+    /// What volume-sync has to bring before the first start.
+    pub content: ContentFact,
     /// Whether the target may be started now.
     pub start: StartFact,
     /// The target's readiness.
@@ -144,6 +146,15 @@ pub enum ProvidersFact {
     /// They are, or there are none.
     There,
     /// A start waits for one of them. What runs is left alone.
+    Awaited,
+}
+
+/// Whether the volumes of a consumer hold what its spec has it wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentFact {
+    /// They do, or nothing is waited for.
+    There,
+    /// A start waits for it. What runs is left alone.
     Awaited,
 }
 
@@ -298,9 +309,10 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
     }
     let Some(target) = target else {
         // Its environment carries values of the providers, so it is made when they are there.
-        return match facts.providers {
-            ProvidersFact::There => backed_off(facts, Step::Create),
-            ProvidersFact::Awaited => Step::Wait,
+        return match (facts.providers, facts.content) {
+            (ProvidersFact::Awaited, _) => Step::Wait,
+            (ProvidersFact::There, ContentFact::Awaited) => without_content(desired, members),
+            (ProvidersFact::There, ContentFact::There) => backed_off(facts, Step::Create),
         };
     };
     let id = target.id.clone();
@@ -321,6 +333,9 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
     if facts.providers == ProvidersFact::Awaited {
         return Step::Wait;
     }
+    if facts.content == ContentFact::Awaited {
+        return without_content(desired, members);
+    }
     if target.fit == Fit::Stale {
         return backed_off(facts, Step::Remove { id });
     }
@@ -332,6 +347,13 @@ fn towards_running(desired: &Desired, facts: &Facts, members: &[Member]) -> Step
         return stop;
     }
     start
+}
+
+/// While content is awaited the version before serves on. One that serves no more is given up: it
+/// would be started on what the target does not start on.
+fn without_content(desired: &Desired, members: &[Member]) -> Step {
+    let serves = members.iter().any(|member| member.state == MemberState::Running);
+    if desired.previous.is_some() && !serves { Step::SettleDeploy } else { Step::Wait }
 }
 
 fn backed_off(facts: &Facts, step: Step) -> Step {

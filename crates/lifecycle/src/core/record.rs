@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::app_requests::Pace;
+use super::first_content::ContentWait;
 use super::oom::OomTold;
 use super::watch::Watched;
 
@@ -83,6 +84,9 @@ pub struct WorkloadRecord {
     /// The image of the version in force, once it was had.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageInForce>,
+    /// Set from the look that found nothing of its key in its volumes until they hold some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_wait: Option<ContentWait>,
 }
 
 /// The image that a version runs on, whatever its reference points at by now.
@@ -246,6 +250,7 @@ impl WorkloadRecord {
             app_pace: Pace::default(),
             grown: BTreeMap::new(),
             image: None,
+            content_wait: None,
         }
     }
 
@@ -270,6 +275,8 @@ impl WorkloadRecord {
             reset: self.reset.clone(),
             app_pace: self.app_pace.clone(),
             grown: self.grown.clone(),
+            // It is about what the volumes hold.
+            content_wait: self.content_wait.clone(),
             ..Self::first(declaration)
         }
     }
@@ -356,6 +363,23 @@ mod tests {
         assert_eq!((&two.grown, &two.rolled_back().grown), (&one.grown, &one.grown));
         let text = serde_json::to_string(&two).expect("encodes");
         assert!(text.ends_with(r#""grown":{"data":67108864}}"#), "{text}");
+        assert_eq!(serde_json::from_str::<WorkloadRecord>(&text).expect("reads"), two);
+    }
+
+    #[test]
+    fn a_wait_for_content_outlives_every_deploy_and_is_read_back() {
+        let mut one = WorkloadRecord::first(declaration("one"));
+        one.content_wait = Some(ContentWait {
+            key: "models".parse().expect("a key"),
+            since: Timestamp::UNIX_EPOCH,
+            ended: None,
+        });
+        let two = one.replaced_by(declaration("two"));
+        let back = two.rolled_back();
+        assert_eq!((&two.content_wait, &back.content_wait), (&one.content_wait, &one.content_wait));
+        let text = serde_json::to_string(&two).expect("encodes");
+        let wait = r#""content_wait":{"key":"models","since":"1970-01-01T00:00:00Z"}}"#;
+        assert!(text.ends_with(wait), "{text}");
         assert_eq!(serde_json::from_str::<WorkloadRecord>(&text).expect("reads"), two);
     }
 

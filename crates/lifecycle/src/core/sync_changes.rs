@@ -95,6 +95,8 @@ mod tests {
             held: None,
             taken_back: None,
             fenced: None,
+            unapplied: None,
+            first: None,
         }
     }
 

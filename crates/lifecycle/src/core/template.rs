@@ -78,7 +78,9 @@ fn clear(members: &[Member], facts: &Facts) -> Option<Step> {
 mod tests {
     use belay_protocol::VolumeFate;
 
-    use super::super::machine::{Fit, GateFact, ProvidersFact, Renewal, ResetFact, WindowDemand};
+    use super::super::machine::{
+        ContentFact, Fit, GateFact, ProvidersFact, Renewal, ResetFact, WindowDemand,
+    };
     use super::*;
 
     fn wanted(goal: Goal) -> Desired {
@@ -98,6 +100,7 @@ mod tests {
             volumes: VolumesFact::Released,
             reset: ResetFact::None,
             providers: ProvidersFact::There,
+            content: ContentFact::There,
             start: StartFact::Allowed,
             gate: GateFact::Settled,
         }

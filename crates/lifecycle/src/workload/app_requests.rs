@@ -515,6 +515,7 @@ impl State {
     }
 
     async fn empty_volumes(&self, names: &[VolumeName]) -> io::Result<u64> {
+        self.disown(names).await?;
         // A volume that the spec in force does not name is not mounted and not the app's any more.
         let mounted = self.mounted.iter().filter(|mounted| names.contains(&mounted.id.volume));
         let directories: Vec<_> = mounted.map(|mounted| mounted.data.clone()).collect();

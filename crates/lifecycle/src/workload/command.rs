@@ -1,8 +1,8 @@
 //! What can be asked of a workload.
 
 use belay_protocol::{
-    HistoryEntry, Problem, PublishRequest, SyncAct, SyncPiece, SyncQuestion, SyncUpload, VolumeAct,
-    VolumeFate, VolumeName,
+    ContentRule, HistoryEntry, Problem, PublishRequest, SyncAct, SyncPiece, SyncQuestion,
+    SyncUpload, VolumeAct, VolumeFate, VolumeName,
 };
 use belay_sync::{Ready, Window, WindowPurpose, WindowRefused};
 use tokio::sync::{mpsc, oneshot};
@@ -46,6 +46,8 @@ pub enum WorkloadCommand {
     Undeclare,
     /// Make it run.
     Start {
+        /// Whether it waits for content that its spec has it wait for.
+        content: ContentRule,
         /// Whom to tell.
         reporter: Reporter,
     },
@@ -151,7 +153,7 @@ impl WorkloadCommand {
     pub(crate) fn reporter(&self) -> Option<&Reporter> {
         match self {
             Self::Deploy { reporter, .. }
-            | Self::Start { reporter }
+            | Self::Start { reporter, .. }
             | Self::Stop { reporter }
             | Self::Restart { reporter }
             | Self::ClearOverrides { reporter }
@@ -204,7 +206,7 @@ impl WorkloadCommand {
     pub(crate) fn refuse(self, problem: Problem) {
         match self {
             Self::Deploy { reporter, .. }
-            | Self::Start { reporter }
+            | Self::Start { reporter, .. }
             | Self::Stop { reporter }
             | Self::Restart { reporter }
             | Self::ClearOverrides { reporter }

@@ -1,8 +1,8 @@
 //! Taking what is asked of a workload.
 
-use belay_protocol::event::{AskedVerb, HaltCleared};
+use belay_protocol::event::{AskedVerb, ContentWaitEnd, HaltCleared};
 use belay_protocol::{
-    DesiredState, OperationOutcome, Problem, ProblemCode, PublishRequest, VolumeFate,
+    ContentRule, DesiredState, OperationOutcome, Problem, ProblemCode, PublishRequest, VolumeFate,
 };
 use belay_sync::PublishCommand;
 
@@ -28,7 +28,9 @@ impl State {
                 self.declare(declaration, spec, occasion).await;
             }
             WorkloadCommand::Undeclare => self.undeclare().await,
-            WorkloadCommand::Start { reporter } => self.ask_start(reporter).await,
+            WorkloadCommand::Start { content, reporter } => {
+                self.ask_start(content, reporter).await;
+            }
             WorkloadCommand::Stop { reporter } => self.ask_stop(reporter).await,
             WorkloadCommand::Restart { reporter } => self.ask_restart(reporter).await,
             WorkloadCommand::Remove { volumes, reporter } => {
@@ -76,7 +78,7 @@ impl State {
         Problem::new(ProblemCode::NoSuchWorkload, detail, "deploy it anew: belay deploy FILE")
     }
 
-    async fn ask_start(&mut self, reporter: Reporter) {
+    async fn ask_start(&mut self, content: ContentRule, reporter: Reporter) {
         let Some(known) = &self.known else {
             reporter.finish(Err(self.unknown()));
             return;
@@ -102,8 +104,17 @@ impl State {
         }
         let running = self.running_incarnation().is_some();
         let was_held = self.known.as_ref().is_some_and(|known| known.record.halted.is_some());
+        let ignored = match content {
+            ContentRule::Await => None,
+            ContentRule::Ignore => self.content_ignored(),
+        };
+        let waited = self.awaits_content();
+        let without = ignored.clone();
         let written = self
             .change(|record| {
+                if without.is_some() {
+                    record.content_wait = without;
+                }
                 record.run = DesiredState::Running;
                 record.halted = None;
                 record.failed = None;
@@ -118,7 +129,11 @@ impl State {
             .await;
         self.restarts = 0;
         let cleared = was_held && written.is_ok();
+        let given_up = ignored.filter(|_| waited && written.is_ok());
         self.settle_write(AskedVerb::Start, written);
+        if let Some(wait) = given_up {
+            self.tell_content_wait_ended(&wait, ContentWaitEnd::Operator);
+        }
         if cleared {
             self.tell_halt_cleared(HaltCleared::Operator);
         }
@@ -134,6 +149,7 @@ impl State {
         let written = self
             .change(|record| {
                 record.run = DesiredState::Stopped;
+                record.content_wait = None;
                 // A deploy under way ends with the version that it brought.
                 record.previous = None;
                 record.watched = None;

@@ -41,6 +41,18 @@ impl PendingKind {
     }
 }
 
+/// What became of a workload.
+fn how(kind: PendingKind) -> &'static str {
+    match kind {
+        PendingKind::Deploy => "deployed",
+        PendingKind::Restart => "restarted",
+        PendingKind::PrepareDeploy
+        | PendingKind::Start
+        | PendingKind::Stop
+        | PendingKind::Remove => "started",
+    }
+}
+
 impl State {
     /// Begins an operation, or says that another is under way.
     pub(crate) fn begin(&mut self, kind: PendingKind, reporter: Reporter) -> bool {
@@ -118,7 +130,9 @@ impl State {
             PendingKind::PrepareDeploy | PendingKind::Remove | PendingKind::Stop => return,
             PendingKind::Deploy | PendingKind::Start | PendingKind::Restart => {
                 let takes_runs = self.takes_runs() && self.phase == WorkloadPhase::Ready;
-                if up && (self.is_ready() || takes_runs) {
+                if self.rests_for_content() && self.renewal == crate::core::machine::Renewal::None {
+                    self.rest_summary(how(pending.kind))
+                } else if up && (self.is_ready() || takes_runs) {
                     self.ready_summary(pending.kind)
                 } else if up && self.phase == WorkloadPhase::Completed {
                     format!("{} ran to its end with exit code 0", self.name)
@@ -134,8 +148,9 @@ impl State {
         let Some(pending) = self.pending.take() else { return };
         pending.reporter.finish(match pending.failure {
             Some(problem) => {
+                let state = if self.rests_for_content() { "waits for content" } else { "is ready" };
                 let detail = format!(
-                    "{}; generation {} was restored and is ready",
+                    "{}; generation {} was restored and {state}",
                     problem.detail, known.record.generation
                 );
                 Err(Problem { detail, ..problem })
@@ -145,14 +160,7 @@ impl State {
     }
 
     fn ready_summary(&self, kind: PendingKind) -> String {
-        let how = match kind {
-            PendingKind::Deploy => "deployed",
-            PendingKind::Restart => "restarted",
-            PendingKind::PrepareDeploy
-            | PendingKind::Start
-            | PendingKind::Stop
-            | PendingKind::Remove => "started",
-        };
+        let how = how(kind);
         let Some(known) = &self.known else { return format!("{} is {how}", self.name) };
         if known.spec.runner.is_some() {
             return format!("{} is {how} and takes runs", self.name);
@@ -193,7 +201,7 @@ impl State {
         let wanted = record.run == belay_protocol::DesiredState::Running
             && record.halted.is_none()
             && record.removing.is_none();
-        if !wanted {
+        if !wanted || self.awaits_content() {
             return Some(Ready::NotStarted);
         }
         if let Some(reason) = &record.failed {

@@ -394,6 +394,7 @@ impl State {
                 None => ResetFact::None,
             },
             providers: self.providers_fact(),
+            content: self.content_fact(),
             start: self.start_state(),
             gate: self.gate_fact(),
         };
@@ -485,6 +486,7 @@ impl State {
         }
         wake = self.requests_due().map_or(wake, |due| wake.min(due));
         wake = self.wait_due().map_or(wake, |due| wake.min(due));
+        wake = self.content_due().map_or(wake, |due| wake.min(due));
         wake = self.sync_due.map_or(wake, |due| wake.min(due));
         wake = self.retry_at.filter(|at| *at > now).map_or(wake, |at| wake.min(at));
         // A time that has just passed must not spin the task.

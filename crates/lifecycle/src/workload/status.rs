@@ -130,6 +130,9 @@ impl State {
             StartFact::Allowed if !self.awaited.is_empty() => {
                 Some((P::Waiting, providers::sentence(&self.awaited)))
             }
+            StartFact::Allowed if self.awaits_content() => {
+                Some((P::Waiting, self.content_sentence()))
+            }
             StartFact::BackingOff if self.phase != P::BackOff => {
                 let failures = record.failures;
                 Some((P::BackOff, format!("{failures} failures in a row before belayd looked")))
@@ -254,6 +257,7 @@ impl State {
             sync: self.sync.as_ref().map(|sync| {
                 let mut status = sync.status.borrow().clone();
                 status.halted.clone_from(&record.halted);
+                status.first = self.content_status();
                 status
             }),
         })

@@ -325,6 +325,10 @@ impl State {
         }
         let Some(Known { record, .. }) = &self.known else { return false };
         let ready = record.verdict.as_ref().is_some_and(|verdict| verdict.found == Found::Ready);
+        // One that waits for its first content serves nobody.
+        if self.awaits_content() {
+            return false;
+        }
         let untold = running && !self.has_missed();
         let interrupted = !running && record.interruption == Interruption::Planned;
         ready
@@ -366,7 +370,8 @@ impl State {
         if known.record.removing.is_some() {
             return busy("it is being removed");
         }
-        if known.record.previous.is_some() {
+        // A version that waits for content takes force with the apply that brings it.
+        if known.record.previous.is_some() && !self.awaits_content() {
             return busy("a deploy is under way");
         }
         if known.record.reset.is_some() {

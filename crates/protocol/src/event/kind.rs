@@ -307,6 +307,13 @@ kinds! {
         /// What its probe said, or how it ended.
         cause: EventText,
     }
+    /// A consumer waits no more for the first content of its key, and is started without.
+    ContentWaitEnded = "content-wait-ended" {
+        /// What ended the wait.
+        by: ContentWaitEnd,
+        /// How long it had waited, in milliseconds.
+        waited_ms: u64,
+    }
     /// An operator paused volume-sync.
     SyncPaused = "sync-paused" {}
     /// An operator ended a pause, or what a rollback held back.
@@ -672,6 +679,16 @@ pub enum HaltCleared {
     Apply,
     /// What was cut short is finished or undone.
     Recovery,
+}
+
+/// What ended a wait for the first content of a key without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContentWaitEnd {
+    /// The time that its spec gives.
+    Time,
+    /// An operator who started the workload without it.
+    Operator,
 }
 
 /// Why an image was removed.

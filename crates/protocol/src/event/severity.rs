@@ -1,7 +1,7 @@
 //! How much an event matters.
 
 use super::Severity;
-use super::kind::{EventDetails, LastEnd};
+use super::kind::{ContentWaitEnd, EventDetails, LastEnd};
 use crate::{CheckOutcome, VolumeLevel};
 
 impl EventDetails {
@@ -29,6 +29,7 @@ impl EventDetails {
             | Self::Published { .. }
             | Self::Applied { .. }
             | Self::ApplyFinished { .. }
+            | Self::ContentWaitEnded { by: ContentWaitEnd::Operator, .. }
             | Self::SyncPaused {}
             | Self::SyncResumed {}
             | Self::SyncRolledBack { .. }
@@ -69,6 +70,7 @@ impl EventDetails {
             | Self::SyncFailed { .. }
             | Self::Quarantined { .. }
             | Self::ApplyTakenBack { .. }
+            | Self::ContentWaitEnded { by: ContentWaitEnd::Time, .. }
             | Self::ImagePullFailed { .. }
             | Self::OutOfMemory { .. }
             | Self::Unreadable { .. }

@@ -161,6 +161,11 @@ fn goldens() -> Vec<(EventDetails, Value, Severity)> {
             json!({"cid": cid().to_string(), "cause": "not ready"}),
             Warning,
         ),
+        (
+            D::ContentWaitEnded { by: ContentWaitEnd::Time, waited_ms: 600_000 },
+            json!({"by": "time", "waited_ms": 600_000}),
+            Warning,
+        ),
         (D::SyncPaused {}, json!({}), Info),
         (D::SyncResumed {}, json!({}), Info),
         (

@@ -7,8 +7,8 @@ use belay_protocol::control::Stage;
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
-use super::rollback::present;
 use super::{Consumer, Haste, Took};
+use crate::carried::is_carried;
 use crate::command::{AppliedNow, ApplyNowError};
 use crate::context::{Stopped, blocking};
 use crate::core::maintenance::{ApplyTimes, Hold};
@@ -31,7 +31,9 @@ where
             return None;
         }
         let (layout, key) = (layout.clone(), spec.key.clone());
-        let holds = blocking(Stage::Validation, move || Ok(present(&layout, &key).is_some()));
+        let holds = blocking(Stage::Validation, move || {
+            is_carried(&layout, &key).map_err(|error| Stopped::at(Stage::Validation, &error))
+        });
         if !holds.await.unwrap_or(true) {
             return None;
         }

@@ -25,12 +25,19 @@ where
     W: OfflineWindow,
 {
     pub(super) async fn is_quarantined(&self, key: &str) -> bool {
+        self.quarantined(key).await.is_some()
+    }
+
+    /// Why this content, or this record, is not tried now.
+    pub(super) async fn quarantined(&self, key: &str) -> Option<String> {
         // Memory that cannot be read is a failure of its own, told by `is_due`.
-        let memory = self.context.stored(StateDir::consumer).await.unwrap_or_default();
-        memory.quarantine.get(key).is_some_and(|entry| {
-            let ahead = entry.next_retry_after.duration_since(Timestamp::now());
-            quarantine::waits(Duration::try_from(ahead).unwrap_or_default())
-        })
+        let mut memory = self.context.stored(StateDir::consumer).await.unwrap_or_default();
+        let entry = memory.quarantine.remove(key)?;
+        let Quarantined { stage, error, next_retry_after: next, .. } = entry;
+        let ahead = next.duration_since(Timestamp::now());
+        let waits = quarantine::waits(Duration::try_from(ahead).unwrap_or_default());
+        waits
+            .then(|| format!("it failed in stage {stage}, {error}; it is tried again at {next:.0}"))
     }
 
     pub(super) async fn quarantine(

@@ -188,7 +188,7 @@ where
 }
 
 /// The place and content of what the volumes hold of a key, the latest where they differ.
-pub(super) fn present(layout: &SyncLayout, key: &belay_protocol::SyncKey) -> Option<(Order, Cid)> {
+fn present(layout: &SyncLayout, key: &belay_protocol::SyncKey) -> Option<(Order, Cid)> {
     let volumes = Volumes::open(layout).ok()?;
     let marks = volumes.all.iter().filter_map(|volume| volume.mark().ok().flatten());
     marks

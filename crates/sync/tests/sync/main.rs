@@ -10,6 +10,7 @@ mod disk;
 mod exports;
 mod faults;
 mod faulty;
+mod first;
 mod imports;
 mod kill;
 mod moved;

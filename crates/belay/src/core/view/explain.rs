@@ -64,6 +64,9 @@ pub(crate) fn page(
         if let Some(halted) = &sync.halted {
             facts.add_toned("held", halted, Tone::Bad, style);
         }
+        if let Some(waits) = super::sync::first_content(sync, now) {
+            facts.add_toned("waits", &waits, Tone::Doubtful, style);
+        }
         if sync.stage != "idle" {
             let act = match sync.role {
                 SyncRole::Provider => "publish",
@@ -282,6 +285,26 @@ mod tests {
         let awaited = "            db, until ready; it is stopped, an operator stopped it\n";
         assert!(text.contains(awaited), "{text}");
         assert!(text.contains("next: belay explain db\n"), "{text}");
+    }
+
+    #[test]
+    fn a_wait_for_the_first_content_says_since_when_and_how_to_end_it() {
+        use belay_protocol::{FirstContentStatus, WorkloadPhase};
+        let mut web = sample::status().workloads.remove(1);
+        web.phase = WorkloadPhase::Waiting;
+        web.sync.as_mut().expect("it has one").first = Some(FirstContentStatus {
+            since: "2026-03-01T11:55:00Z".parse().expect("a time"),
+            until: None,
+            why: "nothing is published under page".to_owned(),
+        });
+        let waits = "waits: for the first of page since 2026-03-01 11:55:00Z (5m ago): nothing is \
+                     published under page\n";
+        let next = "next: belay start web --without-content starts it as it is\n";
+        let explained = page(&sample::status(), &web, &[], sample::now(), Style::Plain);
+        let shown = super::node::workload(&sample::status(), &web, sample::now(), Style::Plain);
+        for text in [explained, shown] {
+            assert!(text.contains(waits) && text.contains(next), "{text}");
+        }
     }
 
     #[test]

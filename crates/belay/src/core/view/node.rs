@@ -139,6 +139,9 @@ pub(crate) fn workload(
     }
     if let Some(sync) = &workload.sync {
         facts.add("sync", super::sync::sentence(sync, now));
+        if let Some(waits) = super::sync::first_content(sync, now) {
+            facts.add_toned("waits", &waits, Tone::Doubtful, style);
+        }
     }
     if let Some(fault) = &workload.last_fault {
         let when = human::age(now, fault.at);

@@ -98,6 +98,21 @@ pub(crate) fn sentence(sync: &SyncStatus, now: Timestamp) -> String {
     format!("{} of {}, {}, {last}{next}", role(sync.role), sync.key, sync.stage)
 }
 
+/// `for the first of models since 2026-03-01 11:55:00Z (5m ago): nothing is published under it`
+pub(crate) fn first_content(sync: &SyncStatus, now: Timestamp) -> Option<String> {
+    let first = sync.first.as_ref()?;
+    let until = first.until.map_or_else(String::new, |until| {
+        format!(", until {} (in {})", human::clock(until), human::until(now, until))
+    });
+    Some(format!(
+        "for the first of {} since {} ({} ago){until}: {}",
+        sync.key,
+        human::clock(first.since),
+        human::age(now, first.since),
+        first.why
+    ))
+}
+
 /// What the capture was, if that is known, and why it was not another.
 fn captured(last: &SyncOutcome) -> String {
     let Some(capture) = last.capture else { return String::new() };
@@ -124,6 +139,9 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
     let mut troubles = Vec::new();
     if let Some(halted) = &sync.halted {
         troubles.push(format!("halted: {halted}"));
+    }
+    if let Some(waits) = first_content(sync, now) {
+        troubles.push(format!("is not started, it waits {waits}"));
     }
     if let Some(fence) = &sync.fenced {
         troubles.push(format!(
@@ -242,6 +260,25 @@ mod tests {
         let back = "which was taken back 0s ago (failure 2 in a row)\n";
         assert!(text.contains(back), "{text}");
         assert!(text.contains("web: bafkr4ihatha is not tried again for 1m\n"), "{text}");
+    }
+
+    #[test]
+    fn a_wait_for_the_first_content_is_shown_with_its_reason_and_its_end() {
+        let mut status = sample::status();
+        let sync = status.workloads[1].sync.as_mut().expect("it has one");
+        sync.first = Some(belay_protocol::FirstContentStatus {
+            since: "2026-03-01T11:55:00Z".parse().expect("a time"),
+            until: None,
+            why: "nothing is published under page".to_owned(),
+        });
+        let text = table(&status, sample::now(), Style::Plain);
+        let line = "web: is not started, it waits for the first of page since 2026-03-01 11:55:00Z \
+                    (5m ago): nothing is published under page\n";
+        assert!(text.contains(line), "{text}");
+        let first = status.workloads[1].sync.as_mut().and_then(|sync| sync.first.as_mut());
+        first.expect("just set").until = Some("2026-03-01T12:01:00Z".parse().expect("a time"));
+        let text = table(&status, sample::now(), Style::Plain);
+        assert!(text.contains("(5m ago), until 2026-03-01 12:01:00Z (in 1m): nothing"), "{text}");
     }
 
     #[test]

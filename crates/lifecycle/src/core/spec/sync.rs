@@ -10,7 +10,8 @@ use belay_sync::{
     Sealing,
 };
 
-use super::super::keys::Keys;
+use super::super::first_content::FirstContent;
+use super::super::keys::{Keys, Switch};
 use super::required;
 
 /// Volume-sync of a workload.
@@ -38,6 +39,8 @@ pub struct SyncDeclaration {
     pub schedule: Option<Schedule>,
     /// When a consumer may be stopped for an apply.
     pub apply_times: ApplyTimes,
+    /// Whether a consumer is started before its volumes hold something of the key.
+    pub first_content: FirstContent,
 }
 
 /// Members of one key, the provider not counted.
@@ -77,6 +80,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let on_unready = read_on_unready(&mut table, role);
     let schedule = read_schedule(&mut table, role);
     let apply_times = read_apply_times(&mut table, role);
+    let first_content = read_first_content(&mut table, role);
     table.finish();
     Some(SyncDeclaration {
         role: role?,
@@ -90,6 +94,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
         on_unready,
         schedule,
         apply_times,
+        first_content,
     })
 }
 
@@ -170,6 +175,19 @@ fn read_apply_times(table: &mut Keys<'_>, role: Option<SyncRole>) -> ApplyTimes 
         }
     }
     ApplyTimes { min_interval: min_interval.unwrap_or_default(), window }
+}
+
+fn read_first_content(table: &mut Keys<'_>, role: Option<SyncRole>) -> FirstContent {
+    let bounds = Duration::from_secs(1)..=Duration::from_hours(30 * 24);
+    let switch = table.switch("wait_for_first", bounds);
+    if role == Some(SyncRole::Provider) && table.has("wait_for_first") {
+        table.fault("wait_for_first", "a rule", "none, since a provider takes nothing over");
+    }
+    match switch {
+        None | Some(Switch::Off) => FirstContent::NotAwaited,
+        Some(Switch::On) => FirstContent::Awaited { within: None },
+        Some(Switch::OnFor(within)) => FirstContent::Awaited { within: Some(within) },
+    }
 }
 
 fn read_publishers(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Vec<PublisherKey>> {
@@ -338,6 +356,31 @@ mod tests {
         ] {
             let faults = read(spec).expect_err("a fault");
             assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_waits_for_its_first_content_if_its_spec_says_so() {
+        let within = |secs| FirstContent::Awaited { within: Some(Duration::from_secs(secs)) };
+        for (text, rule) in [
+            ("", FirstContent::NotAwaited),
+            ("wait_for_first = false", FirstContent::NotAwaited),
+            ("wait_for_first = true", FirstContent::Awaited { within: None }),
+            ("wait_for_first = \"10m\"", within(600)),
+        ] {
+            let sync = read(&format!("role = \"consumer\"\n{text}")).expect("lawful");
+            assert_eq!(sync.expect("declared").first_content, rule, "{text}");
+        }
+        for (spec, told) in [
+            ("role = \"provider\"\nwait_for_first = true", "takes nothing over"),
+            ("role = \"provider\"\nwait_for_first = false", "takes nothing over"),
+            ("role = \"consumer\"\nwait_for_first = 10", "true, false or a duration"),
+            ("role = \"consumer\"\nwait_for_first = \"0s\"", "from 1s to"),
+            ("role = \"consumer\"\nwait_for_first = \"long\"", "a duration such as"),
+        ] {
+            let faults = read(spec).expect_err("a fault");
+            let named = |fault: &String| fault.contains("sync.wait_for_first");
+            assert!(faults.iter().any(|fault| fault.contains(told) && named(fault)), "{faults:?}");
         }
     }
 
