@@ -11,15 +11,14 @@ fn key(fill: u8) -> Keys {
 fn frame_of(keys: &Keys, plain: &[u8], effort: Effort) -> (ChunkRef, Vec<u8>) {
     let id = keys.chunk_id(plain);
     let frame = Sealer::new(keys).seal(id, plain, effort);
-    let size = |length| u32::try_from(length).expect("it is small");
-    let chunk = ChunkRef {
-        id,
-        plain: size(plain.len()),
-        pack: PackNumber(0),
-        offset: 0,
-        stored: size(frame.len()),
-    };
-    (chunk, frame)
+    (reference(id, plain, &frame), frame)
+}
+
+/// The reference to a chunk that lies first in its pack.
+fn reference(id: ChunkId, plain: &[u8], frame: &[u8]) -> ChunkRef {
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).expect("it is small");
+    let (plain, stored) = (size(plain), size(frame));
+    ChunkRef { id, plain, pack: PackNumber(0), offset: 0, stored }
 }
 
 /// Bytes that no compressor shrinks.
@@ -113,17 +112,15 @@ fn a_bomb_takes_no_more_than_its_reference_says() {
     let bomb = zstd::bulk::compress(&vec![0; 1 << 26], 3).expect("compresses");
     let mut frame = vec![ZSTD];
     frame.extend_from_slice(&bomb);
-    let (mut chunk, _) = frame_of(&keys, &[0; 1000], Effort::Fast);
-    chunk.stored = u32::try_from(frame.len()).expect("it is small");
+    let chunk = reference(keys.chunk_id(&[0; 1000]), &[0; 1000], &frame);
     assert_eq!(Opener::new(&keys).open(&chunk, &frame), Err(FrameFault::Size));
 }
 
 /// A frame on a base, and the reference to it.
 fn delta_of(keys: &Keys, plain: &[u8], base: &[u8]) -> (ChunkRef, Vec<u8>, Standing) {
-    let (whole, _) = frame_of(keys, plain, Effort::Fast);
-    let (frame, standing) = Sealer::new(keys).seal_on(whole.id, plain, Effort::Fast, base, 98);
-    let stored = u32::try_from(frame.len()).expect("it is small");
-    (ChunkRef { stored, ..whole }, frame, standing)
+    let id = keys.chunk_id(plain);
+    let (frame, standing) = Sealer::new(keys).seal_on(id, plain, Effort::Fast, base, 98);
+    (reference(id, plain, &frame), frame, standing)
 }
 
 #[test]
@@ -179,8 +176,7 @@ fn a_difference_written_down_is_read() {
     plain[20_000..20_005].copy_from_slice(b"belay");
     let golden = "0228b52ffd60409b8d00002062656c610200190ed8a9c319e2ec0308";
     let frame = data_encoding::HEXLOWER.decode(golden.as_bytes()).expect("it is hex");
-    let (whole, _) = frame_of(&keys, &plain, Effort::Fast);
-    let chunk = ChunkRef { stored: u32::try_from(frame.len()).expect("small"), ..whole };
+    let chunk = reference(keys.chunk_id(&plain), &plain, &frame);
     assert_eq!(Opener::new(&keys).open_on(&chunk, &frame, &base), Ok(plain));
 }
 
@@ -189,8 +185,7 @@ fn a_difference_that_is_a_bomb_takes_no_more_than_its_reference_says() {
     let keys = Keys::plain();
     let mut frame = vec![DELTA];
     frame.extend(delta(&vec![0; 1 << 26], &[0; 1000]).expect("compresses"));
-    let (mut chunk, _) = frame_of(&keys, &[0; 1000], Effort::Fast);
-    chunk.stored = u32::try_from(frame.len()).expect("it is small");
+    let chunk = reference(keys.chunk_id(&[0; 1000]), &[0; 1000], &frame);
     assert_eq!(Opener::new(&keys).open_on(&chunk, &frame, &[0; 1000]), Err(FrameFault::Size));
 }
 
@@ -210,14 +205,7 @@ proptest! {
         if let Some(sealing) = &keys.sealing {
             frame = super::sealed(sealing, id.as_bytes(), &frame);
         }
-        let size = |length| u32::try_from(length).expect("it is small");
-        let chunk = ChunkRef {
-            id,
-            plain: size(plain.len()),
-            pack: PackNumber(0),
-            offset: 0,
-            stored: size(frame.len()),
-        };
+        let chunk = reference(id, &plain, &frame);
         prop_assert_eq!(Opener::new(&keys).open_on(&chunk, &frame, &base), Ok(plain.clone()));
         let at = at.index(frame.len());
         frame[at] ^= flip;
@@ -251,8 +239,7 @@ proptest! {
         sealed in any::<bool>(),
     ) {
         let keys = if sealed { key(5) } else { Keys::plain() };
-        let (mut chunk, _) = frame_of(&keys, b"content", Effort::Fast);
-        chunk.stored = u32::try_from(frame.len()).expect("it is small");
+        let chunk = reference(keys.chunk_id(b"content"), b"content", &frame);
         if let Ok(opened) = Opener::new(&keys).open(&chunk, &frame) {
             prop_assert_eq!(opened, b"content");
         }
