@@ -24,6 +24,7 @@ use crate::core::member::Member;
 use crate::core::root::{ROOT_MAX, Root, StoredRoot};
 use crate::core::seen::Seen;
 use crate::core::tree::parts;
+use crate::durable;
 use crate::manifest_file::{ManifestError, ManifestReader};
 use crate::spool::SpooledDir;
 
@@ -81,7 +82,7 @@ impl Remembered {
             let exchange = RenameFlags::EXCHANGE;
             rustix::fs::renameat_with(CWD, captured.path(), CWD, &self.dir, exchange)?;
         }
-        self.dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        durable::sync_parent(&self.dir)
     }
 }
 

@@ -138,7 +138,7 @@ impl SpooledDir {
             File::open(entry?.path())?.sync_all()?;
         }
         File::open(&self.path)?.sync_all()?;
-        sync_parent(&self.path)?;
+        durable::sync_parent(&self.path)?;
         self.keep = true;
         name_of(&self.path)
     }
@@ -169,10 +169,6 @@ fn name_of(path: &Path) -> io::Result<String> {
     name.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
-}
-
 fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
@@ -195,13 +191,13 @@ impl Spooled {
         self.file.sync_all()?;
         fs::rename(&self.path, path)?;
         self.keep = true;
-        sync_parent(path)
+        durable::sync_parent(path)
     }
 
     /// Makes the file outlive this value and, synced, a power cut; returns its name.
     pub(crate) fn keep(&mut self) -> io::Result<String> {
         self.file.sync_all()?;
-        sync_parent(&self.path)?;
+        durable::sync_parent(&self.path)?;
         self.keep = true;
         name_of(&self.path)
     }
