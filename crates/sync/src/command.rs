@@ -382,14 +382,8 @@ impl std::fmt::Debug for Command {
 impl SyncHandle {
     /// Publishes and waits for the confirmed record. The work goes on if the caller goes away.
     pub async fn publish(&self, command: PublishCommand) -> Result<PublishOutcome, PublishError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Command::Publish { command, reply }).map_err(
-            |error| match error {
-                mpsc::error::TrySendError::Full(_) => PublishError::Busy,
-                mpsc::error::TrySendError::Closed(_) => PublishError::ShuttingDown,
-            },
-        )?;
-        answer.await.unwrap_or(Err(PublishError::ShuttingDown))
+        let (busy, ended) = (PublishError::Busy, PublishError::ShuttingDown);
+        self.ask(|reply| Command::Publish { command, reply }, busy, ended).await
     }
 
     /// Publishes the archive that comes in by `pieces`, in the place of what the volumes hold, and
@@ -410,14 +404,8 @@ impl SyncHandle {
             Ok(Err(error)) => return Err(not_taken(&error)),
             Err(_) => return Err(PublishError::ShuttingDown),
         };
-        let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Command::Import { archive, reply }).map_err(
-            |error| match error {
-                mpsc::error::TrySendError::Full(_) => PublishError::Busy,
-                mpsc::error::TrySendError::Closed(_) => PublishError::ShuttingDown,
-            },
-        )?;
-        answer.await.unwrap_or(Err(PublishError::ShuttingDown))
+        let (busy, ended) = (PublishError::Busy, PublishError::ShuttingDown);
+        self.ask(|reply| Command::Import { archive, reply }, busy, ended).await
     }
 
     /// Has nothing published or applied until [`SyncHandle::resume`], by no process. What is under
@@ -430,27 +418,15 @@ impl SyncHandle {
     /// named. Records up to the newest of now are held back until a later one comes, or
     /// [`SyncHandle::resume`]. It goes on if the caller goes away.
     pub async fn roll_back(&self, cid: Option<CidPrefix>) -> Result<RolledBack, RollbackError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Command::Rollback { cid, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                RollbackError::Busy { reason: "other commands are waiting".to_owned() }
-            }
-            mpsc::error::TrySendError::Closed(_) => RollbackError::ShuttingDown,
-        })?;
-        answer.await.unwrap_or(Err(RollbackError::ShuttingDown))
+        let busy = RollbackError::Busy { reason: "other commands are waiting".to_owned() };
+        self.ask(|reply| Command::Rollback { cid, reply }, busy, RollbackError::ShuttingDown).await
     }
 
     /// Applies the head now: no window, no interval and no earlier failure holds it back, and a
     /// rollback is over. It goes on if the caller goes away.
     pub async fn apply_now(&self) -> Result<AppliedNow, ApplyNowError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Command::Apply { reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                ApplyNowError::Busy { reason: "other commands are waiting".to_owned() }
-            }
-            mpsc::error::TrySendError::Closed(_) => ApplyNowError::ShuttingDown,
-        })?;
-        answer.await.unwrap_or(Err(ApplyNowError::ShuttingDown))
+        let busy = ApplyNowError::Busy { reason: "other commands are waiting".to_owned() };
+        self.ask(|reply| Command::Apply { reply }, busy, ApplyNowError::ShuttingDown).await
     }
 
     /// Ends a pause, and what a rollback holds back, and has a look at what waited.
@@ -473,12 +449,23 @@ impl SyncHandle {
     /// Makes this node the one who publishes under the key, in the place of who did. It comes to its
     /// end if the caller goes away.
     pub async fn take_over(&self) -> Result<Takeover, TakeoverError> {
+        let (busy, ended) = (TakeoverError::Busy, TakeoverError::ShuttingDown);
+        self.ask(|reply| Command::Takeover { reply }, busy, ended).await
+    }
+
+    /// Has the task carry out a command: `busy` if it has too many already, `ended` if it has ended.
+    async fn ask<T, E>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Command,
+        busy: E,
+        ended: E,
+    ) -> Result<T, E> {
         let (reply, answer) = oneshot::channel();
-        self.commands.try_send(Command::Takeover { reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => TakeoverError::Busy,
-            mpsc::error::TrySendError::Closed(_) => TakeoverError::ShuttingDown,
-        })?;
-        answer.await.unwrap_or(Err(TakeoverError::ShuttingDown))
+        match self.commands.try_send(command(reply)) {
+            Ok(()) => answer.await.unwrap_or(Err(ended)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(busy),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ended),
+        }
     }
 
     /// Asks for a look at the head record now instead of at the next notice.
