@@ -9,12 +9,11 @@ use jiff::Timestamp;
 
 use super::Provider;
 use super::capturing::Facts;
-use super::packing::TreeForm;
+use super::packing::{TreeForm, finish};
 use crate::context::{Stopped, blocking};
 use crate::core::path::ContainerPath;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
-use crate::packing::Packing;
 use crate::state::CaptureFacts;
 use crate::volume::Volumes;
 use crate::window::{OfflineWindow, WindowPurpose};
@@ -29,7 +28,7 @@ where
         &mut self,
         layout: &SyncLayout,
         roots: &[ContainerPath],
-        mut form: TreeForm,
+        form: TreeForm,
     ) -> Result<(String, CaptureFacts), Stopped> {
         let window = self.open_window(WindowPurpose::Beside).await?;
         self.context.show("capturing");
@@ -41,10 +40,7 @@ where
         let captured = blocking(Stage::ArchiveBuild, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
             let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
-            let dir = spool.create_dir().map_err(|error| fail(&error))?;
-            let (base, _fetched) = form.base();
-            let mut packing =
-                Packing::begin(form.seal, dir, &volumes, base).map_err(|error| fail(&error))?;
+            let (mut packing, _fetched) = form.begin(&spool, &volumes, Stage::ArchiveBuild)?;
             let (walked, unsteady) =
                 packing.capture_live(&volumes, &all).map_err(|error| fail(&error))?;
             if unsteady > 0 {
@@ -56,8 +52,7 @@ where
             for volume in &volumes.all {
                 volume.private.sync_file_system().map_err(|error| fail(&error))?;
             }
-            let mut packed = packing.finish().map_err(|error| fail(&error))?;
-            let name = packed.dir.keep().map_err(|error| fail(&error))?;
+            let (name, packed) = finish(packing)?;
             Ok((name, packed, walked))
         })
         .await;

@@ -18,10 +18,10 @@ use crate::core::path::ContainerPath;
 use crate::core::root::{Root, RootFault, StoredPack};
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
-use crate::packing::{Base, BaseContents, Packing, Walked};
+use crate::packing::{Base, BaseContents, Packed, Packing, Walked};
 use crate::remembered::{MANIFEST, SEEN};
 use crate::sealing::Seal;
-use crate::spool::Spooled;
+use crate::spool::{Spool, Spooled};
 use crate::state::CaptureFacts;
 use crate::volume::Volumes;
 use crate::window::OfflineWindow;
@@ -34,16 +34,35 @@ pub(super) enum Form {
 
 /// What a capture of a tree needs beside the volumes.
 pub(super) struct TreeForm {
-    pub(super) seal: Seal,
+    seal: Seal,
     pub(super) encryption: Encryption,
     ground: Option<Ground>,
 }
 
 impl TreeForm {
-    /// What the capture builds on, and the file that this needs while it lasts.
-    pub(super) fn base(&mut self) -> (Option<Base>, Option<Spooled>) {
-        self.ground.take().map_or((None, None), |ground| (Some(ground.base), ground.fetched))
+    /// Begins a capture in the spool, and returns the file that what it builds on needs while it
+    /// lasts.
+    pub(super) fn begin(
+        self,
+        spool: &Spool,
+        volumes: &Volumes,
+        stage: Stage,
+    ) -> Result<(Packing, Option<Spooled>), Stopped> {
+        let Self { seal, ground, .. } = self;
+        let dir = spool.create_dir().map_err(|error| Stopped::at(stage, &error))?;
+        let (base, fetched) =
+            ground.map_or((None, None), |ground| (Some(ground.base), ground.fetched));
+        let packing = Packing::begin(seal, dir, volumes, base);
+        Ok((packing.map_err(|error| Stopped::at(stage, &error))?, fetched))
     }
+}
+
+/// Ends a capture. What it made outlives this process under the name that is returned.
+pub(super) fn finish(packing: Packing) -> Result<(String, Packed), Stopped> {
+    let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
+    let mut packed = packing.finish().map_err(|error| fail(&error))?;
+    let name = packed.dir.keep().map_err(|error| fail(&error))?;
+    Ok((name, packed))
 }
 
 /// What a capture builds on.
@@ -78,7 +97,7 @@ where
         &self,
         moment: &Moment,
         roots: &[ContainerPath],
-        mut form: TreeForm,
+        form: TreeForm,
     ) -> Result<(String, CaptureFacts), Stopped> {
         let Moment { at, since, downtime_ms, capture, .. } = *moment;
         let (layout, all) = (moment.layout.clone(), roots.to_vec());
@@ -87,15 +106,11 @@ where
         let captured = blocking(Stage::ArchiveBuild, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
             let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
-            let dir = spool.create_dir().map_err(|error| fail(&error))?;
-            let (base, _fetched) = form.base();
-            let mut packing =
-                Packing::begin(form.seal, dir, &volumes, base).map_err(|error| fail(&error))?;
+            let (mut packing, _fetched) = form.begin(&spool, &volumes, Stage::ArchiveBuild)?;
             let walked =
                 packing.capture_kept(&volumes, &all, since).map_err(|error| fail(&error))?;
             reached(Point::Captured);
-            let mut packed = packing.finish().map_err(|error| fail(&error))?;
-            let name = packed.dir.keep().map_err(|error| fail(&error))?;
+            let (name, packed) = finish(packing)?;
             Ok((name, packed, walked))
         });
         let (name, packed, Walked { tree, skipped }) = captured.await?;
@@ -109,7 +124,7 @@ where
         &mut self,
         layout: &SyncLayout,
         roots: &[ContainerPath],
-        mut form: TreeForm,
+        form: TreeForm,
     ) -> Result<(String, CaptureFacts), Stopped> {
         let context = Arc::clone(&self.context);
         let encryption = form.encryption;
@@ -119,10 +134,7 @@ where
         let packing = blocking(Stage::Validation, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
             let volumes = Volumes::open(&look_layout).map_err(|error| fail(&error))?;
-            let dir = spool.create_dir().map_err(|error| fail(&error))?;
-            let (base, fetched) = form.base();
-            let mut packing =
-                Packing::begin(form.seal, dir, &volumes, base).map_err(|error| fail(&error))?;
+            let (mut packing, fetched) = form.begin(&spool, &volumes, Stage::Validation)?;
             packing.look(&volumes, &look_roots).map_err(|error| fail(&error))?;
             Ok((packing, fetched))
         });
@@ -151,8 +163,7 @@ where
                 for volume in &volumes.all {
                     volume.private.sync_file_system().map_err(|error| fail(&error))?;
                 }
-                let mut packed = packing.finish().map_err(|error| fail(&error))?;
-                let name = packed.dir.keep().map_err(|error| fail(&error))?;
+                let (name, packed) = finish(packing)?;
                 Ok((name, packed, walked))
             })
             .await
