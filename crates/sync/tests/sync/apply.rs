@@ -4,16 +4,19 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::PathBuf;
 
-use belay_protocol::record::{ArchiveFormat, SyncRecord, UNSIGNED_SCHEMA};
+use belay_protocol::record::{ArchiveFormat, UNSIGNED_SCHEMA};
 use belay_protocol::{Cid, SyncRole};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{PublishCommand, WindowRefused, clear_halt, is_recovery_needed, recover};
-use rustix::fs::{IFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 use serde_json::{Map, Value, json};
 
+use crate::commands::applied;
+use crate::faults::Immutable;
 use crate::scene::{
     Place, Running, VOLUMES, eventually, fill, provide_as, spec, start, start_with, tree, trees,
 };
+use crate::stored::head;
 
 struct Scene {
     temp: tempfile::TempDir,
@@ -75,20 +78,6 @@ impl Scene {
         let bytes = record.to_string().into();
         store.compare_and_set(&key, Some(head.revision), bytes).await.expect("sets");
     }
-
-    async fn head(&self) -> SyncRecord {
-        let key = "models".parse().expect("a key");
-        let head = self.store().head(&key).await.expect("reads").expect("a head");
-        serde_json::from_slice(&head.bytes).expect("a record")
-    }
-}
-
-async fn applied(running: &Running, cid: Cid) {
-    running
-        .status("the apply", |status| {
-            status.last_apply.as_ref().is_some_and(|last| last.cid == cid)
-        })
-        .await;
 }
 
 async fn failed(running: &Running, stage: &str) -> String {
@@ -207,7 +196,7 @@ async fn sx39_a_later_record_is_applied_whatever_its_version_and_an_earlier_one_
     let running = scene.consume();
     let first = scene.publish_state("one").await;
     applied(&running, first).await;
-    let old = scene.head().await;
+    let old = head(&scene.store_path()).await;
     let second = scene.publish_state("two").await;
     applied(&running, second).await;
     assert!(scene.consumer.data("data").join("sub/two").exists());
@@ -258,7 +247,7 @@ async fn sx40_sx43_a_record_that_does_not_fit_here_is_told_and_touches_nothing()
 async fn sx41_sm104_damaged_and_missing_objects_are_quarantined_before_any_stop() {
     let scene = Scene::new();
     scene.publish_state("one").await;
-    let blob = scene.head().await.manifest.blob.to_string();
+    let blob = head(&scene.store_path()).await.manifest.blob.to_string();
     let stored = scene.store_path().join("blobs").join(&blob[57..]).join(&blob);
     let mut bytes = fs::read(&stored).expect("reads");
     let middle = bytes.len() / 2;
@@ -341,23 +330,6 @@ async fn sm059_sm060_sm110_links_in_the_consumers_volume_lead_nowhere() {
     assert!(fs::symlink_metadata(data.join("state")).expect("exists").is_file());
     assert_eq!(fs::read_to_string(outside.join("state")).expect("reads"), "untouched");
     running.stop().await;
-}
-
-/// A directory in which nothing can be renamed, until this is dropped.
-struct Immutable(fs::File);
-
-impl Immutable {
-    fn make(path: &std::path::Path) -> Self {
-        let dir = fs::File::open(path).expect("opens");
-        rustix::fs::ioctl_setflags(&dir, IFlags::IMMUTABLE).expect("root, on ext4, btrfs or xfs");
-        Self(dir)
-    }
-}
-
-impl Drop for Immutable {
-    fn drop(&mut self) {
-        rustix::fs::ioctl_setflags(&self.0, IFlags::empty()).expect("lifts it again");
-    }
 }
 
 #[tokio::test]
@@ -446,7 +418,7 @@ async fn volumes_may_be_divided_otherwise_on_the_consumer() {
 async fn b16_b17_what_cannot_fit_is_refused_while_the_app_runs() {
     let scene = Scene::of(ArchiveFormat::TarGz);
     scene.publish_state("one").await;
-    let size = scene.head().await.manifest.archive_size_bytes;
+    let size = head(&scene.store_path()).await.manifest.archive_size_bytes;
     scene
         .forge(|record| {
             record["manifest"]["content_bytes"] = json!(200 * 1024 * 1024);
@@ -494,7 +466,7 @@ async fn sm056_to_sm060_hostile_archives_write_nothing_and_stop_nothing() {
     let scene = Scene::of(ArchiveFormat::TarGz);
     scene.publish_state("one").await;
     let running = scene.consume();
-    applied(&running, scene.head().await.cid).await;
+    applied(&running, head(&scene.store_path()).await.cid).await;
     let before = trees(&scene.consumer);
     let outside = tree(scene.temp.path().join("provider").as_path());
 
@@ -599,7 +571,7 @@ async fn b1_b2_an_uncertain_state_halts_durably_and_a_verified_apply_lifts_it() 
     running.stop().await;
 
     // A journal that names what neither place holds, as after a foreign hand.
-    let record = serde_json::to_value(scene.head().await).expect("serialises");
+    let record = serde_json::to_value(head(&scene.store_path()).await).expect("serialises");
     let journal = json!({
         "record": record, "directory": "staging-gone",
         "steps": [{"volume": "data", "below": "", "slot": "u0",
@@ -661,7 +633,7 @@ async fn retired_objects_and_other_roles_do_not_confuse_a_late_consumer() {
     for state in ["one", "two", "three"] {
         scene.publish_state(state).await;
     }
-    let cid = scene.head().await.cid;
+    let cid = head(&scene.store_path()).await.cid;
     let running = scene.consume();
     applied(&running, cid).await;
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use belay_protocol::SyncRole;
-use belay_protocol::record::{ArchiveFormat, Capture, SyncRecord};
-use belay_store::{LocalStore, RecordStore};
+use belay_protocol::record::{ArchiveFormat, Capture};
 use belay_sync::{CapturePolicy, PublishCommand, SyncSpec};
 use serde_json::{Map, Value, json};
 
+use crate::commands::{applied, publish};
 use crate::scene::{
     CloningHost, FORMATS, Place, Running, VOLUMES, eventually, fill, spec, start, start_with, trees,
 };
+use crate::stored::head;
 
 struct Scene {
     temp: tempfile::TempDir,
@@ -38,24 +39,21 @@ impl Scene {
         Self { temp, provider }
     }
 
-    fn provide(&self, format: ArchiveFormat, capture: CapturePolicy) -> Running {
-        let spec = SyncSpec { format, capture, ..spec(SyncRole::Provider) };
-        start_with(&self.provider, &VOLUMES, &self.temp.path().join("store"), spec)
+    fn store_path(&self) -> PathBuf {
+        self.temp.path().join("store")
     }
 
-    async fn head(&self) -> SyncRecord {
-        let store = LocalStore::open(&self.temp.path().join("store")).expect("opens");
-        let head = store.head(&"models".parse().expect("a key")).await.expect("reads");
-        serde_json::from_slice(&head.expect("a record").bytes).expect("a record")
+    fn provide(&self, format: ArchiveFormat, capture: CapturePolicy) -> Running {
+        let spec = SyncSpec { format, capture, ..spec(SyncRole::Provider) };
+        start_with(&self.provider, &VOLUMES, &self.store_path(), spec)
     }
 
     /// What a consumer makes of what was published.
     async fn replica(&self) -> Vec<BTreeMap<String, String>> {
         let place = Place::new(&self.temp.path().join("consumer"), &VOLUMES);
-        let running = start(&place, &self.temp.path().join("store"), SyncRole::Consumer);
-        let cid = self.head().await.cid;
-        let is_last = |last: &belay_protocol::SyncOutcome| last.cid == cid;
-        running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
+        let running = start(&place, &self.store_path(), SyncRole::Consumer);
+        let cid = head(&self.store_path()).await.cid;
+        applied(&running, cid).await;
         running.stop().await;
         let trees = trees(&place);
         fs::remove_dir_all(&place.root).expect("removes");
@@ -82,11 +80,6 @@ impl Scene {
     }
 }
 
-async fn publish(running: &Running) {
-    let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-    running.handle.publish(command).await.expect("publishes");
-}
-
 #[tokio::test]
 async fn what_is_published_is_the_state_of_the_moment_and_the_app_waits_for_that_alone() {
     for format in FORMATS {
@@ -99,7 +92,7 @@ async fn what_is_published_is_the_state_of_the_moment_and_the_app_waits_for_that
             let before = trees(&scene.provider);
             scene.provider.clones.with(|clones| clones.taken = Some(write_on));
             let running = scene.provide(format, policy);
-            publish(&running).await;
+            publish(&running).await.expect("publishes");
             assert_eq!(running.window.events(), window, "{policy:?}");
             assert_eq!(
                 scene.clone_events(),
@@ -115,7 +108,7 @@ async fn what_is_published_is_the_state_of_the_moment_and_the_app_waits_for_that
             assert!(scene.is_clean());
             running.stop().await;
             assert_ne!(trees(&scene.provider), before, "the app went on");
-            assert_eq!(scene.head().await.capture, capture);
+            assert_eq!(head(&scene.store_path()).await.capture, capture);
             assert_eq!(scene.replica().await, before, "{format:?} {policy:?}");
         }
     }
@@ -154,7 +147,7 @@ async fn where_there_are_no_clones_the_policy_says_what_is_done_and_the_answer_w
         let case = format!("{host:?} {policy:?}: {response}");
         assert_eq!(response["status"], "ok", "{case}");
         assert_eq!(running.window.events(), window.concat(), "{case}");
-        assert_eq!(scene.head().await.capture, capture, "{case}");
+        assert_eq!(head(&scene.store_path()).await.capture, capture, "{case}");
         assert_eq!(response["capture"], serde_json::to_value(capture).expect("a text"), "{case}");
         match told {
             None => assert_eq!(response.get("capture_fallback"), None, "{case}"),
@@ -185,7 +178,7 @@ async fn sm029_sm033_sm064_sx27_an_app_wishes_within_what_the_spec_permits() {
         let response = scene.request(&json!({"provider_capture": wish})).await;
         assert_eq!(response["downtime_ms"], downtime, "{response}");
         assert_eq!(
-            scene.head().await.runtime.provider_capture,
+            head(&scene.store_path()).await.runtime.provider_capture,
             serde_json::from_value(json!(wish)).expect("a wish")
         );
         assert_eq!(response["capture"], capture, "{response}");

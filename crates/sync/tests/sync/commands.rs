@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{
-    Cid, CidPrefix, GenerationStanding, GenerationStored, SyncGeneration, SyncRole,
+    Cid, CidPrefix, GenerationStanding, GenerationStored, SyncGeneration, SyncOutcome, SyncRole,
 };
 use belay_store::{BlobStore, LocalStore};
 use belay_sync::{AskError, PublishCommand, PublishError, SyncLayout, SyncReader, SyncSpec};
@@ -62,17 +62,16 @@ impl Scene {
     }
 }
 
+/// Publishes what the paths of the outer volume hold.
 pub(crate) async fn publish(running: &Running) -> Result<Cid, PublishError> {
     let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
     running.handle.publish(command).await.map(|outcome| outcome.cid)
 }
 
+/// Waits until this is what was applied last.
 pub(crate) async fn applied(running: &Running, cid: Cid) {
-    running
-        .status("the apply", |status| {
-            status.last_apply.as_ref().is_some_and(|last| last.cid == cid)
-        })
-        .await;
+    let is_last = |last: &SyncOutcome| last.cid == cid;
+    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
 /// A reader as the node makes one for a workload, of this role, in this place.

@@ -1,22 +1,21 @@
 //! Chunks that travel as differences to those that were there before.
 
 use std::fs;
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use belay_packs::MemberSecret;
-use belay_protocol::{Cid, SyncOutcome, SyncPiece, SyncRole};
-use belay_store::{BlobStore, LocalStore};
-use belay_sync::{PublishCommand, Sealing, SyncSpec};
+use belay_protocol::SyncRole;
+use belay_sync::{Sealing, SyncSpec};
 use data_encoding::BASE64;
 use flate2::read::GzDecoder;
-use serde_json::Map;
-use tokio::sync::mpsc;
 
-use crate::commands::reader;
+use crate::commands::{applied, publish, reader};
+use crate::content::{noise, overwrite};
+use crate::exports::taken;
 use crate::faulty::Faulty;
 use crate::scene::{Place, Running, VOLUMES, eventually, spec, start_on, trees};
+use crate::stored;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -77,12 +76,6 @@ impl Scene {
         (start_on(place, &VOLUMES, store.clone(), self.spec(role)), store)
     }
 
-    /// Bytes of all objects in the store.
-    async fn stored(&self) -> u64 {
-        let store = LocalStore::open(&self.store_path()).expect("opens");
-        store.list(None, 1_000).await.expect("lists").iter().map(|blob| blob.size).sum()
-    }
-
     /// Roots in the store.
     fn roots(&self) -> usize {
         let shards = fs::read_dir(self.store_path().join("blobs")).expect("lists");
@@ -94,7 +87,7 @@ impl Scene {
     }
 
     /// Changes some bytes in each of a few pages, the same pages every time.
-    fn change_pages(&self, seed: u8) {
+    fn change_pages(&self, seed: u64) {
         overwrite_pages(&self.provider.data("data").join("pages"), seed);
     }
 
@@ -102,14 +95,8 @@ impl Scene {
     async fn exported(&self) -> Vec<u8> {
         let reader = reader(&self.provider, &self.store_path(), self.spec(SyncRole::Provider));
         let export = reader.export(None).await.expect("there is a generation");
-        let (pieces, mut taken) = mpsc::channel(2);
-        let written = tokio::spawn(export.write(pieces));
-        let mut archive = Vec::new();
-        while let Some(piece) = taken.recv().await {
-            let SyncPiece::Bytes(bytes) = piece else { panic!("{piece:?}") };
-            archive.extend(bytes);
-        }
-        written.await.expect("no panic").expect("it is whole");
+        let (archive, ended) = taken(export).await;
+        ended.expect("it is whole");
         let mut archive = tar::Archive::new(GzDecoder::new(&archive[..]));
         for entry in archive.entries().expect("an archive") {
             let mut entry = entry.expect("an entry");
@@ -123,29 +110,10 @@ impl Scene {
     }
 }
 
-/// Bytes of which every part differs and which do not compress.
-fn noise(seed: u8, length: u64) -> Vec<u8> {
-    let mut bytes = vec![0; usize::try_from(length).expect("it is small")];
-    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-fn overwrite_pages(path: &Path, seed: u8) {
-    let mut file = fs::OpenOptions::new().write(true).open(path).expect("opens");
-    for page in 0..8_u64 {
-        file.seek(SeekFrom::Start(page * 500_000 + 100)).expect("seeks");
-        file.write_all(&noise(seed.wrapping_add(7), 100 + page)).expect("writes");
+fn overwrite_pages(path: &Path, seed: u64) {
+    for page in 0..8 {
+        overwrite(path, page * 500_000 + 100, &noise(seed + 7, 100 + page));
     }
-}
-
-async fn publish(running: &Running) -> Cid {
-    let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-    running.handle.publish(command).await.expect("publishes").cid
-}
-
-async fn applied(running: &Running, cid: Cid) {
-    let is_last = |last: &SyncOutcome| last.cid == cid;
-    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
 fn fetched(store: &Faulty) -> u64 {
@@ -159,15 +127,16 @@ async fn pages_that_change_again_and_again_travel_as_what_changed() {
         scene.keep = 100;
         let (publishing, _) = scene.provide();
         let (place, consuming, store) = scene.consume("near");
-        applied(&consuming, publish(&publishing).await).await;
+        applied(&consuming, publish(&publishing).await.expect("publishes")).await;
         // As often as one difference may stand on another, and once more: then it is all whole again.
         for round in 1..=6 {
             scene.change_pages(round);
-            let (before, had) = (scene.stored().await, fetched(&store));
-            let cid = publish(&publishing).await;
+            let (before, had) = (stored::bytes(&scene.store_path()).await, fetched(&store));
+            let cid = publish(&publishing).await.expect("publishes");
             applied(&consuming, cid).await;
             assert_eq!(trees(&place), trees(&scene.provider));
-            let (stored, moved) = (scene.stored().await - before, fetched(&store) - had);
+            let (stored, moved) =
+                (stored::bytes(&scene.store_path()).await - before, fetched(&store) - had);
             if round == 5 {
                 assert!(stored > 400_000, "{stored} bytes stored in round {round}");
             } else {
@@ -195,12 +164,12 @@ async fn what_an_app_changed_in_a_base_is_fetched() {
     let scene = Scene::new();
     let (publishing, _) = scene.provide();
     let (place, consuming, _) = scene.consume("near");
-    applied(&consuming, publish(&publishing).await).await;
+    applied(&consuming, publish(&publishing).await.expect("publishes")).await;
     for round in 1..=3 {
         // The consumer's app writes into the chunks which the next differences stand on.
         overwrite_pages(&place.data("data").join("pages"), 100 + round);
         scene.change_pages(round);
-        applied(&consuming, publish(&publishing).await).await;
+        applied(&consuming, publish(&publishing).await.expect("publishes")).await;
         assert_eq!(trees(&place), trees(&scene.provider), "round {round}");
     }
     consuming.stop().await;
@@ -212,14 +181,14 @@ async fn a_consumer_that_slept_puts_together_what_was_published_meanwhile() {
     let scene = Scene::new();
     let (publishing, _) = scene.provide();
     let (_, consuming, _) = scene.consume("near");
-    applied(&consuming, publish(&publishing).await).await;
+    applied(&consuming, publish(&publishing).await.expect("publishes")).await;
     consuming.stop().await;
     for round in 1..=3 {
         scene.change_pages(round);
-        publish(&publishing).await;
+        publish(&publishing).await.expect("publishes");
     }
     scene.change_pages(4);
-    let cid = publish(&publishing).await;
+    let cid = publish(&publishing).await.expect("publishes");
     // The generations between are deleted, but for what this one stands on.
     eventually("two generations", || (scene.roots() == 2).then_some(())).await;
     let (place, consuming, store) = scene.consume("near");
@@ -235,16 +204,16 @@ async fn a_consumer_that_slept_puts_together_what_was_published_meanwhile() {
 async fn a_provider_without_its_memory_builds_on_what_is_stored() {
     let scene = Scene::new();
     let (publishing, _) = scene.provide();
-    publish(&publishing).await;
+    publish(&publishing).await.expect("publishes");
     scene.change_pages(1);
-    publish(&publishing).await;
+    publish(&publishing).await.expect("publishes");
     publishing.stop().await;
     fs::remove_dir_all(scene.provider.state().join("sync/remembered")).expect("removes");
     let (publishing, _) = scene.provide();
     scene.change_pages(2);
-    let before = scene.stored().await;
-    let cid = publish(&publishing).await;
-    let stored = scene.stored().await - before;
+    let before = stored::bytes(&scene.store_path()).await;
+    let cid = publish(&publishing).await.expect("publishes");
+    let stored = stored::bytes(&scene.store_path()).await - before;
     assert!(stored < 25_000, "{stored} bytes: a difference to a difference");
     let (place, consuming, _) = scene.consume("far");
     applied(&consuming, cid).await;

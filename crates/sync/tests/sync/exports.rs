@@ -9,8 +9,8 @@ use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{
     Cid, DifferingPart, SyncDifference, SyncDifferences, SyncLine, SyncPiece, SyncRole,
 };
-use belay_store::BlobStore;
-use belay_sync::{Against, AskError};
+use belay_store::{BlobStore, LocalStore};
+use belay_sync::{Against, AskError, Export};
 use flate2::read::GzDecoder;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -25,6 +25,11 @@ pub(crate) async fn export(scene: &Scene, cid: Option<Cid>) -> (Vec<u8>, Result<
         Ok(export) => export,
         Err(error) => return (Vec::new(), Err(error)),
     };
+    taken(export).await
+}
+
+/// What comes out of an export, and how it ends.
+pub(crate) async fn taken(export: Export<LocalStore>) -> (Vec<u8>, Result<(), AskError>) {
     let (pieces, mut taken) = mpsc::channel(2);
     let written = tokio::spawn(export.write(pieces));
     let mut archive = Vec::new();

@@ -13,11 +13,13 @@ use belay_sync::{PublishCommand, WindowRefused, clear_halt, is_recovery_needed, 
 use rustix::fs::{IFlags, XattrFlags};
 use serde_json::{Map, Value, json};
 
+pub(crate) use crate::commands::applied;
 use crate::faulty::{Faulty, Reading, Setting};
 use crate::kill::killed_at;
 use crate::scene::{
     Place, Running, VOLUMES, eventually, fill, spec, start, start_on, start_with, trees,
 };
+use crate::stored::records;
 
 pub(crate) struct Scene {
     pub(crate) temp: tempfile::TempDir,
@@ -60,10 +62,7 @@ impl Scene {
     }
 
     pub(crate) async fn records(&self) -> Vec<SyncRecord> {
-        let key = "models".parse().expect("a key");
-        let history = self.store().history(&key, 100).await.expect("reads");
-        let records = history.iter().map(|stored| serde_json::from_slice(&stored.bytes));
-        records.map(|record| record.expect("a record")).collect()
+        records(&self.store_path()).await
     }
 
     /// Sets a changed copy of the head under a key, as from before records were signed.
@@ -87,11 +86,6 @@ pub(crate) async fn publish(running: &Running, paths: &[&str]) -> Cid {
     running.handle.publish(command).await.expect("publishes").cid
 }
 
-pub(crate) async fn applied(running: &Running, cid: Cid) {
-    let is_last = |last: &belay_protocol::SyncOutcome| last.cid == cid;
-    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
-}
-
 pub(crate) async fn answer(place: &Place) -> Value {
     let response = eventually("an answer", || place.json("response.json")).await;
     eventually("the end of the request", || {
@@ -105,10 +99,10 @@ pub(crate) async fn answer(place: &Place) -> Value {
 }
 
 /// A directory in which nothing can be renamed, until this is dropped.
-struct Immutable(fs::File);
+pub(crate) struct Immutable(fs::File);
 
 impl Immutable {
-    fn make(path: &Path) -> Self {
+    pub(crate) fn make(path: &Path) -> Self {
         let dir = fs::File::open(path).expect("opens");
         rustix::fs::ioctl_setflags(&dir, IFlags::IMMUTABLE).expect("root, on ext4, btrfs or xfs");
         Self(dir)

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Capture, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, Capture};
 use belay_protocol::{ProblemCode, PublishOutcome, SyncUpload};
 use belay_store::RecordStore;
 use belay_sync::PublishError;
@@ -22,6 +22,7 @@ use crate::commands::{Scene, applied, publish};
 use crate::exports::{export, fill_with_everything};
 use crate::kill::killed_as;
 use crate::scene::{FORMATS, Place, Running, fill, provide_as, tree, trees};
+use crate::stored::head;
 
 /// Hands an archive over in pieces, as the node does.
 pub(crate) async fn import(
@@ -44,12 +45,6 @@ fn spooled(place: &Place) -> usize {
     fs::read_dir(place.state().join("sync/spool")).expect("lists").count()
 }
 
-async fn head(scene: &Scene) -> SyncRecord {
-    let key = "models".parse().expect("a key");
-    let head = scene.store().head(&key).await.expect("reads").expect("a head");
-    serde_json::from_slice(&head.bytes).expect("a record")
-}
-
 #[tokio::test]
 async fn an_exported_generation_comes_back_as_the_content_that_it_was() {
     for format in FORMATS {
@@ -70,7 +65,7 @@ async fn an_exported_generation_comes_back_as_the_content_that_it_was() {
         assert_eq!(providing.window.events(), events, "the container is left alone");
         assert_eq!(trees(&scene.provider), held, "and so are its volumes");
         assert_eq!(spooled(&scene.provider), 0);
-        let record = head(&scene).await;
+        let record = head(&scene.store_path()).await;
         assert_eq!((record.capture, record.schema), (Capture::Imported, 3));
         assert_eq!(record.parent_cid, Some(later));
         assert_eq!(record.manifest.archive_format, format);
@@ -84,7 +79,7 @@ async fn an_exported_generation_comes_back_as_the_content_that_it_was() {
 
         // The volumes still hold what they held, and the next publish says so.
         assert_eq!(publish(&providing).await.expect("publishes"), later);
-        assert_eq!(head(&scene).await.capture, Capture::Stopped);
+        assert_eq!(head(&scene.store_path()).await.capture, Capture::Stopped);
         providing.stop().await;
     }
 }
@@ -151,19 +146,19 @@ async fn what_gnu_tar_makes_of_container_paths_is_what_a_publish_of_them_is() {
         let archive = tar(&root, &[&["-cz", "--format=gnu"][..], more].concat());
         assert!(import(&providing, &archive).await.expect("imports").unchanged, "{more:?}");
     }
-    assert_eq!(head(&scene).await.cid, cid);
+    assert_eq!(head(&scene.store_path()).await.cid, cid);
 
     // Two paths of it are what a publish of both is, and a volume of which the archive says nothing
     // is none of it.
     let archive = tar(&root, &["-cz", "app/data/sub", "app/state"]);
     import(&providing, &archive).await.expect("imports");
-    let record = head(&scene).await;
+    let record = head(&scene.store_path()).await;
     assert_eq!(record.manifest.archive_paths, ["/app/data/sub", "/app/state"]);
     let archive = tar(&root, &["-cz", "--exclude=app/data", "app"]);
     import(&providing, &archive).await.expect("imports");
     let consuming = scene.consume();
     let kept = tree(&scene.consumer.data("data"));
-    applied(&consuming, head(&scene).await.cid).await;
+    applied(&consuming, head(&scene.store_path()).await.cid).await;
     assert_eq!(tree(&scene.consumer.data("data")), kept, "the inner volume is left alone");
     assert!(scene.consumer.data("app").join("state").exists());
     consuming.stop().await;
@@ -271,7 +266,7 @@ async fn an_archive_that_leads_elsewhere_or_holds_too_much_is_refused_by_name() 
     }
     assert_eq!(trees(&scene.provider), held);
     assert_eq!(providing.window.events(), events);
-    assert_eq!(head(&scene).await.seq, 1);
+    assert_eq!(head(&scene.store_path()).await.seq, 1);
     let status = providing.status("the failure", |status| status.last_failure.is_some()).await;
     assert_eq!(status.stage, "idle");
     assert!(!scene.provider.state().join("sync/publish.json").exists());
@@ -283,7 +278,7 @@ async fn an_archive_that_leads_elsewhere_or_holds_too_much_is_refused_by_name() 
         file(b"app/b/c/d"),
     ];
     import(&providing, &archive(&mixed)).await.expect("imports");
-    let record = head(&scene).await;
+    let record = head(&scene.store_path()).await;
     assert_eq!((record.manifest.skipped_special, record.manifest.members), (1, 2));
     assert_eq!(record.manifest.archive_paths, ["/app/b/c"]);
     providing.stop().await;
@@ -351,7 +346,7 @@ async fn an_import_killed_anywhere_is_published_once_or_not_at_all() {
             assert_eq!(sent.map_or(0, Iterator::count), records, "{what}");
             assert_eq!(running.window.events(), Vec::<String>::new(), "{what}");
             if records == 1 {
-                let record = head(&scene).await;
+                let record = head(&scene.store_path()).await;
                 assert_eq!(record.capture, Capture::Imported, "{what}");
                 let consuming = scene.consume();
                 applied(&consuming, record.cid).await;

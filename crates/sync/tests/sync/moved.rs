@@ -3,16 +3,16 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Seek, SeekFrom, Write as _};
 use std::path::Path;
 
-use belay_protocol::{Cid, SyncOutcome, SyncRole};
-use belay_store::{BlobStore, LocalStore};
-use belay_sync::{PublishCommand, SyncSpec};
-use serde_json::Map;
+use belay_protocol::SyncRole;
+use belay_sync::SyncSpec;
 
+use crate::commands::{applied, publish};
+use crate::content::{noise, overwrite};
 use crate::faulty::Faulty;
-use crate::scene::{Place, Running, VOLUMES, spec, start_on, trees};
+use crate::scene::{Place, VOLUMES, spec, start_on, trees};
+use crate::stored;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -30,13 +30,6 @@ impl Dice {
     }
 }
 
-/// Bytes that do not compress.
-fn noise(seed: u64, length: u64) -> Vec<u8> {
-    let mut bytes = vec![0; usize::try_from(length).expect("it is small")];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 /// Lines that compress to a third or so.
 fn lines(seed: u64, length: u64) -> Vec<u8> {
     let (mut dice, mut text) = (Dice(seed * 2 + 1), String::new());
@@ -47,22 +40,6 @@ fn lines(seed: u64, length: u64) -> Vec<u8> {
     }
     text.truncate(usize::try_from(length).expect("it is small"));
     text.into_bytes()
-}
-
-fn overwrite(path: &Path, at: u64, content: &[u8]) {
-    let mut file = fs::OpenOptions::new().write(true).open(path).expect("opens");
-    file.seek(SeekFrom::Start(at)).expect("seeks");
-    file.write_all(content).expect("writes");
-}
-
-async fn publish(running: &Running) -> Cid {
-    let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-    running.handle.publish(command).await.expect("publishes").cid
-}
-
-async fn applied(running: &Running, cid: Cid) {
-    let is_last = |last: &SyncOutcome| last.cid == cid;
-    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
 /// Gives everything in a directory a time that is the same in every run, since the list of a tree is cut
@@ -179,22 +156,18 @@ async fn a_change_moves_no_more_bytes_than_it_did() {
     let publishing = start_on(&provider, &VOLUMES, store.clone(), spec(SyncRole::Provider));
     let reading = Faulty::open(&store_path);
     let consuming = start_on(&consumer, &VOLUMES, reading.clone(), spec(SyncRole::Consumer));
-    applied(&consuming, publish(&publishing).await).await;
+    applied(&consuming, publish(&publishing).await.expect("publishes")).await;
 
-    let stored = async || -> u64 {
-        let store = LocalStore::open(&store_path).expect("opens");
-        store.list(None, 10_000).await.expect("lists").iter().map(|blob| blob.size).sum()
-    };
     let fetched = || reading.with(|faults| faults.fetched);
     let mut missed = String::new();
     for (row, seconds) in ROWS.iter().zip(1..) {
         let Row { name, change, stored: most_stored, fetched: most_fetched } = row;
-        let before = (stored().await, fetched());
+        let before = (stored::bytes(&store_path).await, fetched());
         change(&data);
         date(&data, seconds);
-        let cid = publish(&publishing).await;
+        let cid = publish(&publishing).await.expect("publishes");
         applied(&consuming, cid).await;
-        let (put, got) = (stored().await - before.0, fetched() - before.1);
+        let (put, got) = (stored::bytes(&store_path).await - before.0, fetched() - before.1);
         // Times alone are no other content, and nothing is published for them.
         assert!(put == 0 || trees(&consumer) == trees(&provider), "{name}: the trees differ");
         for (what, bytes, most) in [("stored", put, *most_stored), ("fetched", got, *most_fetched)]

@@ -3,17 +3,18 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use belay_protocol::SyncRole;
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, SyncRecord};
-use belay_store::{BlobStore, LocalStore, RecordStore};
+use belay_protocol::record::ArchiveFormat;
+use belay_store::{BlobStore, LocalStore};
 use belay_sync::{PublishCommand, PublishError, SyncSpec, WindowRefused};
 use serde_json::{Map, Value, json};
 
 use crate::scene::{DEADLINE, Place, Running, VOLUMES, eventually, fill, spec, start, start_with};
+use crate::stored::records;
 
 struct Scene {
     temp: tempfile::TempDir,
@@ -44,8 +45,12 @@ impl Scene {
         self
     }
 
+    fn store_path(&self) -> PathBuf {
+        self.temp.path().join("store")
+    }
+
     fn store(&self) -> LocalStore {
-        LocalStore::open(&self.temp.path().join("store")).expect("opens")
+        LocalStore::open(&self.store_path()).expect("opens")
     }
 
     async fn response(&self) -> Value {
@@ -61,13 +66,6 @@ impl Scene {
     async fn ask(&self, body: Value) -> Value {
         self.place.request(&body);
         self.response().await
-    }
-
-    async fn records(&self) -> Vec<SyncRecord> {
-        let key = "models".parse().expect("a key");
-        let history = self.store().history(&key, 100).await.expect("reads");
-        let records = history.iter().map(|stored| serde_json::from_slice(&stored.bytes));
-        records.map(|record| record.expect("a record")).collect()
     }
 
     async fn blobs(&self) -> usize {
@@ -90,7 +88,7 @@ async fn sm063_sx25_a_request_becomes_a_record_and_the_container_is_down_once() 
     assert_eq!(response["downtime_ms"], 7);
     assert_eq!(scene.running.window.events(), ["stop for publish", "start unchanged"]);
 
-    let records = scene.records().await;
+    let records = records(&scene.store_path()).await;
     assert_eq!(records.len(), 1);
     let record = &records[0];
     assert_eq!(record.cid.to_string(), response["cid"].as_str().expect("a cid"));
@@ -115,7 +113,7 @@ async fn sm063_sx25_a_request_becomes_a_record_and_the_container_is_down_once() 
 async fn b13_an_archive_holds_the_content_of_volumes_mounted_below_its_path() {
     let scene = Scene::of(ArchiveFormat::TarGz).ready().await;
     scene.ask(json!({"archive_paths": ["/app"]})).await;
-    let record = scene.records().await.remove(0);
+    let record = records(&scene.store_path()).await.remove(0);
     let blob = record.manifest.blob.to_string();
     let stored = scene.temp.path().join("store/blobs").join(&blob[57..]).join(&blob);
     // An ordinary tar reads it.
@@ -141,12 +139,12 @@ async fn b14_equal_content_is_published_once_whenever_it_was_written() {
     let second = scene.ask(json!({"archive_paths": ["/app"]})).await;
     assert_eq!((&second["cid"], &second["seq"]), (&first["cid"], &first["seq"]));
     assert_eq!((&first["unchanged"], &second["unchanged"]), (&json!(false), &json!(true)));
-    assert_eq!((scene.records().await.len(), scene.blobs().await), (1, stored));
+    assert_eq!((records(&scene.store_path()).await.len(), scene.blobs().await), (1, stored));
 
     // Other words for the same content are a new record of the same stored object.
     let third = scene.ask(json!({"archive_paths": ["/app"], "metadata": {"new": true}})).await;
     assert_eq!((&third["cid"], &third["seq"]), (&first["cid"], &json!(2)));
-    assert_eq!((scene.records().await.len(), scene.blobs().await), (2, stored));
+    assert_eq!((records(&scene.store_path()).await.len(), scene.blobs().await), (2, stored));
     scene.running.stop().await;
 }
 
@@ -184,7 +182,7 @@ async fn sm036_sx28_what_is_no_request_is_refused_without_touching_the_container
     let shown = answers.iter().map(ToString::to_string).collect::<String>();
     assert!(!shown.contains("TOP-SECRET"));
     assert_eq!(scene.running.window.events(), Vec::<String>::new());
-    assert_eq!(scene.records().await.len(), 0);
+    assert_eq!(records(&scene.store_path()).await.len(), 0);
 
     // SM065: a success takes the refusal away.
     scene.ask(json!({"archive_paths": ["/app"]})).await;
@@ -231,7 +229,7 @@ async fn sm051_b15_links_are_data_special_files_are_left_out_and_paths_lead_thro
 
     let response = scene.ask(json!({"archive_paths": ["/app/data"]})).await;
     assert_eq!(response["skipped"], json!(["/app/data/pipe", "/app/data/socket"]));
-    assert_eq!(scene.records().await[0].manifest.skipped_special, 2);
+    assert_eq!(records(&scene.store_path()).await[0].manifest.skipped_special, 2);
     scene.running.stop().await;
 }
 
@@ -242,7 +240,7 @@ async fn sx30_a_stop_that_is_not_confirmed_publishes_nothing() {
         Some(WindowRefused::NotConfirmed { reason: "the engine does not answer".into() });
     let response = scene.ask(json!({"archive_paths": ["/app"]})).await;
     assert_eq!(response["stage"], "runtime_stop");
-    assert_eq!((scene.records().await.len(), scene.blobs().await), (0, 0));
+    assert_eq!((records(&scene.store_path()).await.len(), scene.blobs().await), (0, 0));
     scene.running.stop().await;
 }
 
@@ -288,7 +286,7 @@ async fn sm072_b10_superseded_generations_are_retired_and_the_newest_two_stay() 
     })
     .await;
     let left = store.list(None, 10).await.expect("lists");
-    let records = scene.records().await;
+    let records = records(&scene.store_path()).await;
     let newest: Vec<_> = records[..2].iter().map(|record| record.manifest.blob).collect();
     assert_eq!(left.len(), 2);
     assert!(left.iter().all(|blob| newest.contains(&blob.id)));

@@ -5,14 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use belay_packs::MemberSecret;
-use belay_protocol::record::{Encryption, SyncRecord};
-use belay_protocol::{Cid, SyncRole};
-use belay_store::{BlobStore, LocalStore, RecordStore};
-use belay_sync::{Member, PublishCommand, PublishError, Sealing, SyncSpec};
+use belay_protocol::SyncRole;
+use belay_protocol::record::Encryption;
+use belay_sync::{Member, Sealing, SyncSpec};
 use data_encoding::BASE64;
-use serde_json::Map;
 
+use crate::commands::{applied, publish};
 use crate::scene::{Place, Running, VOLUMES, fill, spec, start, start_with, trees};
+use crate::stored::{self, head};
 
 struct Scene {
     temp: tempfile::TempDir,
@@ -64,31 +64,10 @@ impl Scene {
         assert!(!place.data("data").join("state").exists());
         running.stop().await;
     }
-
-    async fn head(&self) -> SyncRecord {
-        let store = LocalStore::open(&self.store_path()).expect("opens");
-        let head = store.head(&"models".parse().expect("a key")).await.expect("reads");
-        serde_json::from_slice(&head.expect("a head").bytes).expect("a record")
-    }
-
-    async fn stored(&self) -> u64 {
-        let store = LocalStore::open(&self.store_path()).expect("opens");
-        store.list(None, 1_000).await.expect("lists").iter().map(|blob| blob.size).sum()
-    }
 }
 
 fn member(seed: u8) -> Member {
     MemberSecret::from_bytes([seed; 32]).member()
-}
-
-async fn publish(running: &Running) -> Result<Cid, PublishError> {
-    let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-    running.handle.publish(command).await.map(|outcome| outcome.cid)
-}
-
-async fn applied(running: &Running, cid: Cid) {
-    let is_last = |last: &belay_protocol::SyncOutcome| last.cid == cid;
-    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
 /// Whether some object of the store has these bytes in it.
@@ -107,7 +86,7 @@ async fn a_sealed_tree_is_told_to_its_members_alone() {
     let scene = Scene::new();
     let running = scene.provide(Some(scene.sealing(1, &[2])));
     let cid = publish(&running).await.expect("publishes");
-    assert_eq!(scene.head().await.manifest.encryption, Encryption::Members);
+    assert_eq!(head(&scene.store_path()).await.manifest.encryption, Encryption::Members);
     for words in ["confidential", "app/data/state"] {
         assert!(!is_told(&scene.store_path(), words.as_bytes()), "{words}");
     }
@@ -116,12 +95,15 @@ async fn a_sealed_tree_is_told_to_its_members_alone() {
     assert_eq!(trees(&place), trees(&scene.provider));
 
     // A change, with what the provider remembers and what the consumer has.
-    let before = scene.stored().await;
+    let before = stored::bytes(&scene.store_path()).await;
     fs::write(scene.provider.data("data").join("state"), "changed").expect("writes");
     let cid = publish(&running).await.expect("publishes");
     applied(&consuming, cid).await;
     assert_eq!(trees(&place), trees(&scene.provider));
-    assert!(scene.stored().await - before < 10_000, "what did not change is not stored again");
+    assert!(
+        stored::bytes(&scene.store_path()).await - before < 10_000,
+        "what did not change is not stored again"
+    );
     consuming.stop().await;
 
     scene.refused("nobody", None, "declares no identity").await;
@@ -146,11 +128,14 @@ async fn a_member_that_joins_gets_the_key_and_one_that_leaves_gets_no_other() {
     let cid = publish(&running).await.expect("publishes");
     running.stop().await;
 
-    let before = scene.stored().await;
+    let before = stored::bytes(&scene.store_path()).await;
     let running = scene.provide(Some(scene.sealing(1, &[2, 3])));
     assert_eq!(publish(&running).await.expect("publishes"), cid, "the same content");
-    assert_eq!(scene.head().await.seq, 2, "and yet another record, with another root");
-    assert!(scene.stored().await - before < 10_000, "the chunks are those that were stored");
+    assert_eq!(head(&scene.store_path()).await.seq, 2, "and yet another record, with another root");
+    assert!(
+        stored::bytes(&scene.store_path()).await - before < 10_000,
+        "the chunks are those that were stored"
+    );
     running.stop().await;
     let (place, consuming) = scene.consume("joined", Some(scene.sealing(3, &[])));
     applied(&consuming, cid).await;
@@ -159,9 +144,9 @@ async fn a_member_that_joins_gets_the_key_and_one_that_leaves_gets_no_other() {
 
     let running = scene.provide(Some(scene.sealing(1, &[3])));
     publish(&running).await.expect("publishes");
-    assert_eq!(scene.head().await.seq, 3);
+    assert_eq!(head(&scene.store_path()).await.seq, 3);
     publish(&running).await.expect("publishes");
-    assert_eq!(scene.head().await.seq, 3, "nothing changed since");
+    assert_eq!(head(&scene.store_path()).await.seq, 3, "nothing changed since");
     running.stop().await;
     scene.refused("left", Some(scene.sealing(2, &[])), "not among its members").await;
     let (place, consuming) = scene.consume("stayed", Some(scene.sealing(3, &[])));

@@ -7,17 +7,19 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
+use belay_protocol::SyncRole;
 use belay_protocol::record::ArchiveFormat;
-use belay_protocol::{Cid, SyncOutcome, SyncRole};
 use belay_sync::{OnUnready, PublishCommand, SyncSpec};
 use serde_json::Map;
 
+use crate::commands::{applied, publish};
+use crate::content::noise;
 use crate::disk::Disk;
 use crate::scene::{
     FORMATS, LastAct, Place, Running, VOLUMES, eventually, provide_as, spec, start_with, trees,
 };
 
-const MIB: usize = 1024 * 1024;
+const MIB: u64 = 1024 * 1024;
 
 struct Scene {
     temp: tempfile::TempDir,
@@ -56,18 +58,10 @@ impl Scene {
         scene
     }
 
-    async fn publish(&self) -> Cid {
-        let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-        self.publishing.handle.publish(command).await.expect("publishes").cid
-    }
-
     /// Publishes, and waits until the consumer is what the provider is.
     async fn carry(&self) {
-        let cid = self.publish().await;
-        let is_last = |last: &SyncOutcome| last.cid == cid;
-        self.running
-            .status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last))
-            .await;
+        let cid = publish(&self.publishing).await.expect("publishes");
+        applied(&self.running, cid).await;
         // The old tree goes last, and with it the second names.
         eventually("the old tree to go", || {
             let left = fs::read_dir(self.consumer.private("app")).expect("lists");
@@ -113,12 +107,6 @@ impl Scene {
     }
 }
 
-fn noise(seed: u8, length: usize) -> Vec<u8> {
-    let mut bytes = vec![0; length];
-    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
 /// Changes a byte and lets neither size nor time tell of it.
 fn change_in_secret(path: &Path) {
     let found = fs::metadata(path).expect("is there");
@@ -147,7 +135,7 @@ async fn what_did_not_change_is_the_same_file_as_before() {
 async fn a_tree_of_more_than_half_of_its_volume_takes_a_change() {
     let temp = tempfile::tempdir().expect("a temporary directory");
     let root = temp.path().join("consumer");
-    let disk = Disk::new(&root.join("volumes/app"), 32 * MIB as u64);
+    let disk = Disk::new(&root.join("volumes/app"), 32 * MIB);
     let consumer = Place::new(&root, &VOLUMES);
     let files = [("large", noise(1, 18 * MIB)), ("small", noise(2, 3_000))];
     let scene = Scene::with(temp, consumer, ArchiveFormat::Tree, OnUnready::Keep, &files).await;
@@ -230,11 +218,7 @@ async fn a_file_that_is_published_by_itself_takes_the_place_of_one_that_is_equal
     let paths = vec!["/app/one".to_owned()];
     let command = PublishCommand { archive_paths: paths, metadata: Map::new() };
     let cid = scene.publishing.handle.publish(command).await.expect("publishes").cid;
-    let is_last = |last: &SyncOutcome| last.cid == cid;
-    scene
-        .running
-        .status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last))
-        .await;
+    applied(&scene.running, cid).await;
     let one = scene.consumer.data("app").join("one");
     assert_eq!(fs::read(one).expect("reads"), noise(1, 3_000));
     // Two names of one file cannot be exchanged.
@@ -259,7 +243,7 @@ async fn a_file_system_that_clones_holds_two_states_in_little_more_than_the_room
         fs::write(scene.sent("small"), noise(3, 3_000)).expect("writes");
         scene.carry().await;
         let staged = before - noted_room(&root);
-        assert!(staged < 4 * MIB as u64, "{rule:?}: {staged} bytes beside the old state");
+        assert!(staged < 4 * MIB, "{rule:?}: {staged} bytes beside the old state");
         assert_ne!(scene.inode("large"), large, "a file of its own");
         scene.end_on(disk).await;
     }

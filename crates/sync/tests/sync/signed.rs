@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use belay_protocol::record::{RECORD_SCHEMA, SIGNED_SCHEMA, SyncRecord, UNSIGNED_SCHEMA};
 use belay_protocol::{Cid, ProblemCode, PublisherKey, SyncKey, SyncRole};
 use belay_store::{LocalStore, RecordStore};
-use belay_sync::{NodeKey, PublishCommand, PublishError, SyncSpec};
-use serde_json::{Map, Value};
+use belay_sync::{NodeKey, PublishError, SyncSpec};
+use serde_json::Value;
 
+use crate::commands::{applied, publish};
 use crate::scene::{
     Place, Running, VOLUMES, eventually, fill, spec, start, start_with, tree, trees,
 };
@@ -63,16 +64,6 @@ impl Scene {
 
 fn key() -> SyncKey {
     "models".parse().expect("a key")
-}
-
-async fn publish(running: &Running) -> Result<Cid, PublishError> {
-    let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-    running.handle.publish(command).await.map(|outcome| outcome.cid)
-}
-
-async fn applied(running: &Running, cid: Cid) {
-    let is_last = |last: &belay_protocol::SyncOutcome| last.cid == cid;
-    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
 /// The refusal of the head, which must leave everything as it is.

@@ -3,15 +3,15 @@
 use std::fs;
 use std::path::PathBuf;
 
-use belay_protocol::record::SyncRecord;
-use belay_protocol::{Cid, ProblemCode, PublisherKey, SyncKey, SyncRole};
-use belay_store::{LocalStore, RecordStore};
+use belay_protocol::{ProblemCode, PublisherKey, SyncRole};
 use belay_sync::failpoint::Point;
-use belay_sync::{PublishCommand, PublishError, PublisherRule, SyncSpec, Takeover, TakeoverError};
-use serde_json::{Map, json};
+use belay_sync::{PublishError, PublisherRule, SyncSpec, Takeover, TakeoverError};
+use serde_json::json;
 
+use crate::commands::{applied, publish};
 use crate::kill::killed_at;
 use crate::scene::{Place, Running, VOLUMES, eventually, fill, spec, start, start_with, trees};
+use crate::stored::records;
 
 /// Two nodes with a workload each, which both provide one key.
 struct Scene {
@@ -37,29 +37,10 @@ impl Scene {
     fn provide(&self, place: &Place) -> Running {
         start(place, &self.store_path(), SyncRole::Provider)
     }
-
-    /// The records of the key, newest first.
-    async fn records(&self) -> Vec<SyncRecord> {
-        let store = LocalStore::open(&self.store_path()).expect("opens");
-        let key: SyncKey = "models".parse().expect("a key");
-        let history = store.history(&key, 100).await.expect("reads");
-        let records = history.iter().map(|stored| serde_json::from_slice(&stored.bytes));
-        records.map(|record| record.expect("a record")).collect()
-    }
 }
 
 fn signer(place: &Place) -> PublisherKey {
     place.key().publisher().expect("a key")
-}
-
-async fn publish(running: &Running) -> Result<Cid, PublishError> {
-    let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-    running.handle.publish(command).await.map(|outcome| outcome.cid)
-}
-
-async fn applied(running: &Running, cid: Cid) {
-    let is_last = |last: &belay_protocol::SyncOutcome| last.cid == cid;
-    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
 /// A publish that is refused because `by` publishes, before anything is stopped.
@@ -127,7 +108,8 @@ async fn one_publishes_another_takes_over_and_consumers_follow() {
     assert_eq!(back, old, "its content is what it was");
     applied(&consuming, back).await;
     fenced(&standby, &scene.first).await;
-    let epochs: Vec<u64> = scene.records().await.iter().map(|record| record.epoch).collect();
+    let epochs: Vec<u64> =
+        records(&scene.store_path()).await.iter().map(|record| record.epoch).collect();
     assert_eq!(epochs, [3, 3, 2, 2, 1]);
     for running in [first, standby, consuming] {
         running.stop().await;
@@ -151,7 +133,7 @@ async fn a_publish_under_way_is_fenced_by_construction() {
         let response = eventually("the answer", || scene.first.json("response.json")).await;
         assert_eq!(response["status"], "error", "{point:?}: {response}");
         assert!(response["error"].as_str().is_some_and(|error| error.contains("fenced")));
-        let records = scene.records().await;
+        let records = records(&scene.store_path()).await;
         assert_eq!(records.len(), 2, "{point:?}");
         assert_eq!(records[0].signer, Some(signer(&scene.standby)));
         first.stop().await;
@@ -193,7 +175,7 @@ async fn a_takeover_killed_anywhere_happened_or_did_not() {
             other => panic!("{point:?}: {other:?}"),
         }
         fenced(&first, &scene.standby).await;
-        assert_eq!(scene.records().await.len(), 2, "{point:?}: one takeover");
+        assert_eq!(records(&scene.store_path()).await.len(), 2, "{point:?}: one takeover");
         let history = scene.standby.state().join("sync_history/sent");
         assert_eq!(fs::read_dir(history).expect("lists").count(), 1, "{point:?}: in it");
         for file in ["takeover.json", "fence.json"] {
@@ -233,7 +215,8 @@ async fn where_any_may_publish_providers_take_turns() {
     assert_ne!(one.expect("publishes"), other.expect("publishes"));
     publish(&first).await.expect("publishes");
     assert_eq!(first.handle.take_over().await, Err(TakeoverError::AnyMayPublish));
-    let signers: Vec<_> = scene.records().await.iter().map(|record| record.signer).collect();
+    let signers: Vec<_> =
+        records(&scene.store_path()).await.iter().map(|record| record.signer).collect();
     let (one, other) = (Some(signer(&scene.first)), Some(signer(&scene.standby)));
     assert_eq!(signers, [one, other, one]);
     first.stop().await;

@@ -1,20 +1,20 @@
 //! What the `tree` format is for: what did not change is neither read, nor stored, nor fetched.
 
 use std::fs;
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use belay_protocol::record::{ArchiveFormat, SyncRecord};
+use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{Cid, SyncRole};
-use belay_store::{BlobStore, LocalStore, RecordStore};
-use belay_sync::PublishCommand;
-use serde_json::Map;
+use belay_store::{BlobStore, LocalStore};
 
+use crate::commands::{applied, publish};
+use crate::content::{noise, overwrite};
 use crate::faulty::Faulty;
 use crate::scene::{
     Place, Running, VOLUMES, eventually, provide_as, spec, start, start_on, tree, trees,
 };
+use crate::stored::{self, records};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -53,19 +53,6 @@ impl Scene {
         self.provider.data("data").join(name)
     }
 
-    /// Bytes of all objects in the store.
-    async fn stored(&self) -> u64 {
-        let blobs = self.store().list(None, 1_000).await.expect("lists");
-        blobs.iter().map(|blob| blob.size).sum()
-    }
-
-    async fn records(&self) -> Vec<SyncRecord> {
-        let key = "models".parse().expect("a key");
-        let history = self.store().history(&key, 100).await.expect("reads");
-        let records = history.iter().map(|stored| serde_json::from_slice(&stored.bytes));
-        records.map(|record| record.expect("a record")).collect()
-    }
-
     fn stored_at(&self, blob: Cid) -> PathBuf {
         let name = blob.to_string();
         self.store_path().join("blobs").join(&name[57..]).join(&name)
@@ -81,30 +68,6 @@ impl Scene {
 
 fn begins(path: &Path, head: &[u8]) -> bool {
     fs::read(path).expect("reads").starts_with(head)
-}
-
-/// Bytes of which every part differs and which do not compress.
-fn noise(seed: u8, length: u64) -> Vec<u8> {
-    let mut bytes = vec![0; usize::try_from(length).expect("it is small")];
-    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
-    bytes
-}
-
-/// Writes into a file without making it another one.
-fn overwrite(path: &Path, at: u64, content: &[u8]) {
-    let mut file = fs::OpenOptions::new().write(true).open(path).expect("opens");
-    file.seek(SeekFrom::Start(at)).expect("seeks");
-    file.write_all(content).expect("writes");
-}
-
-async fn publish(running: &Running) -> Cid {
-    let command = PublishCommand { archive_paths: vec!["/app".into()], metadata: Map::new() };
-    running.handle.publish(command).await.expect("publishes").cid
-}
-
-async fn applied(running: &Running, cid: Cid) {
-    let is_last = |last: &belay_protocol::SyncOutcome| last.cid == cid;
-    running.status("the apply", |status| status.last_apply.as_ref().is_some_and(is_last)).await;
 }
 
 async fn refused(running: &Running) -> String {
@@ -126,34 +89,38 @@ async fn a_change_is_stored_and_fetched_with_what_lies_around_it_alone() {
         fs::write(scene.file(&format!("f{number}")), noise(number, 3_000)).expect("writes");
     }
     let publishing = scene.provide();
-    let first = publish(&publishing).await;
+    let first = publish(&publishing).await.expect("publishes");
     let store = Faulty::open(&scene.store_path());
     let running = start_on(&scene.consumer, &VOLUMES, store.clone(), spec(SyncRole::Consumer));
     applied(&running, first).await;
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
 
-    let (before, fetched) = (scene.stored().await, store.with(|faults| faults.fetched));
+    let (before, fetched) =
+        (stored::bytes(&scene.store_path()).await, store.with(|faults| faults.fetched));
     overwrite(&scene.file("large"), 3 * MIB + 77, &noise(9, 4_096));
-    let second = publish(&publishing).await;
+    let second = publish(&publishing).await.expect("publishes");
     assert_ne!(first, second);
     applied(&running, second).await;
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
     // Two chunks, a chunk or two of the manifest, and a root.
-    let (stored, moved) =
-        (scene.stored().await - before, store.with(|faults| faults.fetched) - fetched);
+    let (stored, moved) = (
+        stored::bytes(&scene.store_path()).await - before,
+        store.with(|faults| faults.fetched) - fetched,
+    );
     assert!(stored < MIB / 2, "{stored} bytes were stored");
     assert!(moved < MIB / 2, "{moved} bytes were fetched");
-    let record = &scene.records().await[0];
+    let record = &records(&scene.store_path()).await[0];
     assert_eq!(record.manifest.archive_format, ArchiveFormat::Tree);
     assert!(record.manifest.archive_size_bytes > 8 * MIB, "what it needs, and not what was new");
 
     // A renamed file is found by its content, on both sides.
-    let (before, fetched) = (scene.stored().await, store.with(|faults| faults.fetched));
+    let (before, fetched) =
+        (stored::bytes(&scene.store_path()).await, store.with(|faults| faults.fetched));
     fs::rename(scene.file("large"), scene.file("another")).expect("renames");
-    let third = publish(&publishing).await;
+    let third = publish(&publishing).await.expect("publishes");
     applied(&running, third).await;
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
-    assert!(scene.stored().await - before < MIB / 4);
+    assert!(stored::bytes(&scene.store_path()).await - before < MIB / 4);
     assert!(store.with(|faults| faults.fetched) - fetched < MIB / 4);
     running.stop().await;
     publishing.stop().await;
@@ -164,12 +131,12 @@ async fn a_file_with_its_old_size_and_time_and_other_content_is_read_again() {
     let scene = Scene::new();
     fs::write(scene.file("page"), "one").expect("writes");
     let running = scene.provide();
-    let first = publish(&running).await;
+    let first = publish(&running).await.expect("publishes");
     let modified = fs::metadata(scene.file("page")).expect("exists").modified().expect("a time");
     overwrite(&scene.file("page"), 0, b"two");
     let file = fs::File::open(scene.file("page")).expect("opens");
     file.set_modified(modified).expect("sets a time");
-    assert_ne!(publish(&running).await, first);
+    assert_ne!(publish(&running).await.expect("publishes"), first);
     running.stop().await;
 }
 
@@ -181,8 +148,8 @@ async fn holes_are_neither_stored_nor_filled() {
     overwrite(&scene.file("sparse"), 20 * MIB + 5, b"middle");
     overwrite(&scene.file("sparse"), 40 * MIB - 1, b"x");
     let publishing = scene.provide();
-    let cid = publish(&publishing).await;
-    assert!(scene.stored().await < MIB / 4);
+    let cid = publish(&publishing).await.expect("publishes");
+    assert!(stored::bytes(&scene.store_path()).await < MIB / 4);
     let running = scene.consume();
     applied(&running, cid).await;
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
@@ -198,7 +165,7 @@ async fn what_a_provider_remembers_may_be_lost_or_damaged() {
     fs::write(scene.file("large"), noise(1, 2 * MIB)).expect("writes");
     fs::write(scene.file("page"), "0").expect("writes");
     let running = scene.provide();
-    publish(&running).await;
+    publish(&running).await.expect("publishes");
     let remembered = scene.provider.state().join("sync/remembered");
     let damage = |name: &str| {
         let path = remembered.join(name);
@@ -213,15 +180,15 @@ async fn what_a_provider_remembers_may_be_lost_or_damaged() {
         } else {
             damage(name);
         }
-        let before = scene.stored().await;
+        let before = stored::bytes(&scene.store_path()).await;
         fs::write(scene.file("page"), number.to_string().repeat(2)).expect("writes");
-        publish(&running).await;
-        let stored = scene.stored().await.saturating_sub(before);
+        publish(&running).await.expect("publishes");
+        let stored = stored::bytes(&scene.store_path()).await.saturating_sub(before);
         assert!(stored < MIB / 4, "{name:?}: the head tells what the store has: {stored}");
     }
     running.stop().await;
     let consuming = scene.consume();
-    applied(&consuming, scene.records().await[0].cid).await;
+    applied(&consuming, records(&scene.store_path()).await[0].cid).await;
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
     consuming.stop().await;
 }
@@ -233,9 +200,9 @@ async fn packs_stay_as_long_as_a_kept_generation_needs_them_and_no_longer() {
     let running = scene.provide();
     for seed in 10..15 {
         fs::write(scene.file("page"), noise(seed, 200_000)).expect("writes");
-        publish(&running).await;
+        publish(&running).await.expect("publishes");
     }
-    let records = scene.records().await;
+    let records = records(&scene.store_path()).await;
     eventually("the roots of the newest two", || {
         let gone = records[2..].iter().all(|old| !scene.stored_at(old.manifest.blob).exists());
         gone.then_some(())
@@ -258,12 +225,12 @@ async fn a_head_whose_packs_are_gone_is_stored_anew() {
     let scene = Scene::new();
     fs::write(scene.file("kept"), noise(1, MIB)).expect("writes");
     let running = scene.provide();
-    publish(&running).await;
+    publish(&running).await.expect("publishes");
     for pack in scene.packs().await {
         fs::remove_file(pack).expect("removes");
     }
     fs::write(scene.file("page"), "changed").expect("writes");
-    let cid = publish(&running).await;
+    let cid = publish(&running).await.expect("publishes");
     assert_eq!(running.window.events().len(), 4, "one stop for each publish");
     let consuming = scene.consume();
     applied(&consuming, cid).await;
@@ -297,10 +264,10 @@ async fn damaged_torn_and_missing_packs_and_roots_are_refused_while_the_app_runs
         let scene = Scene::new();
         fs::write(scene.file("large"), noise(1, MIB)).expect("writes");
         let publishing = scene.provide();
-        publish(&publishing).await;
+        publish(&publishing).await.expect("publishes");
         publishing.stop().await;
         let path = if root {
-            scene.stored_at(scene.records().await[0].manifest.blob)
+            scene.stored_at(records(&scene.store_path()).await[0].manifest.blob)
         } else {
             scene.packs().await.remove(0)
         };
@@ -325,7 +292,7 @@ async fn what_an_app_changed_in_its_copy_is_fetched_again() {
     fs::write(scene.file("gone"), noise(2, 100_000)).expect("writes");
     fs::write(scene.file("page"), "one").expect("writes");
     let publishing = scene.provide();
-    let first = publish(&publishing).await;
+    let first = publish(&publishing).await.expect("publishes");
     let running = scene.consume();
     applied(&running, first).await;
     let copied = scene.consumer.data("data");
@@ -333,7 +300,7 @@ async fn what_an_app_changed_in_its_copy_is_fetched_again() {
     fs::remove_file(copied.join("gone")).expect("removes");
     std::os::unix::fs::symlink("/etc/passwd", copied.join("gone")).expect("links");
     fs::write(scene.file("page"), "two").expect("writes");
-    let second = publish(&publishing).await;
+    let second = publish(&publishing).await.expect("publishes");
     applied(&running, second).await;
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
     running.stop().await;
@@ -347,9 +314,9 @@ async fn a_provider_that_changes_its_form_stores_its_next_publish_in_the_new_one
     let mut seqs = Vec::new();
     for format in [ArchiveFormat::TarGz, ArchiveFormat::Tree, ArchiveFormat::TarGz] {
         let running = provide_as(&scene.provider, &scene.store_path(), format);
-        let cid = publish(&running).await;
+        let cid = publish(&running).await.expect("publishes");
         running.stop().await;
-        let record = scene.records().await.remove(0);
+        let record = records(&scene.store_path()).await.remove(0);
         assert_eq!((record.manifest.archive_format, record.cid), (format, cid));
         assert_eq!(record.manifest.schema_version, format.manifest_schema());
         seqs.push(record.seq);

@@ -23,6 +23,26 @@ async fn first(scene: &Scene) -> (Running, Running, Cid, State) {
     (provider, consumer, cid, trees(&scene.consumer))
 }
 
+/// The same once a second generation was taken back.
+async fn second(scene: &Scene) -> (Running, Running, [Cid; 2], State) {
+    let (provider, consumer, one, before) = first(scene).await;
+    answer(&consumer, Some(unready()));
+    let two = scene.publish(&provider, "two").await;
+    taken_back(&consumer, two, 1).await;
+    scene.ended().await;
+    (provider, consumer, [one, two], before)
+}
+
+/// The same while a second generation is on trial, and its workload says this of itself.
+async fn on_trial(scene: &Scene, now: Option<Ready>) -> (Running, Running, [Cid; 2], State) {
+    let (provider, consumer, one, before) = first(scene).await;
+    answer(&consumer, Some(Ready::NotStarted));
+    say(&consumer, now);
+    let two = scene.publish(&provider, "two").await;
+    consumer.status("a trial", |status| status.stage == "on-trial").await;
+    (provider, consumer, [one, two], before)
+}
+
 fn answer(running: &Running, on_applied: Option<Ready>) {
     running.window.0.lock().expect("not poisoned").on_applied = on_applied;
 }
@@ -104,11 +124,7 @@ async fn content_on_which_the_workload_is_not_ready_is_taken_back_with_what_it_w
 #[tokio::test]
 async fn content_that_fails_again_is_counted_and_held_back_for_longer_over_restarts() {
     let scene = Scene::new();
-    let (provider, consumer, _, before) = first(&scene).await;
-    answer(&consumer, Some(unready()));
-    let two = scene.publish(&provider, "two").await;
-    taken_back(&consumer, two, 1).await;
-    scene.ended().await;
+    let (provider, consumer, [_, two], before) = second(&scene).await;
     consumer.stop().await;
 
     // Its time has come.
@@ -222,11 +238,7 @@ async fn the_app_may_have_changed_the_places_themselves() {
 #[tokio::test]
 async fn a_trial_waits_for_a_workload_that_was_stopped_and_goes_on_after_a_restart() {
     let scene = Scene::new();
-    let (provider, consumer, one, before) = first(&scene).await;
-    answer(&consumer, Some(Ready::NotStarted));
-    say(&consumer, Some(Ready::NotStarted));
-    let two = scene.publish(&provider, "two").await;
-    consumer.status("a trial", |status| status.stage == "on-trial").await;
+    let (provider, consumer, [one, two], before) = on_trial(&scene, Some(Ready::NotStarted)).await;
     // A newer record waits for the verdict.
     let three = scene.publish(&provider, "three").await;
     consumer.looked().await;
@@ -250,11 +262,7 @@ async fn a_trial_waits_for_a_workload_that_was_stopped_and_goes_on_after_a_resta
 #[tokio::test]
 async fn a_trial_that_is_passed_after_a_restart_is_told_like_any_apply() {
     let scene = Scene::new();
-    let (provider, consumer, _, _) = first(&scene).await;
-    answer(&consumer, Some(Ready::NotStarted));
-    say(&consumer, None);
-    let two = scene.publish(&provider, "two").await;
-    consumer.status("a trial", |status| status.stage == "on-trial").await;
+    let (provider, consumer, [_, two], _) = on_trial(&scene, None).await;
     consumer.stop().await;
     let consumer = scene.consume();
     applied(&consumer, two).await;
@@ -268,11 +276,7 @@ async fn a_trial_that_is_passed_after_a_restart_is_told_like_any_apply() {
 #[tokio::test]
 async fn an_operator_ends_a_trial_and_a_busy_workload_delays_the_way_back() {
     let scene = Scene::new();
-    let (provider, consumer, one, _) = first(&scene).await;
-    answer(&consumer, Some(Ready::NotStarted));
-    say(&consumer, None);
-    scene.publish(&provider, "two").await;
-    consumer.status("a trial", |status| status.stage == "on-trial").await;
+    let (provider, consumer, [one, _], _) = on_trial(&scene, None).await;
     let back = consumer.handle.roll_back(None).await.expect("goes back");
     assert_eq!(back.cid, one);
     assert_eq!(consumer.handle.status().borrow().taken_back, None, "nothing was judged");
@@ -300,11 +304,7 @@ async fn an_operator_ends_a_trial_and_a_busy_workload_delays_the_way_back() {
 #[tokio::test]
 async fn what_cannot_be_put_back_stays_and_is_told() {
     let scene = Scene::new();
-    let (provider, consumer, _, _) = first(&scene).await;
-    answer(&consumer, Some(Ready::NotStarted));
-    say(&consumer, None);
-    let two = scene.publish(&provider, "two").await;
-    consumer.status("a trial", |status| status.stage == "on-trial").await;
+    let (provider, consumer, [_, two], _) = on_trial(&scene, None).await;
     // As a reset of the volume would: what lay beside its content is gone.
     for (name, _) in VOLUMES {
         for entry in fs::read_dir(scene.consumer.private(name)).expect("lists") {
@@ -390,11 +390,7 @@ async fn a_trial_killed_before_its_verdict_is_judged_by_the_next_process() {
 #[tokio::test]
 async fn the_old_state_is_known_again() {
     let scene = Scene::new();
-    let (provider, consumer, one, before) = first(&scene).await;
-    answer(&consumer, Some(unready()));
-    let two = scene.publish(&provider, "two").await;
-    taken_back(&consumer, two, 1).await;
-    scene.ended().await;
+    let (provider, consumer, [one, _], before) = second(&scene).await;
     let stops = consumer.window.events().len();
     // The old content is the head again.
     let again = scene.publish(&provider, "one").await;
