@@ -5,120 +5,54 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use belay_harness::{Node, NodeOptions, binary, program_image, until};
-use belay_protocol::runner::{
-    CheckpointStatus, RunDetail, RunId, RunState, SnapshotStatus, SubmitRequest, Submitted,
-};
+use belay_harness::{Node, NodeOptions, RunBench, binary, until};
+use belay_protocol::runner::{CheckpointStatus, RunId, RunState, SnapshotStatus};
 use belay_protocol::{LogLine, LogStream};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(90);
 
-/// A node with a workload `work` of the tests' runner.
-struct Bench {
-    node: Node,
-    http: reqwest::Client,
+/// `runner` are lines of the table `runner`.
+async fn bench(options: NodeOptions, memory: &str, runner: &str) -> RunBench {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_test-runner"));
+    let bench = RunBench::new(Node::start(options).await, &program);
+    bench.deploy(&format!("[limits]\nmemory = \"{memory}\"\n[runner]\n{runner}")).await;
+    bench
 }
 
-impl Bench {
-    /// `runner` are lines of the table `runner`.
-    async fn new(options: NodeOptions, memory: &str, runner: &str) -> Self {
-        let node = Node::start(options).await;
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_test-runner"));
-        program_image(node.directory(), &program).expect("an image");
-        let spec = format!(
-            "name = \"work\"\nimage = \"file:test-runner.tar\"\ncommand = [\"/test-runner\"]\n\
-             stop_grace = \"0s\"\n[limits]\nmemory = \"{memory}\"\n[runner]\n{runner}"
-        );
-        node.client().deploy(&spec, node.directory()).await.expect("deploys");
-        let http = reqwest::Client::builder().unix_socket(node.socket()).build().expect("a client");
-        Self { node, http }
-    }
+async fn output(bench: &RunBench, run: RunId) -> Value {
+    bench.is(run, RunState::Finished).await.output.expect("it has a result")
+}
 
-    async fn submit(&self, payload: Value, max_attempts: u32) -> RunId {
-        let wish = json!({ "workload": "work", "payload": payload, "max_attempts": max_attempts });
-        let wish: SubmitRequest = serde_json::from_value(wish).expect("a submission");
-        // The runner server begins a moment after the node.
-        until("the run to be taken", SOON, || async {
-            let sent = self.http.post("http://belay/v1/runs").json(&wish).send().await;
-            let answer = sent.map_err(|error| format!("{error:?}"))?;
-            let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
-            let taken: Result<Submitted, _> = serde_json::from_str(&text);
-            taken.map(|taken| taken.run).map_err(|error| format!("{error}: {text}"))
-        })
-        .await
-    }
+/// What a run wrote.
+async fn wrote(bench: &RunBench, run: RunId) -> Result<Vec<String>, String> {
+    let sent = bench.http.get(format!("http://belay/v1/runs/{run}/logs")).send().await;
+    let answer = sent.map_err(|error| format!("{error:?}"))?;
+    let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
+    let lines: Result<Vec<LogLine>, _> = text.lines().map(serde_json::from_str).collect();
+    let lines = lines.map_err(|error| format!("{error}: {text}"))?;
+    let written = lines.into_iter().filter(|line| line.stream == LogStream::Stdout);
+    Ok(written.map(|line| line.text).collect())
+}
 
-    async fn run(&self, run: RunId) -> Result<RunDetail, String> {
-        let sent = self.http.get(format!("http://belay/v1/runs/{run}")).send().await;
-        let answer = sent.map_err(|error| format!("{error:?}"))?;
-        let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
-        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
-    }
-
-    async fn is(&self, run: RunId, state: RunState) -> RunDetail {
-        until(&format!("{run} to be {}", state.as_str()), SOON, || async {
-            let found = self.run(run).await?;
-            if found.status.state == state { Ok(found) } else { Err(format!("{found:?}")) }
-        })
-        .await
-    }
-
-    async fn output(&self, run: RunId) -> Value {
-        self.is(run, RunState::Finished).await.output.expect("it has a result")
-    }
-
-    /// Ids of the runners' containers that are there.
-    fn containers(&self) -> Vec<String> {
-        let filter = format!("label=io.belay.node={}", self.node.name());
-        let listed = Command::new("/usr/bin/podman")
-            .args(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter])
-            .output()
-            .expect("podman lists");
-        String::from_utf8_lossy(&listed.stdout).lines().map(str::to_owned).collect()
-    }
-
-    /// Events of this kind so far.
-    async fn told(&self, kind: &str) -> Vec<Value> {
-        let page = self.node.client().events(&format!("kind={kind}&limit=1000")).await;
-        let page = serde_json::to_value(page.expect("belayd answers")).expect("plain data");
-        page["events"].as_array().cloned().unwrap_or_default()
-    }
-
-    /// What a run wrote.
-    async fn wrote(&self, run: RunId) -> Result<Vec<String>, String> {
-        let sent = self.http.get(format!("http://belay/v1/runs/{run}/logs")).send().await;
-        let answer = sent.map_err(|error| format!("{error:?}"))?;
-        let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
-        let lines: Result<Vec<LogLine>, _> = text.lines().map(serde_json::from_str).collect();
-        let lines = lines.map_err(|error| format!("{error}: {text}"))?;
-        let written = lines.into_iter().filter(|line| line.stream == LogStream::Stdout);
-        Ok(written.map(|line| line.text).collect())
-    }
-
-    async fn writes(&self, run: RunId, lines: &[&str]) {
-        until(&format!("{run} to have written {lines:?}"), SOON, || async {
-            let found = self.wrote(run).await?;
-            if found == lines { Ok(()) } else { Err(format!("{found:?}")) }
-        })
-        .await;
-    }
-
-    async fn end(self) {
-        self.node.end().await;
-    }
+async fn writes(bench: &RunBench, run: RunId, lines: &[&str]) {
+    until(&format!("{run} to have written {lines:?}"), SOON, || async {
+        let found = wrote(bench, run).await?;
+        if found == lines { Ok(()) } else { Err(format!("{found:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_run_has_what_it_wrote_also_when_its_runner_had_others_and_is_gone() {
-    let mut bench = Bench::new(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
+    let mut bench = bench(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
     let say = |word: &str| json!({ "say": [format!("{word}, one"), format!("{word}, two")] });
     let first = bench.submit(say("first"), 3).await;
     let second = bench.submit(say("second"), 3).await;
-    assert_eq!(bench.output(first).await["runs"], 1);
-    assert_eq!(bench.output(second).await["runs"], 2, "its runner was warm");
-    bench.writes(first, &["first, one", "first, two"]).await;
-    bench.writes(second, &["second, one", "second, two"]).await;
+    assert_eq!(output(&bench, first).await["runs"], 1);
+    assert_eq!(output(&bench, second).await["runs"], 2, "its runner was warm");
+    writes(&bench, first, &["first, one", "first, two"]).await;
+    writes(&bench, second, &["second, one", "second, two"]).await;
 
     // One that is followed ends with its run.
     let mut wish = say("third");
@@ -155,9 +89,9 @@ async fn each_run_has_what_it_wrote_also_when_its_runner_had_others_and_is_gone(
         }
     })
     .await;
-    bench.writes(first, &["first, one", "first, two"]).await;
-    bench.writes(second, &["second, one", "second, two"]).await;
-    bench.writes(third, &["third, one", "third, two"]).await;
+    writes(&bench, first, &["first, one", "first, two"]).await;
+    writes(&bench, second, &["second, one", "second, two"]).await;
+    writes(&bench, third, &["third, one", "third, two"]).await;
 
     // An attempt that ends with its runner's life has what it wrote before.
     let mut wish = say("last words");
@@ -165,49 +99,49 @@ async fn each_run_has_what_it_wrote_also_when_its_runner_had_others_and_is_gone(
     let dying = bench.submit(wish, 2).await;
     bench.is(dying, RunState::Failed).await;
     let twice = ["last words, one", "last words, two", "last words, one", "last words, two"];
-    bench.writes(dying, &twice).await;
+    writes(&bench, dying, &twice).await;
     bench.node.kill();
     bench.node.launch().await;
-    bench.writes(dying, &twice).await;
-    bench.end().await;
+    writes(&bench, dying, &twice).await;
+    bench.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_wait_for_room_and_go_to_a_runner_that_is_there() {
-    let bench = Bench::new(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
+    let bench = bench(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
     let (first, second) =
         (bench.submit(json!({ "wait_ms": 1500 }), 3).await, bench.submit(json!({}), 3).await);
     bench.is(first, RunState::Waiting).await;
     assert_eq!(bench.run(second).await.expect("is there").status.state, RunState::Queued);
-    assert_eq!(bench.output(first).await["runs"], 1);
-    bench.output(second).await;
+    assert_eq!(output(&bench, first).await["runs"], 1);
+    output(&bench, second).await;
     let there = bench.containers().len();
     let third = bench.submit(json!({}), 3).await;
-    assert!(bench.output(third).await["runs"].as_u64() > Some(1), "its runner was warm");
+    assert!(output(&bench, third).await["runs"].as_u64() > Some(1), "its runner was warm");
     assert_eq!(bench.containers().len(), there);
     assert_eq!(bench.told("runner-checkpointed").await, Vec::<Value>::new(), "a short wait");
-    bench.end().await;
+    bench.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_bounds_how_many_runners_there_are() {
     let config = "[runner]\nmemory = \"100M\"\n".to_owned();
     let options = NodeOptions { config, ..NodeOptions::default() };
-    let bench = Bench::new(options, "64M", "max_concurrent = 4\n").await;
+    let bench = bench(options, "64M", "max_concurrent = 4\n").await;
     let long = bench.submit(json!({ "wait_ms": 4000 }), 3).await;
     let next = bench.submit(json!({}), 3).await;
     bench.is(long, RunState::Waiting).await;
     assert_eq!(bench.run(next).await.expect("is there").status.state, RunState::Queued);
     assert_eq!(bench.containers().len(), 1);
-    bench.output(long).await;
-    bench.output(next).await;
+    output(&bench, long).await;
+    output(&bench, next).await;
     assert_eq!(bench.containers().len(), 1);
-    bench.end().await;
+    bench.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_runner_that_dies_fails_its_attempt_at_once_with_the_reason() {
-    let bench = Bench::new(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
+    let bench = bench(NodeOptions::default(), "64M", "max_concurrent = 1\n").await;
     let began = Instant::now();
     let ended = bench.submit(json!({ "exit": 7 }), 1).await;
     let failed = bench.is(ended, RunState::Failed).await;
@@ -217,14 +151,14 @@ async fn a_runner_that_dies_fails_its_attempt_at_once_with_the_reason() {
     let failed = bench.is(hog, RunState::Failed).await;
     let reason = "the runner ended with code 137, killed for want of memory";
     assert_eq!(failed.status.failure.as_deref(), Some(reason));
-    assert_eq!(bench.output(bench.submit(json!({}), 1).await).await["runs"], 1);
-    bench.end().await;
+    assert_eq!(output(&bench, bench.submit(json!({}), 1).await).await["runs"], 1);
+    bench.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_wait_goes_to_the_disk_and_frees_its_memory_and_the_run_goes_on() {
     let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
-    let mut bench = Bench::new(NodeOptions::default(), "128M", runner).await;
+    let mut bench = bench(NodeOptions::default(), "128M", runner).await;
     let run = bench.submit(json!({ "hold_mib": 48, "wait_ms": 12_000 }), 1).await;
     let suspended = bench.is(run, RunState::Suspended).await;
     assert_eq!(suspended.status.snapshot, Some(SnapshotStatus::Checkpointed {}));
@@ -237,7 +171,7 @@ async fn a_long_wait_goes_to_the_disk_and_frees_its_memory_and_the_run_goes_on()
     // Over a death of belayd as well.
     bench.node.kill();
     bench.node.launch().await;
-    let output = bench.output(run).await;
+    let output = output(&bench, run).await;
     assert_eq!((&output["held"], &output["whole"]), (&json!(48 << 20), &json!(true)));
     assert_eq!(bench.run(run).await.expect("is there").status.attempt.get(), 1);
     for kind in [
@@ -253,13 +187,13 @@ async fn a_long_wait_goes_to_the_disk_and_frees_its_memory_and_the_run_goes_on()
         assert_eq!(told.len(), 1, "{kind}: {told:?}");
         assert_eq!(told[0]["details"]["run"], json!(run), "{kind}");
     }
-    bench.end().await;
+    bench.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_checkpoint_is_shown_and_its_removal_begins_the_run_anew() {
     let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
-    let bench = Bench::new(NodeOptions::default(), "64M", runner).await;
+    let bench = bench(NodeOptions::default(), "64M", runner).await;
     let run = bench.submit(json!({ "wait_ms": 3_600_000 }), 1).await;
     bench.is(run, RunState::Suspended).await;
     let kept = bench.http.get("http://belay/v1/checkpoints").send().await.expect("belayd answers");
@@ -288,13 +222,13 @@ async fn a_checkpoint_is_shown_and_its_removal_begins_the_run_anew() {
     .await;
     let none = bench.http.get("http://belay/v1/checkpoints").send().await.expect("belayd answers");
     assert_eq!(none.text().await.expect("a body"), "[]");
-    bench.end().await;
+    bench.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_of_belayd_around_a_checkpoint_loses_no_run() {
     let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
-    let mut bench = Bench::new(NodeOptions::default(), "64M", runner).await;
+    let mut bench = bench(NodeOptions::default(), "64M", runner).await;
     for delay in [0, 150, 400] {
         let run = bench.submit(json!({ "hold_mib": 8, "wait_ms": 9000 }), 1).await;
         until("the wait to begin", SOON, || async {
@@ -309,10 +243,10 @@ async fn a_kill_of_belayd_around_a_checkpoint_loses_no_run() {
         tokio::time::sleep(Duration::from_millis(delay)).await;
         bench.node.kill();
         bench.node.launch().await;
-        let output = bench.output(run).await;
+        let output = output(&bench, run).await;
         assert_eq!(output["whole"], true, "killed after {delay} ms");
     }
-    bench.end().await;
+    bench.node.end().await;
 }
 
 /// An engine that ends with the test.
@@ -343,7 +277,7 @@ async fn without_criu_a_runner_is_frozen_and_that_is_said() {
     let config = format!("[engine]\nsocket = \"{}\"\n", socket.display());
     let options = NodeOptions { config, ..NodeOptions::default() };
     let runner = "max_concurrent = 1\nsnapshot_delay = \"0s\"\n";
-    let bench = Bench::new(options, "64M", runner).await;
+    let bench = bench(options, "64M", runner).await;
     let run = bench.submit(json!({ "wait_ms": 6000 }), 1).await;
     let suspended = bench.is(run, RunState::Suspended).await;
     assert_eq!(suspended.status.snapshot, Some(SnapshotStatus::Paused {}));
@@ -351,6 +285,6 @@ async fn without_criu_a_runner_is_frozen_and_that_is_said() {
     let status = bench.node.client().status().await.expect("belayd answers");
     assert_eq!(status.engine.snapshot, "pause");
     assert_eq!(bench.told("runner-checkpointed").await, Vec::<Value>::new());
-    assert_eq!(bench.output(run).await["runs"], 1);
-    bench.end().await;
+    assert_eq!(output(&bench, run).await["runs"], 1);
+    bench.node.end().await;
 }

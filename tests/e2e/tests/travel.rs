@@ -1,14 +1,15 @@
 //! Runs that go on at another node, with two real belayds and real checkpoints. Both share one host,
 //! so what they listen on is shared as well: the first is down while the second has its runner.
 
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use belay_harness::{Node, NodeOptions, binary, program_image, until};
+use belay_harness::{Node, NodeOptions, RunBench, binary, until};
 use belay_protocol::runner::{
     ArrivalVerdict, CheckpointStatus, DepartureStage, ImportedCheckpoint, RunDetail, RunId,
-    RunState, RunnerId, SubmitRequest, Submitted,
+    RunState, RunnerId,
 };
 use belay_protocol::{Problem, ProblemCode};
 use serde_json::{Value, json};
@@ -21,9 +22,21 @@ struct Road {
     place: tempfile::TempDir,
 }
 
-struct Stop {
-    node: Node,
-    http: reqwest::Client,
+/// One of these nodes.
+struct Stop(RunBench);
+
+impl Deref for Stop {
+    type Target = RunBench;
+
+    fn deref(&self) -> &RunBench {
+        &self.0
+    }
+}
+
+impl DerefMut for Stop {
+    fn deref_mut(&mut self) -> &mut RunBench {
+        &mut self.0
+    }
 }
 
 impl Road {
@@ -46,59 +59,27 @@ impl Road {
         let config = format!("[runner]\ntravel_key = \"{}\"\n", key.display());
         let node = Node::start(NodeOptions { config, ..NodeOptions::default() }).await;
         let program = PathBuf::from(env!("CARGO_BIN_EXE_test-runner"));
-        program_image(node.directory(), &program).expect("an image");
-        let http = reqwest::Client::builder().unix_socket(node.socket()).build().expect("a client");
-        let stop = Stop { node, http };
-        stop.deploy(more).await;
+        let stop = Stop(RunBench::new(node, &program));
+        stop.take(more).await;
         stop
     }
 }
 
 impl Stop {
-    async fn deploy(&self, more: &str) {
-        let spec = format!(
-            "name = \"work\"\nimage = \"file:test-runner.tar\"\ncommand = [\"/test-runner\"]\n\
-             stop_grace = \"0s\"\n{more}\n[limits]\nmemory = \"128M\"\n[runner]\n\
-             max_concurrent = 2\nsnapshot_delay = \"0s\"\n"
-        );
-        self.node.client().deploy(&spec, self.node.directory()).await.expect("deploys");
+    /// Takes runs of `work` from now on.
+    async fn take(&self, more: &str) {
+        let rest = "[limits]\nmemory = \"128M\"\n[runner]\nmax_concurrent = 2\n\
+                    snapshot_delay = \"0s\"\n";
+        self.deploy(&format!("{more}\n{rest}")).await;
     }
 
     fn name(&self) -> &str {
         self.node.name()
     }
 
-    async fn submit(&self, payload: Value) -> RunId {
-        let wish = json!({ "workload": "work", "payload": payload, "max_attempts": 1 });
-        let wish: SubmitRequest = serde_json::from_value(wish).expect("a submission");
-        until("the run to be taken", SOON, || async {
-            let sent = self.http.post("http://belay/v1/runs").json(&wish).send().await;
-            let answer = sent.map_err(|error| format!("{error:?}"))?;
-            let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
-            let taken: Result<Submitted, _> = serde_json::from_str(&text);
-            taken.map(|taken| taken.run).map_err(|error| format!("{error}: {text}"))
-        })
-        .await
-    }
-
-    async fn run(&self, run: RunId) -> Result<RunDetail, String> {
-        let sent = self.http.get(format!("http://belay/v1/runs/{run}")).send().await;
-        let answer = sent.map_err(|error| format!("{error:?}"))?;
-        let text = answer.text().await.map_err(|error| format!("{error:?}"))?;
-        serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
-    }
-
-    async fn is(&self, run: RunId, state: RunState) -> RunDetail {
-        until(&format!("{run} to be {}", state.as_str()), SOON, || async {
-            let found = self.run(run).await?;
-            if found.status.state == state { Ok(found) } else { Err(format!("{found:?}")) }
-        })
-        .await
-    }
-
     /// A run that is on the disk, with its runner.
     async fn suspended(&self, payload: Value) -> (RunId, RunnerId) {
-        let run = self.submit(payload).await;
+        let run = self.submit(payload, 1).await;
         let found = self.is(run, RunState::Suspended).await;
         (run, found.status.runner.expect("it has a runner"))
     }
@@ -163,24 +144,9 @@ impl Stop {
         kept.expect("belayd answers").json().await.expect("the documented shape")
     }
 
-    async fn told(&self, kind: &str) -> usize {
-        let page = self.node.client().events(&format!("kind={kind}&limit=1000")).await;
-        let page = serde_json::to_value(page.expect("belayd answers")).expect("plain data");
-        page["events"].as_array().map_or(0, Vec::len)
-    }
-
-    fn containers(&self) -> usize {
-        let filter = format!("label=io.belay.node={}", self.name());
-        let listed = std::process::Command::new("/usr/bin/podman")
-            .args(["ps", "--all", "--quiet", "--filter", &filter])
-            .output()
-            .expect("podman lists");
-        String::from_utf8_lossy(&listed.stdout).lines().count()
-    }
-
     /// Shows that nothing of an import is left.
     async fn has_nothing(&self) {
-        assert_eq!((self.containers(), self.kept().await), (0, Vec::new()));
+        assert_eq!((self.containers().len(), self.kept().await), (0, Vec::new()));
         let books = self.node.directory().join("state/checkpoints");
         assert_eq!(std::fs::read_dir(books).expect("lists").count(), 0);
     }
@@ -216,7 +182,7 @@ async fn a_run_goes_on_at_another_node_with_its_memory_and_nowhere_else() {
         assert_eq!(cancelled, Err(ProblemCode::RunMoved));
         assert_eq!(a.kept().await[0].departure.as_ref(), Some(&departure));
     }
-    assert_eq!(a.told("run-exported").await, 1);
+    assert_eq!(a.told("run-exported").await.len(), 1);
 
     // The same archive again, and to nobody else.
     let again = road.file("again");
@@ -257,7 +223,7 @@ async fn a_run_goes_on_at_another_node_with_its_memory_and_nowhere_else() {
         let (code, detail) = b.refused(archive).await;
         assert_eq!(code, ProblemCode::ArchiveTaken, "{detail}");
     }
-    assert_eq!((b.kept().await.len(), b.containers()), (1, 1));
+    assert_eq!((b.kept().await.len(), b.containers().len()), (1, 1));
 
     // Taken is taken, also over a death; then it is told what it waits for.
     b.node.kill();
@@ -266,20 +232,20 @@ async fn a_run_goes_on_at_another_node_with_its_memory_and_nowhere_else() {
     b.is(run, RunState::Suspended).await;
     b.tell(run, "hello").await.expect("it is told");
     finished(&b.is(run, RunState::Finished).await, 16 * MIB, "hello");
-    assert_eq!((b.told("run-imported").await, b.told("run-resumed").await), (1, 1));
+    assert_eq!((b.told("run-imported").await.len(), b.told("run-resumed").await.len()), (1, 1));
     let (code, _) = b.refused(&archive).await;
     assert_eq!(code, ProblemCode::ArchiveTaken, "also when it is over");
-    b.node.end().await;
+    b.0.node.end().await;
 
     a.node.launch().await;
     until("runs to be served", SOON, || a.run(run)).await;
     a.does(&["checkpoint", "rm", runner.as_str()]).await;
     a.is(run, RunState::Moved).await;
     until("its container to be gone", SOON, || async {
-        if a.containers() == 0 { Ok(()) } else { Err("it is there".to_owned()) }
+        if a.containers().is_empty() { Ok(()) } else { Err("it is there".to_owned()) }
     })
     .await;
-    a.node.end().await;
+    a.0.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,7 +266,7 @@ async fn what_nobody_imported_is_taken_back() {
     assert!(back.status.epoch > before, "what the archive has is of an older epoch");
     a.tell(run, "back").await.expect("it is told");
     finished(&a.is(run, RunState::Finished).await, 0, "back");
-    a.node.end().await;
+    a.0.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -357,14 +323,14 @@ async fn a_death_in_the_middle_leaves_the_run_on_one_node() {
     });
     pieces.recv().await.expect("half of it was sent");
     until("its container to be made", SOON, || async {
-        if b.containers() == 1 { Ok(()) } else { Err("there is none".to_owned()) }
+        if b.containers().len() == 1 { Ok(()) } else { Err("there is none".to_owned()) }
     })
     .await;
     b.node.kill();
     drop(sending.await.expect("no panic"));
     b.node.launch().await;
     until("nothing of it to be left", SOON, || async {
-        if b.containers() == 0 { Ok(()) } else { Err("its container".to_owned()) }
+        if b.containers().is_empty() { Ok(()) } else { Err("its container".to_owned()) }
     })
     .await;
     b.has_nothing().await;
@@ -378,10 +344,10 @@ async fn a_death_in_the_middle_leaves_the_run_on_one_node() {
     .await;
     b.tell(run, "at last").await.expect("it is told");
     finished(&b.is(run, RunState::Finished).await, 48 * MIB, "at last");
-    b.node.end().await;
+    b.0.node.end().await;
     a.node.launch().await;
     a.is(run, RunState::Moved).await;
-    a.node.end().await;
+    a.0.node.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -398,14 +364,14 @@ async fn what_cannot_travel_or_arrive_is_refused_by_name() {
     assert_eq!(code, ProblemCode::WorkloadDiffers);
     assert_eq!(detail, "work has hostname = \"other\" here, and the runner was made with \"work\"");
     b.has_nothing().await;
-    b.deploy("").await;
+    b.take("").await;
     let ends = a_moment_after_its_timer(Duration::from_secs(10));
     ends.await;
     b.import(archive, false).await.expect("it is taken");
     let done = b.is(run, RunState::Finished).await;
     assert_eq!(done.output.expect("a result")["whole"], json!(true));
     let elsewhere = b.name().to_owned();
-    b.node.end().await;
+    b.0.node.end().await;
     a.node.launch().await;
     a.is(run, RunState::Moved).await;
 
@@ -424,7 +390,7 @@ async fn what_cannot_travel_or_arrive_is_refused_by_name() {
     assert_eq!(a.post(&unknown, Value::Null).await, Err(ProblemCode::NoSuchCheckpoint));
     a.tell(stays, "x").await.expect("it is told");
     a.is(stays, RunState::Finished).await;
-    a.node.end().await;
+    a.0.node.end().await;
 }
 
 /// Lets a timer of the runner end while nobody has its run, which is what is shown.

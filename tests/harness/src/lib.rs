@@ -14,6 +14,7 @@ mod ledger;
 mod node;
 mod patience;
 mod registry;
+mod runs;
 mod specs;
 
 pub use client::{Client, Refusal};
@@ -24,4 +25,5 @@ pub use ledger::{HeldLedger, Ledger};
 pub use node::{Node, NodeOptions, binary};
 pub use patience::{free_port, is_full, until};
 pub use registry::{Behaviour, Registry, RegistryImage, marked};
+pub use runs::RunBench;
 pub use specs::{sync_spec, web_spec};
