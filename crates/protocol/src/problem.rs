@@ -200,6 +200,8 @@ codes! {
     PublishFailed = "publish-failed", 502, 69, "the publish failed";
     /// The publish is captured and goes on by itself.
     PublishGoesOn = "publish-goes-on", 503, 69, "the publish goes on by itself";
+    /// A publish was begun under another key, or for other members.
+    PublishOutdated = "publish-outdated", 409, 69, "the publish was begun under another key or for other members";
     /// A record is of a later version than this program reads.
     RecordNewer = "record-newer", 422, 69, "the record is newer than this program";
     /// A record carries no signature where one is wanted.

@@ -24,7 +24,7 @@ use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::sharing::Sharing;
 use crate::stage::Staged;
-use crate::state::{ApplyJournal, ApplyPhase, Highest, StateDir};
+use crate::state::{ApplyJournal, ApplyPhase, Highest, PublishJournal, StateDir};
 use crate::volume::mount_table;
 use crate::window::OfflineWindow;
 
@@ -154,6 +154,10 @@ where
         if let Ok(Err(error)) = prepared.await {
             tracing::warn!(workload = %context.workload, %error,
                 "the control directory could not be prepared");
+        }
+        if let Err(error) = context.stored(note_consumed).await {
+            tracing::warn!(workload = %context.workload, %error,
+                "what a publish left cannot be read or marked");
         }
         self.show_halt().await;
         if let Ok(Some(journal)) = context.stored(StateDir::apply).await
@@ -546,6 +550,17 @@ where
                 capture_fallback: None,
             });
         });
+    }
+}
+
+/// Says of a publish that the workload left as a provider that it is a consumer since: it is not to
+/// be finished unasked if it becomes a provider again.
+fn note_consumed(state: &StateDir) -> std::io::Result<()> {
+    match state.publish()? {
+        Some(journal) if !journal.consumed_since => {
+            state.set_publish(&PublishJournal { consumed_since: true, ..journal })
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -21,5 +21,6 @@ pub(crate) mod root;
 pub(crate) mod schedule;
 pub(crate) mod seen;
 pub(crate) mod signature;
+pub(crate) mod terms;
 pub(crate) mod tree;
 pub(crate) mod trial;

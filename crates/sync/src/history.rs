@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use belay_protocol::record::{Manifest, RuntimeWishes, SyncRecord};
-use belay_protocol::{Cid, HistoryEntry, NodeId, PublisherKey};
+use belay_protocol::{Cid, HistoryEntry, NodeId, PublisherKey, SyncKey};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -26,6 +26,9 @@ pub struct History {
 /// A confirmed publish.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SentEntry {
+    /// Under which key; none in entries of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<SyncKey>,
     pub(crate) cid: Cid,
     pub(crate) version: u64,
     pub(crate) epoch: u64,
@@ -40,6 +43,13 @@ pub(crate) struct SentEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) signer: Option<PublisherKey>,
     pub(crate) deletion: Deletion,
+}
+
+impl SentEntry {
+    /// The key that it was published under, which is that of now where the entry does not say.
+    pub(crate) fn key_or<'a>(&'a self, now: &'a SyncKey) -> &'a SyncKey {
+        self.key.as_ref().unwrap_or(now)
+    }
 }
 
 /// What was asked for.
@@ -62,6 +72,9 @@ pub(crate) struct Deletion {
 /// A committed apply.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ReceivedEntry {
+    /// Under which key; none in entries of an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<SyncKey>,
     pub(crate) cid: Cid,
     pub(crate) version: u64,
     pub(crate) epoch: u64,
@@ -91,6 +104,7 @@ impl History {
         at: Timestamp,
     ) -> io::Result<()> {
         let entry = SentEntry {
+            key: Some(record.key.clone()),
             cid: record.cid,
             version: record.version,
             epoch: record.epoch,
@@ -110,6 +124,7 @@ impl History {
     /// Writes down a committed apply; the same apply again replaces its entry.
     pub(crate) fn received(&self, record: &SyncRecord, at: Timestamp) -> io::Result<()> {
         let entry = ReceivedEntry {
+            key: Some(record.key.clone()),
             cid: record.cid,
             version: record.version,
             epoch: record.epoch,

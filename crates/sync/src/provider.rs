@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use belay_protocol::PublishOutcome;
 use belay_protocol::control::{AppRequest, Stage};
+use belay_protocol::{ProblemCode, PublishOutcome};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 use look::Look;
@@ -23,6 +23,7 @@ use crate::context::{Context, Failure, Stopped, with_causes};
 use crate::control::{ControlDir, Fingerprint};
 use crate::core::request::judge_command;
 use crate::core::schedule::{Ended, Scheduled};
+use crate::core::terms::Terms;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::node_key::NodeKey;
@@ -155,7 +156,7 @@ where
             }
             Ok(Look::Request(valid)) => {
                 self.last_capture = Some(Instant::now());
-                let journal = new_journal(&self.context.node, Origin::App, valid.request);
+                let journal = self.new_journal(Origin::App, valid.request);
                 // The answer goes to the app by file.
                 let _ = self.work(layout, journal).await;
                 None
@@ -212,7 +213,7 @@ where
         if !self.settle(layout).await {
             return Err(PublishError::Busy);
         }
-        let journal = new_journal(&self.context.node, Origin::Command, valid.request);
+        let journal = self.new_journal(Origin::Command, valid.request);
         Ok(self.work(layout, journal).await?)
     }
 
@@ -259,6 +260,7 @@ where
             return Err(Stopped::because(Stage::ArchiveBuild, reason));
         }
         let mut captures = 0;
+        self.leave_if_outdated(journal).await?;
         match journal.step {
             PublishStep::Claimed | PublishStep::Captured { .. } if journal.away.is_none() => {
                 self.write_down(journal, Stage::Validation).await?;
@@ -311,10 +313,7 @@ where
                     let set = self.set_record(journal, &capture, *record).await;
                     // The record may have been set, by this process or by one before it; only the
                     // store can tell, and it is asked again.
-                    let record = set.map_err(|stopped| match stopped {
-                        Stopped::Unreachable(failure) => Stopped::Later { reason: failure.reason },
-                        other => other,
-                    })?;
+                    let record = set.map_err(asked_again)?;
                     self.keep_stored(&record, &spool, &capture).await;
                     self.remember(&spool, &record.manifest).await;
                     let step = PublishStep::Published {
@@ -344,6 +343,67 @@ where
                 }
             }
         }
+    }
+
+    /// What a publish that begins now is begun under.
+    fn terms(&self) -> Terms {
+        let spec = &self.context.spec;
+        let sealed = spec.sealing.as_ref().map(|sealing| {
+            let members = sealing.members.iter().map(ToString::to_string).collect();
+            (sealing.identity.as_path(), members)
+        });
+        Terms::new(&spec.key, sealed)
+    }
+
+    fn new_journal(&self, origin: Origin, request: AppRequest) -> PublishJournal {
+        let started = Timestamp::now();
+        let body = serde_json::to_vec(&request).unwrap_or_default();
+        PublishJournal {
+            publish_id: publish_id(&self.context.node, started, &body),
+            origin,
+            request,
+            started,
+            attempts: 1,
+            uploaded: None,
+            away: None,
+            terms: Some(self.terms()),
+            consumed_since: false,
+            step: PublishStep::Claimed,
+        }
+    }
+
+    /// Fails a publish that was begun under another key, for other members or in another role. One
+    /// that happened nevertheless is one that happened.
+    async fn leave_if_outdated(&self, journal: &mut PublishJournal) -> Result<(), Stopped> {
+        let terms = journal.terms.as_ref();
+        let outdated = terms.and_then(|terms| terms.outdated(&self.terms()));
+        let consumed = journal.consumed_since.then(|| {
+            "the workload was a consumer since the publish was begun; ask again".to_owned()
+        });
+        let Some(reason) = outdated.or(consumed) else { return Ok(()) };
+        let (spool, capture, record) = match &journal.step {
+            PublishStep::Published { .. } | PublishStep::Failed { .. } => return Ok(()),
+            PublishStep::Claimed | PublishStep::Captured { .. } => {
+                return Err(Stopped::coded(
+                    Stage::Validation,
+                    ProblemCode::PublishOutdated,
+                    reason,
+                ));
+            }
+            PublishStep::Publishing { spool, capture, record } => (spool, capture, record),
+        };
+        let set = self.published_before(&record.key, &journal.publish_id).await;
+        let Some(record) = set.map_err(asked_again)? else {
+            return Err(Stopped::coded(Stage::Validation, ProblemCode::PublishOutdated, reason));
+        };
+        let (spool, capture) = (spool.clone(), capture.clone());
+        let (record, at, unchanged) = (Box::new(record), Timestamp::now(), Unchanged::NewRecord);
+        journal.step = PublishStep::Published { capture, record, at, unchanged };
+        if let Err(error) = self.write_down(journal, Stage::RecordPublish).await {
+            tracing::warn!(?error, "a confirmed publish could not be journalled");
+        }
+        self.discard(spool).await;
+        Ok(())
     }
 
     /// Works on what is not settled yet, if it is time for that; false if it still is not.
@@ -415,23 +475,11 @@ impl From<Stopped> for PublishError {
     }
 }
 
-fn new_journal(
-    node: &belay_protocol::NodeId,
-    origin: Origin,
-    request: AppRequest,
-) -> PublishJournal {
-    let started = Timestamp::now();
-    let body = serde_json::to_vec(&request).unwrap_or_default();
-    let publish_id = publish_id(node, started, &body);
-    PublishJournal {
-        publish_id,
-        origin,
-        request,
-        started,
-        attempts: 1,
-        uploaded: None,
-        away: None,
-        step: PublishStep::Claimed,
+/// Where a record may have been set only the store can tell, and it is asked until it does.
+fn asked_again(stopped: Stopped) -> Stopped {
+    match stopped {
+        Stopped::Unreachable(failure) => Stopped::Later { reason: failure.reason },
+        other => other,
     }
 }
 

@@ -124,7 +124,7 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
         store: Arc<S>,
         shutdown: CancellationToken,
     ) -> io::Result<Self> {
-        let state = StateDir::open(state_dir)?;
+        let state = StateDir::open(state_dir)?.under(&spec.key);
         let (status, _) = tokio::sync::watch::channel(first_status(&spec, &state));
         let context = Context {
             workload,

@@ -6,23 +6,28 @@ use std::path::{Path, PathBuf};
 
 use belay_protocol::control::{AppRequest, Stage};
 use belay_protocol::record::{ArchiveFormat, Capture, Encryption, SyncRecord};
-use belay_protocol::{Cid, NodeId, ProblemCode, VolumeName};
+use belay_protocol::{Cid, NodeId, ProblemCode, SyncKey, VolumeName};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::core::apply::Identity;
-use crate::core::fencing::Fence;
 use crate::core::record::Order;
-use crate::core::schedule::Scheduled;
+use crate::core::terms::Terms;
 use crate::durable;
 use crate::remembered::Remembered;
 use crate::volume::Mark;
+
+mod by_key;
+
+use by_key::OtherKey;
 
 /// The files below `sync/` in a workload's state directory.
 #[derive(Debug, Clone)]
 pub(crate) struct StateDir {
     root: PathBuf,
+    /// The workload's key; none where it is asked for what belongs to no key.
+    key: Option<SyncKey>,
 }
 
 const PUBLISH: &str = "publish.json";
@@ -40,7 +45,7 @@ impl StateDir {
     pub(crate) fn open(state_dir: &Path) -> io::Result<Self> {
         let root = state_dir.join("sync");
         durable::make_dir(&root)?;
-        Ok(Self { root })
+        Ok(Self { root, key: None })
     }
 
     pub(crate) fn publish(&self) -> io::Result<Option<PublishJournal>> {
@@ -67,8 +72,13 @@ impl StateDir {
         durable::remove(&self.root.join(APPLY))
     }
 
+    /// What a consumer remembers, under its key.
     pub(crate) fn consumer(&self) -> io::Result<ConsumerMemory> {
-        Ok(self.read(CONSUMER)?.unwrap_or_default())
+        let memory: ConsumerMemory = self.read(CONSUMER)?.unwrap_or_default();
+        Ok(match &self.key {
+            Some(key) => memory.under(key),
+            None => memory,
+        })
     }
 
     pub(crate) fn set_consumer(&self, memory: &ConsumerMemory) -> io::Result<()> {
@@ -82,19 +92,6 @@ impl StateDir {
         self.set_consumer(&memory)
     }
 
-    /// The record by which another node took this one's place as a provider.
-    pub(crate) fn fence(&self) -> io::Result<Option<Fence>> {
-        self.read(FENCE)
-    }
-
-    pub(crate) fn set_fence(&self, fence: &Fence) -> io::Result<()> {
-        self.write(FENCE, fence)
-    }
-
-    pub(crate) fn clear_fence(&self) -> io::Result<()> {
-        durable::remove(&self.root.join(FENCE))
-    }
-
     /// A takeover that may have happened.
     pub(crate) fn takeover(&self) -> io::Result<Option<TakeoverJournal>> {
         self.read(TAKEOVER)
@@ -106,15 +103,6 @@ impl StateDir {
 
     pub(crate) fn clear_takeover(&self) -> io::Result<()> {
         durable::remove(&self.root.join(TAKEOVER))
-    }
-
-    /// How far the schedule of a provider is.
-    pub(crate) fn schedule(&self) -> io::Result<Option<Scheduled>> {
-        self.read(SCHEDULE)
-    }
-
-    pub(crate) fn set_schedule(&self, scheduled: &Scheduled) -> io::Result<()> {
-        self.write(SCHEDULE, scheduled)
     }
 
     /// Objects of failed publishes that may still be in the store.
@@ -212,6 +200,12 @@ pub(crate) struct PublishJournal {
     /// Since when the store takes nothing of what was captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) away: Option<Timestamp>,
+    /// What it was begun under; what holds now where an earlier version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) terms: Option<Terms>,
+    /// Whether the workload was a consumer since.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) consumed_since: bool,
     pub(crate) step: PublishStep,
 }
 
@@ -416,6 +410,9 @@ pub(crate) struct Pause {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ConsumerMemory {
+    /// The key that it is of; none where an earlier version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<SyncKey>,
     /// The highest record that was accepted.
     pub(crate) highest: Option<Highest>,
     /// Failed content, by its cid or, where that cannot be read, by the hash of the record.
@@ -426,6 +423,9 @@ pub(crate) struct ConsumerMemory {
     /// A generation that an operator went back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pinned: Option<Pinned>,
+    /// What was accepted under other keys that the workload had.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    others: BTreeMap<SyncKey, OtherKey>,
 }
 
 /// A generation that is held in the place of later ones.

@@ -68,7 +68,11 @@ where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
-    let state = StateDir::open(state_dir).map_err(SpawnError)?;
+    let state = StateDir::open(state_dir).map_err(SpawnError)?.under(&spec.key);
+    if let Err(error) = state.adopt() {
+        // Whoever reads it is told as well, and does not go on without it.
+        tracing::warn!(%workload, %error, "what was written down before could not be given its key");
+    }
     let spool = Spool::open(state_dir).map_err(SpawnError)?;
     let history = History::new(state_dir);
     let (commands, inbox) = mpsc::channel(COMMANDS);

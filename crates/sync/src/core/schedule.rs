@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
 
 use super::quarantine;
 
@@ -17,8 +16,7 @@ pub struct Schedule {
 }
 
 /// How far a schedule is; kept over restarts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scheduled {
     /// The interval by which `next` was chosen, in milliseconds.
     pub(crate) every_ms: u64,

@@ -135,7 +135,10 @@ where
                 capture: Some(record.capture),
                 capture_fallback: capture.fallback.clone(),
             });
-            status.head = Some(record.head());
+            // A publish that was begun under another key may have ended under this one.
+            if record.key == self.context.spec.key {
+                status.head = Some(record.head());
+            }
         });
     }
 

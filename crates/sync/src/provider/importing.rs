@@ -6,8 +6,8 @@ use belay_protocol::{ProblemCode, PublishOutcome};
 use belay_store::{BlobStore, RecordStore};
 use serde_json::Map;
 
+use super::Provider;
 use super::moment::Moment;
-use super::{Provider, new_journal};
 use crate::command::PublishError;
 use crate::context::{Stopped, blocking};
 use crate::failpoint::{Point, reached};
@@ -46,7 +46,7 @@ where
             runtime: RuntimeWishes::default(),
             request_id: None,
         };
-        let mut journal = new_journal(&self.context.node, Origin::Import, request);
+        let mut journal = self.new_journal(Origin::Import, request);
         journal.step = PublishStep::Captured { spool, capture };
         Ok(self.work(layout, journal).await?)
     }

@@ -1,12 +1,13 @@
 //! Deletes what was superseded long enough ago, and what failed publishes left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::Cid;
 use belay_protocol::control::Stage;
 use belay_protocol::record::SyncRecord;
+use belay_protocol::{Cid, SyncKey};
 use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
 use jiff::Timestamp;
 
@@ -16,7 +17,7 @@ use crate::context::{Stopped, with_causes};
 use crate::core::record::{Named, Order, named};
 use crate::core::retention::{Generation, Retirement, retirable};
 use crate::core::root::{ROOT_HEAD, ROOT_MAX, StoredRoot};
-use crate::history::{self, Deletion};
+use crate::history::{self, Deletion, SentEntry};
 use crate::window::OfflineWindow;
 
 /// Failed publishes whose objects are remembered; more means a store that refuses everything.
@@ -32,9 +33,27 @@ where
     /// Deletes what was superseded long enough ago, earlier failures included.
     pub(super) async fn retire(&self) {
         let context = Arc::clone(&self.context);
-        let now = Timestamp::now();
         let listed = tokio::task::spawn_blocking(move || context.history.all_sent()).await;
-        let sent = listed.unwrap_or_default();
+        let mut by_key = BTreeMap::<SyncKey, Vec<(PathBuf, SentEntry)>>::new();
+        for (path, entry) in listed.unwrap_or_default() {
+            let key = entry.key_or(&self.context.spec.key).clone();
+            by_key.entry(key).or_default().push((path, entry));
+        }
+        for (key, sent) in by_key {
+            if let Err(stopped) = self.retire_of(&key, sent).await {
+                return untold(&stopped);
+            }
+        }
+        self.remove_orphans().await;
+    }
+
+    /// Does so for what was published under one key. Places in the order are of their key alone.
+    async fn retire_of(
+        &self,
+        key: &SyncKey,
+        sent: Vec<(PathBuf, SentEntry)>,
+    ) -> Result<(), Stopped> {
+        let now = Timestamp::now();
         let mut generations: Vec<Generation> = sent
             .iter()
             .map(|(_, entry)| Generation {
@@ -44,10 +63,7 @@ where
                 stored: entry.deletion.deleted_at.is_none(),
             })
             .collect();
-        let log = match self.log(&self.context.spec.key, LOOK_BACK).await {
-            Ok(log) => log,
-            Err(stopped) => return untold(&stopped),
-        };
+        let log = self.log(key, LOOK_BACK).await?;
         // Others publish under this key too. What they announced is theirs to delete, and keeps
         // what it names, for as long as if it were ours.
         let others = log.iter().filter_map(|stored| {
@@ -66,10 +82,7 @@ where
         let Retirement { kept, retired } = retirable(&generations, keep, spec.retire_grace);
         if !retired.is_empty() {
             // Objects are the store's and not a key's: the same content may be someone else's.
-            let named = match self.named(keep, kept).await {
-                Ok(named) => named,
-                Err(stopped) => return untold(&stopped),
-            };
+            let named = self.named(keep, kept).await?;
             for index in retired {
                 let (path, entry) = &sent[index];
                 if named.contains(&entry.manifest.blob) {
@@ -94,7 +107,7 @@ where
                 }
             }
         }
-        self.remove_orphans().await;
+        Ok(())
     }
 
     /// Remembers an object that a failed publish stored.
@@ -225,11 +238,7 @@ where
         Ok(())
     }
 
-    async fn log(
-        &self,
-        key: &belay_protocol::SyncKey,
-        newest: usize,
-    ) -> Result<Vec<StoredRecord>, Stopped> {
+    async fn log(&self, key: &SyncKey, newest: usize) -> Result<Vec<StoredRecord>, Stopped> {
         self.context
             .exchange(Stage::RecordPublish, RecordError::is_retryable, || {
                 self.context.store.history(key, newest)

@@ -8,7 +8,7 @@ use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 use serde_json::Map;
 
-use super::{Provider, new_journal};
+use super::Provider;
 use crate::context::{Failure, with_causes};
 use crate::core::request::judge_command;
 use crate::core::schedule::{Ended, Schedule, Scheduled};
@@ -46,7 +46,7 @@ where
             .and_then(|mounts| judge_command(paths, Map::new(), &mounts, policy));
         match valid {
             Ok(valid) => {
-                let journal = new_journal(&self.context.node, Origin::Schedule, valid.request);
+                let journal = self.new_journal(Origin::Schedule, valid.request);
                 // What comes of it is in the status.
                 let _ = self.work(layout, journal).await;
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use belay_protocol::control::Stage;
 use belay_protocol::record::{ArchiveFormat, Manifest, SyncRecord};
-use belay_protocol::{Cid, ProblemCode, PublisherKey};
+use belay_protocol::{Cid, ProblemCode, PublisherKey, SyncKey};
 use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
 use jiff::Timestamp;
 
@@ -402,12 +402,13 @@ where
         })
     }
 
-    /// The places of what this node published.
+    /// The places of what this node published under the key.
     pub(super) async fn sent_orders(&self, stage: Stage) -> Result<Vec<Order>, Stopped> {
-        let history = self.context.history.clone();
+        let (history, key) = (self.context.history.clone(), self.context.spec.key.clone());
         blocking(stage, move || {
             let sent = history.all_sent();
-            Ok(sent.iter().map(|(_, entry)| Order { epoch: entry.epoch, seq: entry.seq }).collect())
+            let ours = sent.iter().filter(|(_, entry)| *entry.key_or(&key) == key);
+            Ok(ours.map(|(_, entry)| Order { epoch: entry.epoch, seq: entry.seq }).collect())
         })
         .await
     }
@@ -421,8 +422,9 @@ where
     ) -> Result<SyncRecord, Stopped> {
         self.context.show("publishing");
         let stage = Stage::RecordPublish;
+        let key = &self.context.spec.key;
         for _ in 0..RACES_MAX {
-            if let Some(ours) = self.published_before(&journal.publish_id).await? {
+            if let Some(ours) = self.published_before(key, &journal.publish_id).await? {
                 return Ok(ours);
             }
             let head = self.head(stage).await?;
@@ -434,7 +436,6 @@ where
             }
             let bytes = self.signed(&record).await?;
             let expected = head.map(|(revision, _)| revision);
-            let key = &self.context.spec.key;
             let set = tokio::time::timeout(
                 self.context.spec.store_timeout,
                 self.context.store.compare_and_set(key, expected, bytes.into()),
@@ -455,7 +456,7 @@ where
                 Err(_) => "the store did not answer in time".to_owned(),
             };
             tracing::warn!(workload = %self.context.workload, %error, "a record may not be set");
-            if let Some(ours) = self.published_before(&journal.publish_id).await? {
+            if let Some(ours) = self.published_before(key, &journal.publish_id).await? {
                 return Ok(ours);
             }
             // It is not there, and may come yet.
@@ -465,11 +466,12 @@ where
         Err(Stopped::because(stage, "others kept publishing under this key"))
     }
 
+    /// The record of an act of publishing under this key, which need not be the workload's.
     pub(super) async fn published_before(
         &self,
+        key: &SyncKey,
         publish_id: &str,
     ) -> Result<Option<SyncRecord>, Stopped> {
-        let key = &self.context.spec.key;
         let history = self
             .context
             .exchange(Stage::RecordPublish, RecordError::is_retryable, || {

@@ -118,7 +118,7 @@ where
         let journal = self.context.stored(StateDir::takeover).await;
         let journal = journal.map_err(|error| Stopped::at(stage, &error))?;
         let Some(journal) = journal else { return Ok(None) };
-        if self.published_before(&journal.record.publish_id).await?.is_some() {
+        if self.published_before(&journal.record.key, &journal.record.publish_id).await?.is_some() {
             return self.conclude_takeover(journal).await.map(Some);
         }
         let dropped = self.context.stored(StateDir::clear_takeover).await;
@@ -179,17 +179,20 @@ where
             let fail = |error| Stopped::at(stage, &error);
             context.history.sent(&noted, request, at).map_err(fail)?;
             reached(Point::TakeoverHistoryWritten);
-            context.state.clear_fence().map_err(fail)?;
+            context.state.clear_fence(&noted.key).map_err(fail)?;
             reached(Point::FenceRemoved);
             context.state.clear_takeover().map_err(fail)
         });
         concluded.await?;
-        self.show_fence(None);
         tracing::info!(workload = %self.context.workload, epoch = record.epoch, %from, "took over");
-        self.context.status.send_modify(|status| {
-            status.last_failure = None;
-            status.head = Some(record.head());
-        });
+        // One that was begun under another key says nothing of this one.
+        if record.key == self.context.spec.key {
+            self.show_fence(None);
+            self.context.status.send_modify(|status| {
+                status.last_failure = None;
+                status.head = Some(record.head());
+            });
+        }
         Ok(Takeover::Taken { epoch: record.epoch, seq: record.seq, cid: record.cid, from })
     }
 
@@ -209,9 +212,10 @@ where
     }
 
     async fn keep_fence(&self, fence: Option<Fence>, stage: Stage) -> Result<(), Stopped> {
+        let key = self.context.spec.key.clone();
         let kept = self.context.stored(move |state| match fence {
             Some(fence) => state.set_fence(&fence),
-            None => state.clear_fence(),
+            None => state.clear_fence(&key),
         });
         kept.await.map_err(|error| Stopped::at(stage, &error))
     }

@@ -20,6 +20,7 @@ use crate::scene::{
     start_with, tree, trees, unready,
 };
 use crate::schedule::every;
+use crate::sealed::sealing;
 
 const CHILD: &str = "BELAY_SYNC_TEST_CHILD";
 
@@ -49,8 +50,9 @@ async fn child() {
     let becomes_unready = role == "unready";
     let on_unready = if role == "share" { OnUnready::Keep } else { OnUnready::Rollback };
     let keeps_schedule = role == "schedule";
+    let sealing = (role == "publish-sealed").then(|| sealing(root, 1, &[2, 3]));
     let (place, role) = match role {
-        "publish" | "import" | "schedule" => {
+        "publish" | "publish-sealed" | "import" | "schedule" => {
             (Place::at(&root.join("provider")), SyncRole::Provider)
         }
         "takeover" => (Place::at(&root.join("standby")), SyncRole::Provider),
@@ -65,7 +67,7 @@ async fn child() {
         other => panic!("no role {other}"),
     };
     let base = if keeps_schedule { every(Duration::from_hours(1)) } else { spec(role) };
-    let spec = SyncSpec { format, on_unready, ..base };
+    let spec = SyncSpec { format, sealing, on_unready, ..base };
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
     if becomes_unready {
         running.window.0.lock().expect("not poisoned").on_applied = Some(unready());

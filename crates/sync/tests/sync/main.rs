@@ -13,6 +13,7 @@ mod faults;
 mod faulty;
 mod first;
 mod imports;
+mod keys;
 mod kill;
 mod moved;
 mod powercut;

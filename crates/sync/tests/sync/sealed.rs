@@ -31,15 +31,8 @@ impl Scene {
         self.temp.path().join("store")
     }
 
-    /// How this member, one of a few, seals and opens.
     fn sealing(&self, seed: u8, members: &[u8]) -> Sealing {
-        let structure = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x6e, 4, 0x22, 4, 0x20];
-        let key = BASE64.encode(&[&structure[..], &[seed; 32]].concat());
-        let identity = self.temp.path().join(format!("{seed}.pem"));
-        let text = format!("-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n");
-        fs::write(&identity, text).expect("writes a key");
-        fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).expect("modes");
-        Sealing { identity, members: members.iter().map(|seed| member(*seed)).collect() }
+        sealing(self.temp.path(), seed, members)
     }
 
     fn provide(&self, sealing: Option<Sealing>) -> Running {
@@ -64,6 +57,17 @@ impl Scene {
         assert!(!place.data("data").join("state").exists());
         running.stop().await;
     }
+}
+
+/// How this member, one of a few, seals and opens; its identity lies in `root`.
+pub(crate) fn sealing(root: &Path, seed: u8, members: &[u8]) -> Sealing {
+    let structure = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x6e, 4, 0x22, 4, 0x20];
+    let key = BASE64.encode(&[&structure[..], &[seed; 32]].concat());
+    let identity = root.join(format!("{seed}.pem"));
+    let text = format!("-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n");
+    fs::write(&identity, text).expect("writes a key");
+    fs::set_permissions(&identity, fs::Permissions::from_mode(0o600)).expect("modes");
+    Sealing { identity, members: members.iter().map(|seed| member(*seed)).collect() }
 }
 
 fn member(seed: u8) -> Member {

@@ -178,7 +178,7 @@ async fn a_takeover_killed_anywhere_happened_or_did_not() {
         assert_eq!(records(&scene.store_path()).await.len(), 2, "{point:?}: one takeover");
         let history = scene.standby.state().join("sync_history/sent");
         assert_eq!(fs::read_dir(history).expect("lists").count(), 1, "{point:?}: in it");
-        for file in ["takeover.json", "fence.json"] {
+        for file in ["takeover.json", "fence.json", "fences.json"] {
             assert!(!scene.standby.state().join("sync").join(file).exists(), "{point:?}: {file}");
         }
         publish(&standby).await.expect("publishes");
