@@ -60,6 +60,8 @@ pub(crate) struct Provider<S, W> {
     /// A request that is not JSON yet, and since when it has been so.
     unfinished: Option<(Fingerprint, Instant)>,
     last_capture: Option<Instant>,
+    /// When the app last handed in something, whatever came of it.
+    last_request: Option<Instant>,
     /// How far its schedule is, once that was read.
     scheduled: Option<Scheduled>,
     /// A publish whose outcome is not known yet, which the store does not take now, or whose answer
@@ -85,6 +87,7 @@ where
             key,
             unfinished: None,
             last_capture: None,
+            last_request: None,
             scheduled: None,
             unsettled: None,
             put_off: None,
@@ -151,11 +154,14 @@ where
             Ok(Look::Refused(refused)) => {
                 let failure = Failure::new(Stage::Validation, refused.error.clone());
                 self.context.show_failure(&failure);
+                self.last_request = Some(Instant::now());
                 self.refuse(layout, &refused).await;
-                None
+                // What is no request holds up nothing else.
+                self.keep_schedule(layout).await
             }
             Ok(Look::Request(valid)) => {
-                self.last_capture = Some(Instant::now());
+                self.last_request = Some(Instant::now());
+                self.last_capture = self.last_request;
                 let journal = self.new_journal(Origin::App, valid.request);
                 // The answer goes to the app by file.
                 let _ = self.work(layout, journal).await;

@@ -30,16 +30,12 @@ where
     pub(super) async fn look(&mut self, layout: &SyncLayout) -> std::io::Result<Look> {
         let (layout, spec) = (layout.clone(), self.context.spec.clone());
         let unfinished = self.unfinished.take();
-        let since_capture = self.last_capture.map(|at| at.elapsed());
+        let early = self
+            .last_request
+            .map(|at| spec.min_publish_interval.saturating_sub(at.elapsed()))
+            .filter(|left| !left.is_zero());
         let looked = tokio::task::spawn_blocking(move || {
-            look_blocking(
-                &layout,
-                unfinished,
-                spec.request_grace,
-                since_capture,
-                spec.min_publish_interval,
-                spec.capture,
-            )
+            look_blocking(&layout, unfinished, spec.request_grace, early, spec.capture)
         });
         let (look, unfinished) = looked.await.map_err(std::io::Error::other)??;
         self.unfinished = unfinished;
@@ -47,19 +43,27 @@ where
     }
 }
 
+/// `early` is how long no request is taken yet.
 fn look_blocking(
     layout: &SyncLayout,
     unfinished: Option<(Fingerprint, Instant)>,
     grace: Duration,
-    since_capture: Option<Duration>,
-    min_interval: Duration,
+    early: Option<Duration>,
     policy: CapturePolicy,
 ) -> std::io::Result<(Look, Option<(Fingerprint, Instant)>)> {
     let mounts = mount_table(layout).map_err(std::io::Error::other)?;
     let Some(control) = ControlDir::open(&layout.control)? else {
         return Ok((Look::Nothing, None));
     };
-    let (bytes, print) = match control.pending()? {
+    let pending = control.pending()?;
+    // Whatever it is, it would be answered, and an app that hands in nothing lawful must not have
+    // belayd write answers and events without end.
+    if let Some(left) = early
+        && !matches!(pending, Pending::Nothing)
+    {
+        return Ok((Look::Wait(left), unfinished));
+    }
+    let (bytes, print) = match pending {
         Pending::Nothing => return Ok((Look::Nothing, None)),
         Pending::Unsafe { what } => {
             let refused = RefusedRequest {
@@ -85,14 +89,7 @@ fn look_blocking(
                 return Ok((Look::Wait(left), Some((print, since))));
             }
         }
-        Ok(_) => {
-            let left =
-                since_capture.map_or(Duration::ZERO, |since| min_interval.saturating_sub(since));
-            if !left.is_zero() {
-                return Ok((Look::Wait(left), None));
-            }
-        }
-        Err(_) => {}
+        Ok(_) | Err(_) => {}
     }
     let claimed = control.claim();
     reached(Point::RequestClaimed);

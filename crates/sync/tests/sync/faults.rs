@@ -724,6 +724,30 @@ async fn a_request_that_fails_counts_for_the_least_interval() {
 }
 
 #[tokio::test]
+async fn so_does_what_is_no_request_and_is_told_once() {
+    let scene = Scene::new();
+    let mut slow = spec(SyncRole::Provider);
+    slow.min_publish_interval = Duration::from_hours(1);
+    let running = start_with(&scene.provider, &VOLUMES, &scene.store_path(), slow);
+    let request = scene.provider.sync_file("request.json");
+    scene.provider.request(&json!([]));
+    assert_eq!(answer(&scene.provider).await["stage"], "validation");
+    for round in 0..10 {
+        if round % 2 == 0 {
+            scene.provider.request(&json!([]));
+        } else {
+            let fifo = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, &request, fifo, 0o644.into(), 0).expect("makes");
+        }
+        running.looked().await;
+        running.looked().await;
+        fs::remove_file(&request).expect("it waits where it is");
+        assert_eq!(scene.provider.json("response.json"), None, "round {round}: one answer");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_damaged_object_is_made_whole_by_the_next_equal_publish() {
     let scene = Scene::new();
     let running = scene.provide();
