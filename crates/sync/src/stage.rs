@@ -138,11 +138,13 @@ fn fault(path: &[u8], source: io::Error) -> StageError {
     StageError::Io { path: shown(path), source }
 }
 
-/// Refuses what cannot fit, before anything is fetched.
+/// Refuses what cannot fit, before anything is fetched. Where unchanged files get a second name, what
+/// is free says nothing: only what is new needs room, which is seen as it is staged.
 pub(crate) fn check_room(
     volumes: &Volumes,
     units: &[Unit],
     manifest: &Manifest,
+    sharing: Sharing,
 ) -> Result<(), StageError> {
     let mut touched: Vec<usize> = units.iter().map(|unit| unit.mount).collect();
     touched.dedup();
@@ -158,10 +160,13 @@ pub(crate) fn check_room(
     // Sparse files take less than their size, so size is held against the volume and not against
     // what is free; that is seen file by file.
     let needed = manifest.content_bytes;
-    if needed > size
-        || manifest.members > inodes
-        || manifest.members.saturating_mul(block) / 8 > bytes
-    {
+    let full = match sharing {
+        Sharing::Nothing | Sharing::Clones => {
+            manifest.members > inodes || manifest.members.saturating_mul(block) / 8 > bytes
+        }
+        Sharing::ClonesAndLinks => false,
+    };
+    if needed > size || full {
         let volume = volumes.all[touched[0]].name.to_string();
         return Err(StageError::NoRoom {
             volume,

@@ -44,8 +44,10 @@ where
         context.show("downloading");
         let (room_layout, room_accepted) = (layout.clone(), accepted.clone());
         let spool = context.spool.clone();
-        blocking(Stage::Validation, move || check_bounds(&room_layout, &room_accepted, &spool))
-            .await?;
+        blocking(Stage::Validation, move || {
+            check_bounds(&room_layout, &room_accepted, &spool, sharing)
+        })
+        .await?;
         match accepted.record.manifest.archive_format {
             ArchiveFormat::TarGz if context.spec.sealing.is_some() => {
                 Err(Stopped::at(Stage::Validation, &SealingError::NotSealed))
@@ -120,12 +122,13 @@ fn check_bounds(
     layout: &SyncLayout,
     accepted: &AcceptedRecord,
     spool: &crate::spool::Spool,
+    sharing: Sharing,
 ) -> Result<(), Stopped> {
     let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
     let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
     let units = record_units(&volumes, accepted)?;
     let manifest = &accepted.record.manifest;
-    check_room(&volumes, &units, manifest).map_err(|error| fail(&error))?;
+    check_room(&volumes, &units, manifest, sharing).map_err(|error| fail(&error))?;
     if manifest.archive_format == ArchiveFormat::Tree {
         // How much of it must be fetched is known when its manifest is.
         return Ok(());

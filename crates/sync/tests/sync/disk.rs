@@ -27,11 +27,21 @@ fn run(program: &str, arguments: &[&OsStr]) {
 impl Disk {
     /// A new one, with what its mount point holds.
     pub(crate) fn new(mount: &Path, size: u64) -> Self {
+        Self::made_with(mount, size, &[])
+    }
+
+    /// A new one for this many files and no more.
+    pub(crate) fn with_inodes(mount: &Path, size: u64, inodes: u32) -> Self {
+        Self::made_with(mount, size, &["-N", &inodes.to_string()])
+    }
+
+    fn made_with(mount: &Path, size: u64, options: &[&str]) -> Self {
         fs::create_dir_all(mount).expect("creates");
         let image = mount.with_extension("disk");
         fs::File::create(&image).and_then(|file| file.set_len(size)).expect("an image");
-        let plain = ["-q", "-F", "-m", "0"].map(OsStr::new);
-        run("mkfs.ext4", &[&plain[..], &[image.as_ref()]].concat());
+        let plain = ["-q", "-F", "-m", "0"].into_iter().chain(options.iter().copied());
+        let arguments: Vec<&OsStr> = plain.map(OsStr::new).chain([image.as_ref()]).collect();
+        run("mkfs.ext4", &arguments);
         // The kernel writes only when it is told to, or after minutes.
         let disk = Self { image, mount: mount.to_owned(), options: "loop,commit=600" };
         disk.attach();

@@ -145,6 +145,23 @@ async fn a_tree_of_more_than_half_of_its_volume_takes_a_change() {
 }
 
 #[tokio::test]
+async fn a_tree_of_more_than_half_of_the_inodes_of_its_volume_takes_a_change() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let root = temp.path().join("consumer");
+    let disk = Disk::with_inodes(&root.join("volumes"), 16 * MIB, 256);
+    let consumer = Place::new(&root, &VOLUMES);
+    let names: Vec<String> = (0..210).map(|number| format!("file-{number}")).collect();
+    let files: Vec<_> = names.iter().map(|name| (&name[..], noise(1, 100))).collect();
+    let scene = Scene::with(temp, consumer, ArchiveFormat::Tree, OnUnready::Keep, &files).await;
+    let found = rustix::fs::statvfs(root.join("volumes")).expect("is told");
+    // Each of the two volumes counts what is free for itself.
+    assert!(found.f_ffree * 2 < 210, "{} of {} free", found.f_ffree, found.f_files);
+    fs::write(scene.sent("file-7"), noise(3, 3_000)).expect("writes");
+    scene.carry().await;
+    scene.end_on(disk).await;
+}
+
+#[tokio::test]
 async fn a_file_whose_content_alone_was_changed_is_not_taken_for_unchanged() {
     for format in FORMATS {
         let files = [("secret", noise(1, 300_000)), ("changed", noise(2, 3_000))];
