@@ -154,7 +154,7 @@ impl History {
             _ => plain,
         };
         durable::write_json(&path, 0o644, entry)?;
-        prune(&dir);
+        prune(&dir, &record.key);
         Ok(())
     }
 
@@ -230,14 +230,22 @@ pub(crate) fn retired(path: &Path, mut entry: SentEntry, deletion: Deletion) -> 
     durable::write_json(path, 0o644, &entry)
 }
 
-/// Of old entries those stay that alone name an object that is still stored.
-fn prune(dir: &Path) {
+/// Of old entries those stay that alone name an object that is still stored. What is old is told by
+/// the places of the records and by no clock; what is of another key than this one comes first.
+fn prune(dir: &Path, key: &SyncKey) {
     let Ok(files) = files(dir) else { return };
     if files.len() <= KEPT {
         return;
     }
+    let placed = files.into_iter().map(|path| {
+        // What cannot be read is older than anything.
+        let found = durable::read_json::<Placed>(&path).ok().flatten();
+        (found.map(|at| (at.key.is_none_or(|of| of == *key), at.epoch, at.seq)), path)
+    });
+    let mut placed: Vec<_> = placed.collect();
+    placed.sort();
     let mut named = BTreeSet::new();
-    for (newer, path) in files.into_iter().rev().enumerate() {
+    for (newer, (_, path)) in placed.into_iter().rev().enumerate() {
         let entry = durable::read_json::<SentEntry>(&path).ok().flatten();
         let stored = entry.filter(|entry| entry.deletion.deleted_at.is_none());
         let needed = stored.is_some_and(|entry| named.insert(entry.manifest.blob));
@@ -254,7 +262,16 @@ struct Named {
     publish_id: String,
 }
 
-/// The entry files of a directory, oldest version first; none if it is absent.
+/// What tells how old an entry is.
+#[derive(Deserialize)]
+struct Placed {
+    #[serde(default)]
+    key: Option<SyncKey>,
+    epoch: u64,
+    seq: u64,
+}
+
+/// The entry files of a directory, lowest version first; none if it is absent.
 fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -311,9 +328,36 @@ mod tests {
             let record = record(seq, if seq == 1 { 1 } else { 2 });
             history.sent(&record, request.clone(), Timestamp::UNIX_EPOCH).expect("writes");
         }
-        let left = history.all_sent();
+        let mut left = history.all_sent();
+        left.sort_by_key(|(_, entry)| entry.seq);
         assert_eq!(left.len(), KEPT + 1);
         assert_eq!(left[0].1.seq, 1, "it alone names its object");
         assert_eq!(left[1].1.seq, 21);
+    }
+
+    #[test]
+    fn the_last_entry_stays_whatever_the_clock_says_and_however_far_another_key_was() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let history = History::new(temp.path());
+        let kept = u64::try_from(KEPT).expect("small");
+        let received = |seq: u64, version: u64, key: &str| {
+            let record = SyncRecord { version, key: key.parse().expect("a key"), ..record(seq, 1) };
+            history.received(&record, Timestamp::UNIX_EPOCH).expect("writes");
+            let all = history.all_received();
+            assert!(all.len() <= KEPT, "no more than there may be");
+            assert!(all.iter().any(|entry| entry.publish_id == record.publish_id), "{seq}");
+        };
+        for seq in 1..=kept {
+            received(seq, 1_700_000_000 + seq, "models");
+        }
+        // The clock of the provider was set back.
+        for seq in kept + 1..=kept + 3 {
+            received(seq, 5, "models");
+        }
+        let mut left: Vec<u64> = history.all_received().iter().map(|entry| entry.seq).collect();
+        left.sort_unstable();
+        assert_eq!(left, (4..=kept + 3).collect::<Vec<_>>(), "the oldest went");
+        received(kept + 1_000, 6, "others");
+        received(1, 7, "third");
     }
 }
