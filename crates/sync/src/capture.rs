@@ -306,8 +306,6 @@ pub(crate) fn read_xattrs(met: &Met<'_>) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, C
     }
 }
 
-/// The attributes of the `user` namespace. Others are of this host (security labels, capabilities,
-/// overlay marks) and do not travel.
 /// Whether a file has attributes that do not travel with it, but for the label that the host gives
 /// every file.
 pub(crate) fn has_other_xattrs(file: impl std::os::fd::AsFd) -> bool {
@@ -320,6 +318,8 @@ pub(crate) fn has_other_xattrs(file: impl std::os::fd::AsFd) -> bool {
     }
 }
 
+/// The attributes of the `user` namespace. Others are of this host (security labels, capabilities,
+/// overlay marks) and do not travel.
 pub(crate) fn xattrs(
     file: impl std::os::fd::AsFd,
     path: &[u8],

@@ -49,6 +49,8 @@ pub(crate) struct Consumer<S, W> {
     resting: Option<Rest>,
     /// A tree that is ready for a workload that was busy.
     waiting: Option<Waiting>,
+    /// The workload could not be stopped for what is taken back, and is left alone for a while.
+    returning: Option<Rest>,
 }
 
 /// Longest pause between two transfers from a store that fails.
@@ -140,7 +142,7 @@ where
     W: OfflineWindow,
 {
     pub(crate) fn new(context: Arc<Context<S, W>>) -> Self {
-        Self { context, told: None, resting: None, waiting: None }
+        Self { context, told: None, resting: None, waiting: None, returning: None }
     }
 
     /// Finishes the bookkeeping of an apply whose commit an earlier process made.
@@ -299,7 +301,7 @@ where
         match wish {
             Wish::Operator => {}
             Wish::Publisher => {
-                if !self.is_due(record).await.map_err(fail)? {
+                if !self.is_due(record, &stored.bytes).await? {
                     let reason = "the head is not one that may follow what was accepted before";
                     return Ok(Took::Nothing(reason.to_owned()));
                 }
@@ -320,7 +322,8 @@ where
                 return Ok(Took::Nothing(format!("{what} is not tried now: {why}")));
             }
             if self.is_resting() {
-                let why = "the store failed while it was fetched, and is left alone for a while";
+                let why =
+                    "what it needs could not be fetched, and is asked for again after a while";
                 return Ok(Took::Nothing(format!("{what} waits: {why}")));
             }
         }
@@ -414,6 +417,8 @@ where
                     return Ok(None);
                 }
                 memory.highest = Some(highest);
+                // What was refused as a record, and not for its content, is the head no more.
+                memory.quarantine.retain(|key, _| !key.starts_with(RECORD_KEY));
                 // A newer record is what ends a rollback.
                 memory.pinned = memory.pinned.filter(|pinned| highest.order <= pinned.left);
                 state.set_consumer(&memory)?;
@@ -427,8 +432,18 @@ where
         Ok(())
     }
 
-    /// Whether the record may be applied by its place in the order.
-    async fn is_due(&mut self, record: &SyncRecord) -> Result<bool, Stopped> {
+    /// Whether the record may be applied by its place in the order. If not it is the record that is at
+    /// fault, and not its content, which may be lawful in another place.
+    async fn is_due(&mut self, record: &SyncRecord, bytes: &[u8]) -> Result<bool, ApplyFailure> {
+        let named = record_key(bytes);
+        self.may_follow(record, &named).await.map_err(|stopped| ApplyFailure {
+            cid: Some(record.cid),
+            quarantine_key: named,
+            stopped,
+        })
+    }
+
+    async fn may_follow(&mut self, record: &SyncRecord, named: &str) -> Result<bool, Stopped> {
         let memory = self.context.stored(StateDir::consumer).await;
         let memory = memory.map_err(|error| unknown_memory(&error))?;
         let highest = memory.highest.map(|highest| (highest.order, highest.cid));
@@ -451,7 +466,7 @@ where
                 Ok(false)
             }
             Standing::Fork => {
-                if self.is_quarantined(&record.cid.to_string()).await {
+                if self.is_quarantined(named).await {
                     return Ok(false);
                 }
                 Err(Stopped::coded(
@@ -573,8 +588,11 @@ fn is_uncertain(state: &StateDir) -> std::io::Result<bool> {
     Ok(state.apply()?.is_some_and(|journal| journal.phase.is_half_way()))
 }
 
+/// How the quarantine names what is held back as a record and not for its content.
+const RECORD_KEY: &str = "record-";
+
 fn record_key(bytes: &[u8]) -> String {
-    format!("record-{}", blake3::hash(bytes).to_hex())
+    format!("{RECORD_KEY}{}", blake3::hash(bytes).to_hex())
 }
 
 fn unreadable(bytes: &[u8], error: &dyn std::error::Error) -> ApplyFailure {

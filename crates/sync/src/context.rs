@@ -46,7 +46,7 @@ pub(crate) enum Stopped {
     Failed(Failure),
     /// Something else has the workload for the moment; nobody is to blame.
     Later { reason: String },
-    /// The store does not answer, or not as it should.
+    /// The store does not answer, or not as it should; or the host has no room for what it gives.
     Unreachable(Failure),
     /// The daemon is shutting down; the journal says where to go on.
     Shutdown,

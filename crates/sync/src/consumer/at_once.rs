@@ -49,6 +49,8 @@ where
     ) -> Result<AppliedNow, ApplyNowError> {
         let started = Instant::now();
         let busy = |reason: &str| Err(ApplyNowError::Busy { reason: reason.to_owned() });
+        // Whoever asks does not want to wait for the next try.
+        self.returning = None;
         if self.judge_trial(layout).await.is_some() {
             return busy("the workload is not known yet to be ready on what was applied last");
         }

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use super::Consumer;
 use crate::archive::{ArchiveReader, ReadError};
 use crate::commit;
-use crate::context::{Stopped, blocking};
+use crate::context::{Failure, Stopped, blocking};
 use crate::core::apply::{Unit, units};
 use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
@@ -148,7 +148,8 @@ fn check_bounds(
             "the archive has {} bytes and the host's state directory has {room} to spare",
             manifest.archive_size_bytes
         );
-        return Err(Stopped::because(Stage::Validation, reason));
+        // The content is not to blame for it.
+        return Err(Stopped::Unreachable(Failure::new(Stage::Validation, reason)));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use belay_store::{BlobStore, RecordStore};
 use super::Consumer;
 use super::preparation::stage_blocking;
 use crate::assembly::{Assembly, Present, examine};
-use crate::context::{Stopped, blocking};
+use crate::context::{Failure, Stopped, blocking};
 use crate::core::apply::Unit;
 use crate::core::record::AcceptedRecord;
 use crate::durable;
@@ -141,7 +141,8 @@ fn check_spool(spool: &Spool, wanted: &[ChunkRef]) -> Result<(), Stopped> {
         let reason = format!(
             "{needed} bytes must be fetched and the host's state directory has {room} to spare"
         );
-        return Err(Stopped::because(Stage::Download, reason));
+        // The content is not to blame for it.
+        return Err(Stopped::Unreachable(Failure::new(Stage::Download, reason)));
     }
     Ok(())
 }

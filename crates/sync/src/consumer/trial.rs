@@ -4,18 +4,18 @@
 //! The trial stands in the journal of the apply, whose staging directories hold the old state until
 //! it is over. What came of it is written there before anything follows from it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use belay_protocol::ProblemCode;
 use belay_protocol::control::Stage;
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
-use super::Consumer;
 use super::commitment::{Closed, sweep_blocking};
+use super::{Consumer, Rest};
 use crate::command::RollbackError;
 use crate::commit::{self, CommitError};
-use crate::context::{Failure, with_causes};
+use crate::context::{Failure, Stopped, with_causes};
 use crate::core::quarantine::bounded;
 use crate::core::trial::{Verdict, verdict};
 use crate::failpoint::{Point, reached};
@@ -25,6 +25,9 @@ use crate::window::OfflineWindow;
 
 /// Pause between two looks at a workload that is not known to be ready or not.
 pub(super) const LOOK: Duration = Duration::from_secs(2);
+/// Longest pause between two stops that are asked for on the way back: content that does not serve
+/// is in place until one succeeds.
+const STOP_MAX: Duration = Duration::from_mins(1);
 
 impl<S, W> Consumer<S, W>
 where
@@ -55,7 +58,10 @@ where
             }
             // A later apply goes over it, as over any other that came to no certain end.
             ApplyPhase::TakingBack { .. } if self.is_halted() => None,
-            ApplyPhase::TakingBack { .. } => self.put_back(layout, journal).await,
+            ApplyPhase::TakingBack { .. } => match self.left_to_return() {
+                Some(left) => Some(left),
+                None => self.put_back(layout, journal).await,
+            },
             ApplyPhase::TakenBack { refused } => {
                 self.conclude_refusal(layout, &journal, refused).await;
                 None
@@ -77,6 +83,8 @@ where
             }
             return Ok(());
         }
+        // Whoever asks does not want to wait for the next try.
+        self.returning = None;
         match self.judge_trial(layout).await {
             None => Ok(()),
             Some(_) => Err(busy("an apply is being taken back".to_owned())),
@@ -123,6 +131,12 @@ where
         self.put_back(layout, journal).await
     }
 
+    /// How long the workload is not asked to stop yet, since it did not before.
+    fn left_to_return(&self) -> Option<Duration> {
+        let left = self.returning.as_ref()?.until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
     async fn put_back(&mut self, layout: &SyncLayout, journal: ApplyJournal) -> Option<Duration> {
         let context = std::sync::Arc::clone(&self.context);
         let Ok(Some(lock)) = context.stored(StateDir::lock).await else { return Some(LOOK) };
@@ -131,9 +145,19 @@ where
             Ok(window) => window,
             Err(stopped) => {
                 tracing::info!(workload = %context.workload, ?stopped, "the way back waits");
-                return Some(LOOK);
+                let failures = match stopped {
+                    // Nothing was asked of the workload.
+                    Stopped::Later { .. } => 1,
+                    Stopped::Failed(_) | Stopped::Unreachable(_) | Stopped::Shutdown => {
+                        self.returning.take().map_or(1, |rest| rest.failures.saturating_add(1))
+                    }
+                };
+                let pause = LOOK.saturating_mul(1 << (failures - 1).min(16)).min(STOP_MAX);
+                self.returning = Some(Rest { failures, until: Instant::now() + pause });
+                return Some(pause);
             }
         };
+        self.returning = None;
         reached(Point::TakeBackWindowOpened);
         context.show("taking-back");
         window.mutating();

@@ -647,6 +647,10 @@ async fn a_host_without_room_is_told_while_the_app_runs() {
     assert!(failure.error.contains("to spare"), "{}", failure.error);
     assert_eq!(trees(&place), before);
     assert_eq!(running.window.events().len(), 2, "only the lawful apply");
+    running.looked().await;
+    let status = running.handle.status().borrow().clone();
+    assert!(status.quarantine.is_empty(), "it is no fault of the content: {:?}", status.quarantine);
+    assert!(place.json("apply_error.json").is_none());
     running.stop().await;
     scene.running.stop().await;
 }

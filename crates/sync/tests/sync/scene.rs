@@ -224,6 +224,8 @@ impl VolumeClones for FakeClones {
 pub(crate) struct Container {
     pub(crate) events: Vec<String>,
     pub(crate) refuse: Option<WindowRefused>,
+    /// How often it refused.
+    pub(crate) refused: u32,
     pub(crate) last_act: Option<LastAct>,
     pub(crate) halted: bool,
     /// Set where the workload was not ready before.
@@ -264,8 +266,12 @@ impl FakeWindow {
 
 impl OfflineWindow for FakeWindow {
     async fn open(&self, purpose: WindowPurpose) -> Result<Window, WindowRefused> {
-        if let Some(refused) = self.0.lock().expect("not poisoned").refuse.clone() {
-            return Err(refused);
+        {
+            let mut container = self.0.lock().expect("not poisoned");
+            if let Some(refused) = container.refuse.clone() {
+                container.refused += 1;
+                return Err(refused);
+            }
         }
         let last_act = self.0.lock().expect("not poisoned").last_act.clone();
         if let Some(LastAct { act, on }) = last_act {

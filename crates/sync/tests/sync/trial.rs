@@ -302,6 +302,32 @@ async fn an_operator_ends_a_trial_and_a_busy_workload_delays_the_way_back() {
 }
 
 #[tokio::test]
+async fn a_workload_that_cannot_be_stopped_is_asked_less_and_less_to_go_back() {
+    let scene = Scene::new();
+    let (provider, consumer, [_, two], before) = on_trial(&scene, None).await;
+    let refused = WindowRefused::NotConfirmed { reason: "it hangs".to_owned() };
+    consumer.window.0.lock().expect("not poisoned").refuse = Some(refused);
+    let began = std::time::Instant::now();
+    say(&consumer, Some(unready()));
+    for _ in 0..40 {
+        consumer.looked().await;
+    }
+    let asked = consumer.window.0.lock().expect("not poisoned").refused;
+    // At once, and then 2, 4, 8 s after the one before.
+    let most = 2 + (began.elapsed().as_secs() / 2 + 1).ilog2();
+    assert!((1..=most).contains(&asked), "{asked} times in {:?}", began.elapsed());
+
+    // An operator does not wait.
+    consumer.window.0.lock().expect("not poisoned").refuse = None;
+    consumer.handle.roll_back(None).await.expect_err("it has gone back, and there is no earlier");
+    taken_back(&consumer, two, 1).await;
+    scene.ended().await;
+    assert_eq!(trees(&scene.consumer), before);
+    consumer.stop().await;
+    provider.stop().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_put_back_stays_and_is_told() {
     let scene = Scene::new();
     let (provider, consumer, [_, two], _) = on_trial(&scene, None).await;
