@@ -30,9 +30,11 @@ use pass::{Pass, PassKind, Passed};
 
 pub(crate) use likeness::BaseContents;
 pub(crate) use pass::clock;
+pub(crate) use unchanged::is_unchanged;
 
 mod likeness;
 mod pass;
+mod unchanged;
 
 const LIVE_MANIFEST: &str = "live-manifest";
 const LIVE_SEEN: &str = "live-seen";

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use belay_protocol::control::{AppRequest, Stage};
 use belay_protocol::{ProblemCode, PublishOutcome};
 use belay_store::{BlobStore, RecordStore};
+use capturing::Taken;
 use jiff::Timestamp;
 use look::Look;
 use putting_off::PutOff;
@@ -44,6 +45,7 @@ mod retirement;
 mod scheduling;
 mod storing;
 mod takeover;
+mod unchanged;
 
 /// A request that ended this many processes is answered as failed.
 const ATTEMPTS_MAX: u32 = 3;
@@ -295,8 +297,15 @@ where
                     // A node that cannot sign stops nothing for it.
                     self.publisher(Stage::Validation).await?;
                     self.look_who_publishes().await?;
-                    let (spool, capture) = self.capture(layout, journal).await?;
-                    journal.step = PublishStep::Captured { spool, capture };
+                    journal.step = match self.capture(layout, journal).await? {
+                        Taken::Spooled(spool, capture) => PublishStep::Captured { spool, capture },
+                        Taken::Said(capture, record) => PublishStep::Published {
+                            capture,
+                            record,
+                            at: Timestamp::now(),
+                            unchanged: Unchanged::SameRecord,
+                        },
+                    };
                     self.write_down(journal, Stage::ArchiveBuild).await?;
                     reached(Point::CaptureJournalled);
                 }

@@ -231,6 +231,21 @@ async fn what_an_operator_does_with_volume_sync_is_told_as_events() {
     consumer.end().await;
 }
 
+/// When a provider published last, other than `after`, and since when its container runs.
+async fn turn(node: &Node, after: Option<&str>) -> (String, String) {
+    until("a turn of the schedule", SOON, || async {
+        let workload = node.client().workload("app").await?;
+        let last = workload.sync.and_then(|sync| sync.last_publish).ok_or("nothing published")?;
+        let container = workload.container.ok_or("no container")?;
+        let (at, since) = (last.at.to_string(), format!("{:?}", container.started_at));
+        if workload.phase != WorkloadPhase::Ready || after == Some(at.as_str()) {
+            return Err(format!("{}, last {at}", workload.phase.as_str()));
+        }
+        Ok((at, since))
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_provider_publishes_by_itself_and_goes_on_after_a_kill() {
     let store = tempfile::tempdir().expect("a directory");
@@ -245,6 +260,18 @@ async fn a_provider_publishes_by_itself_and_goes_on_after_a_kill() {
     serves(&consumer, "one").await;
     let (_, said) = belay(&provider, &["status", "app"]);
     assert!(said.contains("publishes by itself"), "{said}");
+    // What had just been written when it was read is read once more; then nothing is stopped.
+    let mut before = turn(&provider, None).await;
+    let mut runs_on = false;
+    for _ in 0..3 {
+        let after = turn(&provider, Some(&before.0)).await;
+        runs_on = after.1 == before.1;
+        before = after;
+        if runs_on {
+            break;
+        }
+    }
+    assert!(runs_on, "it is stopped again and again although nothing has changed");
     provider.kill();
     std::fs::write(data.join("state"), "two").expect("writes");
     provider.launch().await;

@@ -13,6 +13,18 @@ pub struct Schedule {
     pub every: Duration,
     /// Container paths to capture.
     pub paths: Vec<String>,
+    /// What is done where nothing looks changed.
+    pub if_unchanged: IfUnchanged,
+}
+
+/// What a publish by schedule does where no file looks changed since the last publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IfUnchanged {
+    /// It ends there, and stops nothing.
+    #[default]
+    Skip,
+    /// It captures all the same, for an app that writes what it has when it is stopped.
+    Capture,
 }
 
 /// How far a schedule is; kept over restarts.
@@ -105,7 +117,11 @@ mod tests {
     }
 
     fn every(minutes: u64) -> Schedule {
-        Schedule { every: Duration::from_mins(minutes), paths: vec!["/data".to_owned()] }
+        Schedule {
+            every: Duration::from_mins(minutes),
+            paths: vec!["/data".to_owned()],
+            if_unchanged: IfUnchanged::Skip,
+        }
     }
 
     #[test]

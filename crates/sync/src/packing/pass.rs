@@ -439,7 +439,7 @@ fn zeros(hasher: &mut blake3::Hasher, mut length: u64) {
     }
 }
 
-fn look(stat: &Stat) -> Look {
+pub(super) fn look(stat: &Stat) -> Look {
     let nanos = u32::try_from(stat.st_ctime_nsec).unwrap_or(0).min(999_999_999);
     Look {
         inode: stat.st_ino,

@@ -464,3 +464,71 @@ fn a_live_capture_of_a_tree_that_changes_all_the_time_ends_and_is_whole() {
         stop.store(true, Ordering::Relaxed);
     });
 }
+
+/// What may befall a file or the tree, and what that is called.
+type Change = (&'static str, fn(&Path));
+
+#[test]
+fn a_tree_is_unchanged_only_if_every_file_looks_as_it_did_and_was_settled_then() {
+    let changes: [Change; 9] = [
+        ("nothing but a new date of the root", |data| {
+            let time = std::time::UNIX_EPOCH + Duration::from_secs(5);
+            File::open(data).and_then(|dir| dir.set_modified(time)).expect("sets");
+        }),
+        ("as many other bytes, and the old date", |data| {
+            let file = data.join("sub/one");
+            let modified = fs::metadata(&file).and_then(|found| found.modified()).expect("looks");
+            fs::write(&file, b"eno").expect("writes");
+            let file = File::options().write(true).open(&file).expect("opens");
+            file.set_modified(modified).expect("sets");
+        }),
+        ("the same bytes in a new file", |data| {
+            fs::write(data.join("next"), b"one").expect("writes");
+            fs::rename(data.join("next"), data.join("sub/one")).expect("renames");
+        }),
+        ("a file more", |data| fs::write(data.join("more"), b"").expect("writes")),
+        ("a file less", |data| fs::remove_file(data.join("two")).expect("removes")),
+        ("a file by another name", |data| {
+            fs::rename(data.join("two"), data.join("three")).expect("renames");
+        }),
+        ("a name more of a file", |data| {
+            fs::hard_link(data.join("two"), data.join("again")).expect("links");
+        }),
+        ("another target", |data| {
+            fs::remove_file(data.join("link")).expect("removes");
+            std::os::unix::fs::symlink("two", data.join("link")).expect("links");
+        }),
+        ("an attribute of a directory", |data| {
+            let (name, flags) = ("user.x", rustix::fs::XattrFlags::empty());
+            rustix::fs::setxattr(data.join("sub"), name, b"1", flags).expect("sets");
+        }),
+    ];
+    for (number, (what, change)) in changes.into_iter().enumerate() {
+        let scene = Scene::new();
+        let data = scene.temp.path().join("data");
+        fs::create_dir(data.join("sub")).expect("creates");
+        scene.write("sub/one", b"one");
+        scene.write("two", b"two");
+        std::os::unix::fs::symlink("one", data.join("link")).expect("links");
+        fs::hard_link(data.join("two"), data.join("twice")).expect("links");
+        let captured = |since: i128| {
+            let mut packing = scene.begin(None);
+            let walked = packing.capture_kept(&scene.volumes(), &roots(), since);
+            let packed = packing.finish().expect("finishes");
+            (packed, walked.expect("captures").tree.cid)
+        };
+        let looked = |(packed, cid): &(Packed, Cid)| {
+            let path = |name| packed.dir.path().join(name);
+            let (manifest, seen) = (path(MANIFEST), path(SEEN));
+            is_unchanged(&scene.volumes(), &roots(), (&manifest, &seen), *cid).expect("looks")
+        };
+        let later = clock() + 1_000_000_000;
+        let settled = captured(later);
+        assert!(looked(&settled), "nothing has changed");
+        assert!(!looked(&captured(0)), "every file may have changed after it was read");
+        let other = (captured(later).0, Cid::from_digest([7; 32]));
+        assert!(!looked(&other), "it is of another record");
+        change(&data);
+        assert_eq!(looked(&settled), number == 0, "{what}");
+    }
+}

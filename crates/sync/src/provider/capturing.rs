@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Capture, Encryption};
+use belay_protocol::record::{ArchiveFormat, Capture, Encryption, SyncRecord};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
@@ -27,24 +27,35 @@ use crate::window::{
     OfflineWindow, Require, Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused,
 };
 
+/// What is there to be published.
+pub(super) enum Taken {
+    /// It lies in the spool under this name.
+    Spooled(String, CaptureFacts),
+    /// This record says it already.
+    Said(CaptureFacts, Box<SyncRecord>),
+}
+
 impl<S, W> Provider<S, W>
 where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
     /// Captures in the form that is asked for, beside the running app where that is permitted and
-    /// wished. What is captured lies in the spool under the name that is returned.
+    /// wished, unless a look at the tree says that there is no need.
     pub(super) async fn capture(
         &mut self,
         layout: &SyncLayout,
         journal: &PublishJournal,
-    ) -> Result<(String, CaptureFacts), Stopped> {
+    ) -> Result<Taken, Stopped> {
         let context = Arc::clone(&self.context);
         context.show("validating");
         self.refuse_while_halted()?;
         let (paths, look_layout) = (journal.request.archive_paths.clone(), layout.clone());
         let roots = blocking(Stage::Validation, move || resolve(&look_layout, &paths)).await?;
         let form = self.form().await?;
+        if let Some((facts, head)) = self.says_already(layout, journal, &roots, &form).await? {
+            return Ok(Taken::Said(facts, Box::new(head)));
+        }
         let plan = plan(context.spec.capture, journal.request.runtime.provider_capture);
         let kept = match self.may_keep(layout, &roots).await? {
             Ok(volumes) => {
@@ -57,7 +68,8 @@ where
             Ok(moment) => {
                 let captured = self.capture_kept(&moment, &roots, form).await;
                 self.release(moment).await;
-                return captured;
+                let (name, facts) = captured?;
+                return Ok(Taken::Spooled(name, facts));
             }
             Err(reason) => reason,
         };
@@ -73,7 +85,7 @@ where
         };
         let (name, mut facts) = captured?;
         facts.fallback = (facts.capture != plan.kept).then_some(reason);
-        Ok((name, facts))
+        Ok(Taken::Spooled(name, facts))
     }
 
     /// What a halt holds the workload for must not be published. A window that stops nothing would

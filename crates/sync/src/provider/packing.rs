@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use belay_packs::{Keys, PackNumber};
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Capture, Encryption, Manifest};
+use belay_protocol::record::{ArchiveFormat, Capture, Encryption, Manifest, SyncRecord};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
@@ -34,12 +34,18 @@ pub(super) enum Form {
 
 /// What a capture of a tree needs beside the volumes.
 pub(super) struct TreeForm {
-    seal: Seal,
+    pub(super) seal: Seal,
     pub(super) encryption: Encryption,
     ground: Option<Ground>,
 }
 
 impl TreeForm {
+    /// The head, if it is a publish of which is remembered what its files looked like.
+    pub(super) fn remembered_head(&self) -> Option<&SyncRecord> {
+        let ground = self.ground.as_ref().filter(|ground| ground.base.seen.is_some())?;
+        Some(&ground.head)
+    }
+
     /// Begins a capture in the spool, and returns the file that what it builds on needs while it
     /// lasts.
     pub(super) fn begin(
@@ -70,6 +76,8 @@ struct Ground {
     base: Base,
     /// The file of its manifest, if that was fetched; it goes with this.
     fetched: Option<Spooled>,
+    /// The record that names it.
+    head: Box<SyncRecord>,
 }
 
 impl<S, W> Provider<S, W>
@@ -192,7 +200,7 @@ where
     /// What the next capture may build on: the tree that the head names, if the store has it whole.
     async fn ground(&self, keys: &Keys) -> Result<Option<Ground>, Stopped> {
         let Some((_, head)) = self.head(Stage::Upload).await? else { return Ok(None) };
-        let manifest = head.manifest;
+        let manifest = &head.manifest;
         if manifest.archive_format != ArchiveFormat::Tree {
             return Ok(None);
         }
@@ -210,9 +218,10 @@ where
             Some((root, dir)) => {
                 let (manifest, seen) = (dir.join(MANIFEST), Some(dir.join(SEEN)));
                 let contents = self.contents(&root, keys);
-                Ground { base: Base { root, manifest, seen, contents }, fetched: None }
+                let base = Base { root, manifest, seen, contents };
+                Ground { base, fetched: None, head: Box::new(head) }
             }
-            None => match self.fetched_ground(&manifest, keys).await {
+            None => match self.fetched_ground(&head, keys).await {
                 Ok(Some(ground)) => ground,
                 // It was sealed under another key, so nothing of it is of use.
                 Ok(None) => return Ok(None),
@@ -230,11 +239,12 @@ where
     /// The tree of the head as the store has it, for a provider that does not remember it.
     async fn fetched_ground(
         &self,
-        head: &Manifest,
+        head: &SyncRecord,
         keys: &Keys,
     ) -> Result<Option<Ground>, Stopped> {
         let stage = Stage::Upload;
-        let root = self.context.fetch_root(head.blob, head.blob_bytes(), stage).await?;
+        let Manifest { blob, .. } = head.manifest;
+        let root = self.context.fetch_root(blob, head.manifest.blob_bytes(), stage).await?;
         let root = match root.open(keys) {
             Ok(root) => root,
             Err(RootFault::Seal) => return Ok(None),
@@ -243,7 +253,7 @@ where
         let manifest = self.context.fetch_manifest(&root, keys, stage).await?;
         let contents = self.contents(&root, keys);
         let base = Base { root, manifest: manifest.path().to_owned(), seen: None, contents };
-        Ok(Some(Ground { base, fetched: Some(manifest) }))
+        Ok(Some(Ground { base, fetched: Some(manifest), head: Box::new(head.clone()) }))
     }
 
     /// What the chunks of a stored tree contain.

@@ -266,7 +266,7 @@ where
     }
 
     /// Whether the store has all that a record needs.
-    async fn has(&self, manifest: &Manifest) -> Result<bool, Stopped> {
+    pub(super) async fn has(&self, manifest: &Manifest) -> Result<bool, Stopped> {
         if self.size_of(manifest.blob).await? != Some(manifest.blob_bytes()) {
             return Ok(false);
         }

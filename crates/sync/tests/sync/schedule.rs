@@ -6,7 +6,7 @@ use std::time::Duration;
 use belay_protocol::SyncRole;
 use belay_store::RecordStore;
 use belay_sync::failpoint::Point;
-use belay_sync::{Schedule, SyncSpec};
+use belay_sync::{CapturePolicy, IfUnchanged, PublishCommand, Schedule, SyncSpec};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -15,7 +15,8 @@ use crate::kill::killed_at;
 use crate::scene::{Now, Running, VOLUMES, eventually, fill, spec, start_with};
 
 pub(crate) fn every(every: Duration) -> SyncSpec {
-    let schedule = Schedule { every, paths: vec!["/app".to_owned()] };
+    let schedule =
+        Schedule { every, paths: vec!["/app".to_owned()], if_unchanged: IfUnchanged::Skip };
     SyncSpec { schedule: Some(schedule), ..spec(SyncRole::Provider) }
 }
 
@@ -74,6 +75,128 @@ async fn it_publishes_again_and_again_and_unchanged_content_makes_no_record() {
     let status = provider.handle.status().borrow().clone();
     assert!(status.next_publish.is_some());
     assert_eq!(status.last_failure, None);
+    provider.stop().await;
+}
+
+/// How often the app was stopped for a publish.
+fn stops(provider: &Running) -> usize {
+    provider.window.events().iter().filter(|event| *event == "stop for publish").count()
+}
+
+/// Waits until the schedule has had its turn so often, and returns when the last one ended.
+async fn turns(provider: &Running, turns: usize) -> Timestamp {
+    let last = || provider.handle.status().borrow().last_publish.as_ref().map(|last| last.at);
+    let mut seen = last();
+    for _ in 0..turns {
+        seen = Some(
+            eventually("a turn of the schedule", || last().filter(|at| seen != Some(*at))).await,
+        );
+    }
+    seen.expect("there was a turn")
+}
+
+/// Waits until it stops nothing any more; what had just been written when it was read is read again.
+async fn settled(provider: &Running) -> usize {
+    let end = tokio::time::Instant::now() + crate::scene::DEADLINE;
+    loop {
+        let before = stops(provider);
+        turns(provider, 3).await;
+        if stops(provider) == before {
+            return before;
+        }
+        assert!(tokio::time::Instant::now() < end, "it is stopped again and again");
+    }
+}
+
+const OFTEN: Duration = Duration::from_millis(200);
+
+#[tokio::test]
+async fn an_app_whose_files_did_not_change_is_not_stopped_by_the_schedule() {
+    let scene = Scene::new();
+    fill(&scene.provider, "one");
+    let provider = provide(&scene, every(OFTEN));
+    let before = settled(&provider).await;
+    assert!((1..=3).contains(&before), "{before} stops for one state");
+    let status = provider.handle.status().borrow().clone();
+    let one = status.last_publish.expect("it published");
+    assert_eq!((one.downtime_ms, status.last_failure), (0, None));
+    assert_eq!(records(&scene).await, 1);
+
+    // As many bytes and the old date: only the time of change tells.
+    let file = scene.provider.data("data").join("state");
+    let modified = fs::metadata(&file).and_then(|found| found.modified()).expect("looks");
+    fs::write(&file, "eno").expect("writes");
+    let written = fs::File::options().write(true).open(&file).expect("opens");
+    written.set_modified(modified).expect("sets");
+    let two = eventually("the change", || {
+        let last = provider.handle.status().borrow().last_publish.clone()?;
+        (last.cid != one.cid).then_some(last)
+    })
+    .await;
+    assert!(stops(&provider) > before, "a change is captured");
+    let after = settled(&provider).await;
+    assert_eq!(records(&scene).await, 2);
+
+    // What an operator asks for is captured, changed or not.
+    let command =
+        PublishCommand { archive_paths: vec!["/app".into()], metadata: serde_json::Map::new() };
+    let outcome = provider.handle.publish(command).await.expect("publishes");
+    assert_eq!((outcome.unchanged, outcome.cid), (true, two.cid));
+    assert_eq!(stops(&provider), after + 1);
+    provider.stop().await;
+
+    // Over a restart it is remembered.
+    let provider = provide(&scene, every(OFTEN));
+    turns(&provider, 3).await;
+    assert_eq!((stops(&provider), records(&scene).await), (0, 2));
+    provider.stop().await;
+}
+
+#[tokio::test]
+async fn where_a_look_does_not_do_the_app_is_stopped_all_the_same() {
+    let said = |change: &dyn Fn(&mut SyncSpec)| {
+        let mut spec = every(OFTEN);
+        change(&mut spec);
+        spec
+    };
+    let schedule = Schedule {
+        if_unchanged: IfUnchanged::Capture,
+        ..every(OFTEN).schedule.expect("it has one")
+    };
+    for (what, spec) in [
+        ("the spec says so", said(&|spec| spec.schedule = Some(schedule.clone()))),
+        (
+            "of an archive nothing is remembered",
+            said(&|spec| {
+                spec.format = belay_protocol::record::ArchiveFormat::TarGz;
+            }),
+        ),
+    ] {
+        let scene = Scene::new();
+        fill(&scene.provider, "one");
+        let provider = provide(&scene, spec);
+        turns(&provider, 4).await;
+        assert!(stops(&provider) >= 4, "{what}");
+        assert_eq!(records(&scene).await, 1, "{what}");
+        provider.stop().await;
+    }
+    let scene = Scene::new();
+    fill(&scene.provider, "one");
+    let provider = provide(&scene, said(&|spec| spec.capture = CapturePolicy::Atomic));
+    // A host that does not clone stops for it, and is spared that too.
+    settled(&provider).await;
+    provider.stop().await;
+    // What the store lost is put there again.
+    let before = records(&scene).await;
+    for entry in fs::read_dir(scene.store_path().join("blobs")).expect("lists") {
+        let path = entry.expect("reads").path();
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+            .expect("removes");
+    }
+    let provider = provide(&scene, every(OFTEN));
+    turns(&provider, 1).await;
+    assert!(stops(&provider) >= 1, "only a capture mends it");
+    assert!(records(&scene).await >= before);
     provider.stop().await;
 }
 

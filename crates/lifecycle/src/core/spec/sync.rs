@@ -6,8 +6,8 @@ use std::time::Duration;
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{PublisherKey, SyncKey, SyncRole};
 use belay_sync::{
-    ApplyTimes, CapturePolicy, MaintenanceWindow, Member, OnUnready, PublisherRule, Schedule,
-    Sealing,
+    ApplyTimes, CapturePolicy, IfUnchanged, MaintenanceWindow, Member, OnUnready, PublisherRule,
+    Schedule, Sealing,
 };
 
 use super::super::first_content::FirstContent;
@@ -142,12 +142,17 @@ fn read_schedule(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Schedul
     let (has_every, has_paths) = (table.has("every"), table.has("paths"));
     let every = table.duration("every", bounds);
     let paths = table.texts("paths", PATHS);
+    let rules = [("skip", IfUnchanged::Skip), ("capture", IfUnchanged::Capture)];
+    let if_unchanged = table.choice("if_unchanged", &rules);
     if role == Some(SyncRole::Consumer) {
-        for (key, there) in [("every", has_every), ("paths", has_paths)] {
-            if there {
+        for key in ["every", "paths", "if_unchanged"] {
+            if table.has(key) {
                 table.fault(key, "a schedule", "none, since a consumer publishes nothing");
             }
         }
+    }
+    if table.has("if_unchanged") && !has_every {
+        table.missing("every", "a duration, as there is a rule for publishes by schedule");
     }
     if has_every && !has_paths {
         table.missing("paths", PATHS);
@@ -162,7 +167,7 @@ fn read_schedule(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Schedul
     for path in paths.iter().filter(|path| !path.starts_with('/')) {
         table.fault("paths", &format!("{path:?}"), PATHS);
     }
-    Some(Schedule { every: every?, paths })
+    Some(Schedule { every: every?, paths, if_unchanged: if_unchanged.unwrap_or_default() })
 }
 
 fn read_apply_times(table: &mut Keys<'_>, role: Option<SyncRole>) -> ApplyTimes {
@@ -413,6 +418,10 @@ mod tests {
             (schedule.every, schedule.paths),
             (Duration::from_mins(15), vec!["/data".to_owned()])
         );
+        assert_eq!(schedule.if_unchanged, IfUnchanged::Skip);
+        let capture = read(&format!("{spec}\nif_unchanged = \"capture\"")).expect("lawful");
+        let schedule = capture.expect("declared").schedule.expect("declared");
+        assert_eq!(schedule.if_unchanged, IfUnchanged::Capture);
         let without = read("role = \"provider\"").expect("lawful").expect("declared");
         assert_eq!(without.schedule, None);
         for (spec, told) in [
@@ -422,6 +431,8 @@ mod tests {
             ("role = \"provider\"\nevery = \"15m\"\npaths = [\"data\"]", "absolute paths"),
             ("role = \"provider\"\nevery = \"5s\"\npaths = [\"/data\"]", "every"),
             ("role = \"consumer\"\nevery = \"15m\"\npaths = [\"/data\"]", "publishes nothing"),
+            ("role = \"consumer\"\nif_unchanged = \"skip\"", "publishes nothing"),
+            ("role = \"provider\"\nif_unchanged = \"skip\"", "there is a rule for publishes"),
         ] {
             let faults = read(spec).expect_err("a fault");
             assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
