@@ -4,6 +4,7 @@
 //! Everything here is data with serde derives and the parsing that makes wrong values
 //! unrepresentable. There is no io, no task and no clock.
 
+mod ack;
 pub mod app_request;
 pub mod control;
 pub mod event;
@@ -21,6 +22,7 @@ pub mod runner;
 mod status;
 mod sync_commands;
 
+pub use ack::{ACK_SCHEMA, AckPlace, AckState, ConsumerId, SyncAck, SyncConsumer, SyncFleet};
 pub use event::{
     Event, EventDetails, EventGap, EventKind, EventPage, EventQuery, EventSeq, EventStart,
     EventSubject, EventTally, EventText, Severity,

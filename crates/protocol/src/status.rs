@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::Capture;
 use crate::{
-    Cid, ImagesStatus, NodeId, ProbeStatus, ProblemCode, PublisherKey, SyncKey, VolumeName,
-    WorkloadName,
+    Cid, ImagesStatus, NodeId, ProbeStatus, ProblemCode, PublisherKey, SyncFleet, SyncKey,
+    VolumeName, WorkloadName,
 };
 
 /// Version of [`NodeStatus`]'s shape; raised when a field changes its meaning or goes away.
@@ -495,6 +495,9 @@ pub struct SyncStatus {
     /// (consumer).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<FirstContentStatus>,
+    /// What consumers of the key acknowledge (provider).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<SyncFleet>,
 }
 
 /// A workload that waits for the first content of its key.

@@ -1,7 +1,7 @@
 //! What every engine must do, as functions that panic when it does not.
 //!
-//! An engine's tests call [`blobs`] and [`records`] with an empty store, and [`two_views`] with
-//! two handles to the same one, as two daemons would have.
+//! An engine's tests call [`blobs`] and [`records`] with an empty store, and [`two_views`] and
+//! [`acknowledgements`] with two handles to the same one, as two daemons would have.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -9,11 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_protocol::{Cid, SyncKey};
+use belay_protocol::{Cid, ConsumerId, SyncKey};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 
-use crate::{BlobError, BlobStore, PutOutcome, RECORD_MAX, RecordError, RecordStore, Revision};
+use crate::{
+    ACK_MAX, BlobError, BlobStore, PutOutcome, RECORD_MAX, RecordError, RecordStore, Revision,
+    StoredAck,
+};
 
 /// Longest wait for a hint.
 const HINT: Duration = Duration::from_secs(10);
@@ -141,6 +144,43 @@ pub async fn records<S: RecordStore>(store: &S) {
         assert!(matches!(refused, Err(RecordError::Conflict { .. })), "{refused:?}");
     }
     assert_eq!(&store.head(&key).await.expect("get").expect("a head").bytes[..], b"199");
+}
+
+/// Acknowledgements: each consumer has one, which is replaced whole; they are no records, and make no
+/// key of one that has none.
+///
+/// # Panics
+/// When the engine does not keep the contract.
+pub async fn acknowledgements<S: RecordStore>(one: Arc<S>, other: Arc<S>) {
+    let key = key("suite-acks");
+    let consumer = |name: &str| name.parse::<ConsumerId>().expect("a consumer of the suite");
+    assert_eq!(one.acknowledgements(&key, 10).await.expect("lists"), []);
+    for (name, bytes) in [("b.app", "first"), ("a.web", "one"), ("a.app", "x"), ("b.app", "later")]
+    {
+        one.acknowledge(&key, &consumer(name), bytes.into()).await.expect("is taken");
+    }
+    let found = other.acknowledgements(&key, 10).await.expect("lists");
+    let told: Vec<(String, &[u8])> =
+        found.iter().map(|ack| (ack.consumer.to_string(), &ack.bytes[..])).collect();
+    let expected: [(&str, &[u8]); 3] = [("a.app", b"x"), ("a.web", b"one"), ("b.app", b"later")];
+    assert_eq!(told, expected.map(|(name, bytes)| (name.to_owned(), bytes)));
+    assert!(found.iter().all(|ack| ack.age < HINT), "they were written just now");
+    let first = other.acknowledgements(&key, 2).await.expect("lists");
+    let names =
+        |acks: &[StoredAck]| acks.iter().map(|ack| ack.consumer.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&first), names(&found[..2]));
+
+    let largest = Bytes::from(vec![7; ACK_MAX]);
+    one.acknowledge(&key, &consumer("b.app"), largest.clone()).await.expect("largest");
+    let excess = one.acknowledge(&key, &consumer("b.app"), vec![7; ACK_MAX + 1].into()).await;
+    assert!(matches!(excess, Err(RecordError::AckTooLarge { .. })), "{excess:?}");
+    assert_eq!(one.acknowledgements(&key, 10).await.expect("lists")[2].bytes, largest);
+
+    assert!(!one.keys(None, 100).await.expect("keys").contains(&key));
+    assert_eq!(one.head(&key).await.expect("get"), None);
+    one.compare_and_set(&key, None, "record".into()).await.expect("create");
+    assert_eq!(one.history(&key, 10).await.expect("history").len(), 1);
+    assert_eq!(other.acknowledgements(&key, 10).await.expect("lists").len(), 3);
 }
 
 /// Two handles to one store: one winner per revision, each sees what the other confirmed, and

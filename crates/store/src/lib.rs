@@ -18,5 +18,6 @@ pub use blob::{BlobEntry, BlobError, BlobReader, BlobStore, PutOutcome};
 pub use directory_watch::DirectoryWatch;
 pub use local::{LocalStore, OpenError};
 pub use record::{
-    RECORD_MAX, RecordError, RecordStore, RecordWatch, Revision, StoredRecord, WatchStream,
+    ACK_MAX, RECORD_MAX, RecordError, RecordStore, RecordWatch, Revision, StoredAck, StoredRecord,
+    WatchStream,
 };

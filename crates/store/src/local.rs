@@ -4,6 +4,7 @@
 //! blobs/<last 2 characters>/<cid>    immutable, fsynced before they have their name
 //! records/<key>/<10-digit number>    created once, never rewritten; the highest is the head
 //! records/<key>/lock                 held while a record is added or old ones are pruned
+//! records/<key>/acks/<node>.<workload>   what a consumer acknowledged, replaced by a rename
 //! tmp/                               files on their way to a name; swept when older than a day
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! that, and not the lock, decides who wins. The lock keeps a slow writer from taking a number that
 //! was pruned behind its back.
 
+mod acks;
 mod blobs;
 mod records;
 

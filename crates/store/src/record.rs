@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
-use belay_protocol::SyncKey;
+use belay_protocol::{ConsumerId, SyncKey};
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt};
 
@@ -21,6 +22,21 @@ pub struct StoredRecord {
     pub revision: Revision,
     /// Its bytes, as they were given.
     pub bytes: Bytes,
+}
+
+/// Largest acknowledgement, in bytes. Every engine takes this much.
+pub const ACK_MAX: usize = 4 * 1024;
+
+/// What a consumer acknowledged, as the store holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAck {
+    /// Under whose name it lies.
+    pub consumer: ConsumerId,
+    /// Its bytes, as they were given; of one that is larger than [`ACK_MAX`], which the store did
+    /// not take, one byte more than that.
+    pub bytes: Bytes,
+    /// How long ago it was written, as the store knows it.
+    pub age: Duration,
 }
 
 /// Small records under keys, each key with one head.
@@ -58,6 +74,22 @@ pub trait RecordStore: Send + Sync + 'static {
         key: &SyncKey,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<StoredRecord>, RecordError>> + Send;
+
+    /// Replaces what a consumer acknowledged under a key, whole or not at all. Of what was not
+    /// replaced for a month nothing need be kept.
+    fn acknowledge(
+        &self,
+        key: &SyncKey,
+        consumer: &ConsumerId,
+        bytes: Bytes,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send;
+
+    /// At most `limit` of what consumers acknowledged under a key, in the order of their names.
+    fn acknowledgements(
+        &self,
+        key: &SyncKey,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<StoredAck>, RecordError>> + Send;
 }
 
 /// What a [`RecordWatch`] is made of: one item for each hint.
@@ -101,6 +133,12 @@ pub enum RecordError {
         /// Its size, in bytes.
         found: usize,
     },
+    /// The acknowledgement is larger than [`ACK_MAX`].
+    #[error("an acknowledgement of {found} bytes is larger than {ACK_MAX}")]
+    AckTooLarge {
+        /// Its size, in bytes.
+        found: usize,
+    },
     /// Another process holds the key for longer than a write takes.
     #[error("{key} is being written by another process")]
     Busy {
@@ -127,7 +165,7 @@ impl RecordError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::Full | Self::Io { .. } => true,
-            Self::Conflict { .. } | Self::TooLarge { .. } => false,
+            Self::Conflict { .. } | Self::TooLarge { .. } | Self::AckTooLarge { .. } => false,
         }
     }
 

@@ -25,7 +25,9 @@ async fn two_local_stores_on_one_directory_keep_the_contract() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let one = LocalStore::open(dir.path()).expect("opens");
     let other = LocalStore::open(dir.path()).expect("opens twice");
-    contract::two_views(Arc::new(one), Arc::new(other)).await;
+    let (one, other) = (Arc::new(one), Arc::new(other));
+    contract::two_views(Arc::clone(&one), Arc::clone(&other)).await;
+    contract::acknowledgements(one, other).await;
 }
 
 #[tokio::test]

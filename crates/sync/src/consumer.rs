@@ -7,9 +7,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use acks::{Lease, Told};
 use belay_protocol::control::{APPLY_ERROR_FILE, LAST_APPLY_FILE, LastApply, Stage};
 use belay_protocol::record::SyncRecord;
-use belay_protocol::{Cid, ProblemCode, SyncOutcome};
+use belay_protocol::{AckState, Cid, ProblemCode, SyncOutcome};
 use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
 use commitment::sweep_blocking;
 use jiff::Timestamp;
@@ -17,17 +18,20 @@ use preparation::is_applied;
 
 use crate::context::{Context, Failure, Stopped, blocking, millis, with_causes};
 use crate::control::ControlDir;
+use crate::core::ack::Standing as AckStanding;
 use crate::core::maintenance::Hold;
-use crate::core::record::{Order, Standing, judge, standing};
+use crate::core::record::{Order, RefusedRecord, Standing, judge, standing};
 use crate::core::trial::Wish;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
+use crate::node_key::NodeKey;
 use crate::sharing::Sharing;
 use crate::stage::Staged;
 use crate::state::{ApplyJournal, ApplyPhase, Highest, PublishJournal, StateDir};
 use crate::volume::mount_table;
 use crate::window::OfflineWindow;
 
+mod acks;
 mod at_once;
 mod commitment;
 mod preparation;
@@ -51,6 +55,13 @@ pub(crate) struct Consumer<S, W> {
     waiting: Option<Waiting>,
     /// The workload could not be stopped for what is taken back, and is left alone for a while.
     returning: Option<Rest>,
+    /// Signs what providers are told.
+    key: NodeKey,
+    /// How it stands to the head, as the last look found.
+    standing: Option<AckStanding>,
+    /// What providers were told last, and when they could not be told.
+    acknowledged: Option<Told>,
+    unacknowledged: Option<Instant>,
 }
 
 /// Longest pause between two transfers from a store that fails.
@@ -141,8 +152,19 @@ where
     S: BlobStore + RecordStore,
     W: OfflineWindow,
 {
-    pub(crate) fn new(context: Arc<Context<S, W>>) -> Self {
-        Self { context, told: None, resting: None, waiting: None, returning: None }
+    /// A consumer that signs with `key`.
+    pub(crate) fn new(context: Arc<Context<S, W>>, key: NodeKey) -> Self {
+        Self {
+            context,
+            told: None,
+            resting: None,
+            waiting: None,
+            returning: None,
+            key,
+            standing: None,
+            acknowledged: None,
+            unacknowledged: None,
+        }
     }
 
     /// Finishes the bookkeeping of an apply whose commit an earlier process made.
@@ -175,11 +197,12 @@ where
     pub(crate) async fn tick(&mut self, layout: &SyncLayout) -> Option<Duration> {
         let started = Instant::now();
         if let Some(wait) = self.judge_trial(layout).await {
+            self.tell(layout).await;
             return Some(wait);
         }
         let result = self.take_over(layout, started, Haste::AsAllowed).await;
         self.context.show_rest();
-        match result {
+        let next = match result {
             Ok(took) => {
                 self.show_hold(&took);
                 took.next_look()
@@ -188,7 +211,9 @@ where
                 self.failed(layout, failed).await;
                 None
             }
-        }
+        };
+        self.tell(layout).await;
+        next
     }
 
     /// Remembers a failure for what it concerns, and says why the apply stopped.
@@ -205,10 +230,21 @@ where
                 tracing::info!(workload = %self.context.workload, %reason, "the apply waits");
             }
             Stopped::Failed(failure) => {
+                let state = self.failed_state();
+                if let Some(standing) = &mut self.standing
+                    && standing.state != AckState::Refused
+                {
+                    standing.state = state;
+                }
                 self.quarantine(layout, cid, quarantine_key, failure.clone()).await;
             }
         }
         stopped
+    }
+
+    /// What is told of a record that could not be applied.
+    fn failed_state(&self) -> AckState {
+        if self.is_halted() { AckState::Halted } else { AckState::Failed }
     }
 
     fn show_hold(&self, took: &Took) {
@@ -231,6 +267,7 @@ where
     /// Looks at the head without taking it, and says what waits.
     pub(crate) async fn waiting(&mut self, layout: &SyncLayout) -> Option<String> {
         if self.judge_trial(layout).await.is_some() {
+            self.tell(layout).await;
             return Some("an apply on which the workload is not ready yet".to_owned());
         }
         let context = Arc::clone(&self.context);
@@ -244,10 +281,13 @@ where
         let mounts = mount_table(layout).ok()?;
         let accepted = judge(&stored.bytes, key, &mounts, publishers).ok()?;
         self.show_head(&accepted.record);
-        let (layout, check) = (layout.clone(), accepted.clone());
+        let (told_layout, layout, check) = (layout, layout.clone(), accepted.clone());
         let applied = blocking(Stage::Validation, move || is_applied(&layout, &check)).await;
-        let record = &accepted.record;
-        (!applied.ok()?).then(|| format!("record {} of epoch {}", record.seq, record.epoch))
+        let (record, holds) = (&accepted.record, applied.ok()?);
+        let state = if holds { AckState::Applied } else { AckState::Paused };
+        self.stands(state, record);
+        self.tell(told_layout).await;
+        (!holds).then(|| format!("record {} of epoch {}", record.seq, record.epoch))
     }
 
     async fn take_over(
@@ -266,18 +306,7 @@ where
         let publishers = context.spec.publishers.as_deref();
         let accepted = match judge(&stored.bytes, key, &mounts, publishers) {
             Ok(accepted) => accepted,
-            Err(refused) => {
-                let quarantine_key =
-                    refused.cid.map_or_else(|| record_key(&stored.bytes), |cid| cid.to_string());
-                if haste == Haste::AsAllowed
-                    && let Some(why) = self.quarantined(&quarantine_key).await
-                {
-                    return Ok(Took::Nothing(format!("the head is not taken: {why}")));
-                }
-                let reason = refused.reasons.join("; ");
-                let stopped = Stopped::coded(Stage::Validation, refused.code, reason);
-                return Err(ApplyFailure { cid: refused.cid, quarantine_key, stopped });
-            }
+            Err(refused) => return self.refused(&stored.bytes, refused, haste).await,
         };
         let record = &accepted.record;
         self.show_head(record);
@@ -298,6 +327,9 @@ where
             self.waiting = None;
             self.sweep(layout).await;
         }
+        let fetching = AckStanding { state: AckState::Fetching, record: Some(acks::place(record)) };
+        let interrupted = self.standing.take() == Some(fetching);
+        self.stands(AckState::Refused, record);
         match wish {
             Wish::Operator => {}
             Wish::Publisher => {
@@ -314,33 +346,44 @@ where
         if applied.map_err(fail)? && certain {
             self.accept(record).await.map_err(fail)?;
             self.clear_quarantine(&record.cid.to_string()).await;
+            self.stands(AckState::Applied, record);
             return Ok(Took::Holds(record.cid));
         }
+        // If it is left alone now, then for what an earlier look came to.
+        self.stands(if interrupted { AckState::Fetching } else { self.failed_state() }, record);
         let what = format!("record {} of epoch {}", record.seq, record.epoch);
-        if haste == Haste::AsAllowed {
-            if let Some(why) = self.quarantined(&record.cid.to_string()).await {
-                return Ok(Took::Nothing(format!("{what} is not tried now: {why}")));
-            }
-            if self.is_resting() {
-                let why =
-                    "what it needs could not be fetched, and is asked for again after a while";
-                return Ok(Took::Nothing(format!("{what} waits: {why}")));
-            }
+        if let Some(why) = self.left_alone(record.cid, haste).await {
+            return Ok(Took::Nothing(format!("{what} {why}")));
         }
+        self.stands(AckState::Fetching, record);
         let staged = self.waiting.as_ref().is_some_and(|w| w.layout == *layout);
         if staged && let Some(hold) = self.hold(layout, wish, haste).await {
+            self.stands(AckState::Waiting, record);
             return Ok(Took::Held(what, hold));
+        }
+        let lease = self.lease(layout, record, stored.revision).await.map_err(fail)?;
+        match (lease, wish) {
+            (Lease::Given, _) | (Lease::Overtaken, Wish::Operator) => {}
+            // It may be retired before anyone hears that it is needed.
+            (Lease::Overtaken, Wish::Publisher) => return Ok(Took::Again),
         }
         let cid = record.cid;
         let applied = self.apply(layout, &accepted, wish, haste).await.map_err(fail)?;
         match applied {
             Applied::Committed(journal, downtime) => {
                 self.resting = None;
+                self.stands(AckState::Applied, record);
                 self.finish(layout, &journal, downtime, started).await;
                 Ok(Took::Applied(cid, downtime))
             }
-            Applied::Held(hold) => Ok(Took::Held(what, hold)),
-            Applied::OnTrial => Ok(Took::OnTrial(cid)),
+            Applied::Held(hold) => {
+                self.stands(AckState::Waiting, record);
+                Ok(Took::Held(what, hold))
+            }
+            Applied::OnTrial => {
+                self.stands(AckState::OnTrial, record);
+                Ok(Took::OnTrial(cid))
+            }
             Applied::Refused(journal, reason) => {
                 self.resting = None;
                 let wait = self.take_back(layout, *journal, reason.clone()).await;
@@ -355,6 +398,40 @@ where
             }
             Applied::Uncertain(reason) => Err(fail(Stopped::because(Stage::Commit, reason))),
         }
+    }
+
+    /// Why content is not tried now, if nobody asks for it.
+    async fn left_alone(&self, cid: Cid, haste: Haste) -> Option<String> {
+        match haste {
+            Haste::AtOnce => None,
+            Haste::AsAllowed => match self.quarantined(&cid.to_string()).await {
+                Some(why) => Some(format!("is not tried now: {why}")),
+                None => self.is_resting().then(|| {
+                    "waits: what it needs could not be fetched, and is asked for again after a while"
+                        .to_owned()
+                }),
+            },
+        }
+    }
+
+    /// What comes of a record that this consumer does not take.
+    async fn refused(
+        &mut self,
+        bytes: &[u8],
+        refused: RefusedRecord,
+        haste: Haste,
+    ) -> Result<Took, ApplyFailure> {
+        let RefusedRecord { code, cid, reasons } = refused;
+        let record = acks::place_in(bytes);
+        self.standing = Some(AckStanding { state: AckState::Refused, record });
+        let quarantine_key = cid.map_or_else(|| record_key(bytes), |cid| cid.to_string());
+        if haste == Haste::AsAllowed
+            && let Some(why) = self.quarantined(&quarantine_key).await
+        {
+            return Ok(Took::Nothing(format!("the head is not taken: {why}")));
+        }
+        let stopped = Stopped::coded(Stage::Validation, code, reasons.join("; "));
+        Err(ApplyFailure { cid, quarantine_key, stopped })
     }
 
     /// What is published under the key now.

@@ -1,5 +1,6 @@
 //! Every decision of sync: pure, without io, tasks or clocks.
 
+pub(crate) mod ack;
 pub(crate) mod apply;
 pub(crate) mod archive;
 pub(crate) mod attempts;

@@ -52,6 +52,7 @@ pub enum Point {
     RefusalRemembered,
     RefusalTold,
     RefusedStateRemoved,
+    Leased,
 }
 
 impl Point {

@@ -127,6 +127,8 @@ pub struct SyncSpec {
     pub keep_generations: usize,
     /// A superseded generation is kept at least this long for slow consumers.
     pub retire_grace: Duration,
+    /// What a consumer needs is kept for this long after it said so, within bounds.
+    pub ack_grace: Duration,
 }
 
 impl SyncSpec {
@@ -151,6 +153,7 @@ impl SyncSpec {
             store_patience: Duration::from_hours(1),
             keep_generations: 2,
             retire_grace: Duration::from_mins(10),
+            ack_grace: Duration::from_hours(24),
         }
     }
 }

@@ -35,6 +35,7 @@ use crate::window::OfflineWindow;
 mod answer;
 mod bases;
 mod capturing;
+mod fleet;
 mod importing;
 mod live;
 mod look;
@@ -75,6 +76,8 @@ pub(crate) struct Provider<S, W> {
     stored: AtomicBool,
     /// Times in a row that the answer to it could not be left.
     unanswered: u32,
+    /// When it was looked up last what consumers acknowledge.
+    fleet_seen: Option<Instant>,
 }
 
 impl<S, W> Provider<S, W>
@@ -95,6 +98,7 @@ where
             put_off: None,
             stored: AtomicBool::new(false),
             unanswered: 0,
+            fleet_seen: None,
         }
     }
 
@@ -151,7 +155,10 @@ where
             return self.is_put_off().map(|(left, _)| left);
         }
         match self.look(layout).await {
-            Ok(Look::Nothing) => self.keep_schedule(layout).await,
+            Ok(Look::Nothing) => {
+                self.show_fleet().await;
+                self.keep_schedule(layout).await
+            }
             Ok(Look::Wait(wait)) => Some(wait),
             Ok(Look::Refused(refused)) => {
                 let failure = Failure::new(Stage::Validation, refused.error.clone());
@@ -184,6 +191,7 @@ where
             let says = self.is_put_off().map(|(_, says)| says);
             return Some(says.unwrap_or("a publish whose outcome is not known yet").to_owned());
         }
+        self.show_fleet().await;
         let control = layout.control.clone();
         let look = tokio::task::spawn_blocking(move || {
             let control = ControlDir::open(&control)?;
@@ -354,6 +362,7 @@ where
                         self.conclude(layout, journal, &capture, &record, at, unchanged).await;
                     self.show_publish(&capture, &record, at, started.elapsed());
                     self.retire().await;
+                    self.fleet_seen = None;
                     return Ok(outcome);
                 }
             }

@@ -98,8 +98,12 @@ where
         shutdown,
     });
     let side = match context.spec.role {
-        SyncRole::Provider => Side::Provider(Provider::new(Arc::clone(&context), node.key)),
-        SyncRole::Consumer => Side::Consumer(Consumer::new(Arc::clone(&context))),
+        SyncRole::Provider => {
+            Side::Provider(Box::new(Provider::new(Arc::clone(&context), node.key)))
+        }
+        SyncRole::Consumer => {
+            Side::Consumer(Box::new(Consumer::new(Arc::clone(&context), node.key)))
+        }
     };
     let task = SyncTask { context, side, layout, inbox, resumed: false };
     Ok((handle, tokio::spawn(task.run())))
@@ -130,6 +134,7 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         fenced: None,
         unapplied: None,
         first: None,
+        fleet: None,
     }
 }
 
@@ -143,8 +148,8 @@ struct SyncTask<S, W> {
 }
 
 enum Side<S, W> {
-    Provider(Provider<S, W>),
-    Consumer(Consumer<S, W>),
+    Provider(Box<Provider<S, W>>),
+    Consumer(Box<Consumer<S, W>>),
 }
 
 /// What tells of news, and may fail to.
@@ -236,6 +241,7 @@ where
                 };
                 self.context.show_rest();
                 let _ = reply.send(result);
+                self.tell().await;
             }
             Command::Apply { reply } => {
                 let result = match (self.mounted().await, &mut self.side) {
@@ -245,6 +251,7 @@ where
                     (Some(layout), Side::Consumer(consumer)) => consumer.apply_now(&layout).await,
                 };
                 let _ = reply.send(result);
+                self.tell().await;
             }
             // Whoever asked may have gone; it holds all the same.
             Command::Pause { reply } => {
@@ -290,6 +297,13 @@ where
                 };
                 let _ = reply.send(result);
             }
+        }
+    }
+
+    /// Tells providers what came of a command.
+    async fn tell(&mut self) {
+        if let (Some(layout), Side::Consumer(consumer)) = (self.mounted().await, &mut self.side) {
+            consumer.tell(&layout).await;
         }
     }
 

@@ -6,8 +6,8 @@ use std::fmt::{Display, Write};
 
 use belay_protocol::runner::{HostTally, RunnerTally};
 use belay_protocol::{
-    DesiredState, EventTally, NodeReadiness, NodeStatus, ProbeCounts, SyncOutcome, SyncRole,
-    VolumeStatus, VolumeUsage, WorkloadStatus,
+    DesiredState, EventTally, NodeReadiness, NodeStatus, ProbeCounts, SyncConsumer, SyncOutcome,
+    SyncRole, VolumeStatus, VolumeUsage, WorkloadStatus,
 };
 
 /// Every metric of a node, each with its help and type, in one page.
@@ -149,6 +149,15 @@ fn volume_labels(volume: &VolumeStatus) -> [(&'static str, &str); 2] {
     [("workload", volume.workload.as_str()), ("volume", volume.name.as_str())]
 }
 
+fn consumer_labels<'l>(
+    workload: &'l str,
+    key: &'l str,
+    one: &'l SyncConsumer,
+) -> [(&'static str, &'l str); 4] {
+    let (node, consumer) = (one.node.as_str(), one.workload.as_str());
+    [("workload", workload), ("key", key), ("node", node), ("consumer", consumer)]
+}
+
 fn sync(page: &mut Page, workloads: &[WorkloadStatus]) {
     let synced =
         || workloads.iter().filter_map(|one| Some((one.name.as_str(), one.sync.as_ref()?)));
@@ -178,6 +187,28 @@ fn sync(page: &mut Page, workloads: &[WorkloadStatus]) {
     for (workload, sync) in synced() {
         let labels = [("workload", workload), ("key", sync.key.as_str())];
         failing.value(&labels, u8::from(sync.last_failure.is_some()));
+    }
+    let consumers = || {
+        synced().flat_map(|(workload, sync)| {
+            let fleet = sync.fleet.iter().flat_map(|fleet| &fleet.consumers);
+            fleet.map(move |one| (workload, sync.key.as_str(), one))
+        })
+    };
+    let mut behind = page.gauge(
+        "belay_sync_consumer_behind_records",
+        "Records between what a consumer holds and the newest, where that can be told.",
+    );
+    for (workload, key, one) in consumers() {
+        if let Some(lag) = one.behind {
+            behind.value(&consumer_labels(workload, key, one), lag);
+        }
+    }
+    let mut live = page.gauge(
+        "belay_sync_consumer_live",
+        "Whether a consumer told of itself within the time for which what it needs is kept.",
+    );
+    for (workload, key, one) in consumers() {
+        live.value(&consumer_labels(workload, key, one), u8::from(one.live));
     }
     let mut head = page.gauge("belay_sync_head_seq", "Number of the newest record seen.");
     for (workload, sync) in synced() {

@@ -97,6 +97,7 @@ mod tests {
             fenced: None,
             unapplied: None,
             first: None,
+            fleet: None,
         }
     }
 

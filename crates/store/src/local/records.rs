@@ -7,14 +7,16 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use belay_protocol::SyncKey;
+use belay_protocol::{ConsumerId, SyncKey};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use rustix::fs::{FlockOperation, flock};
 
 use super::{LocalStore, make_dir};
 use crate::directory_watch::DirectoryWatch;
-use crate::record::{RECORD_MAX, RecordError, RecordStore, RecordWatch, Revision, StoredRecord};
+use crate::record::{
+    RECORD_MAX, RecordError, RecordStore, RecordWatch, Revision, StoredAck, StoredRecord,
+};
 
 /// Records kept under one key. Publishers look back this far for their own lost replies.
 const KEPT: u64 = 64;
@@ -72,10 +74,33 @@ impl RecordStore for LocalStore {
         })
         .await
     }
+
+    async fn acknowledge(
+        &self,
+        key: &SyncKey,
+        consumer: &ConsumerId,
+        bytes: Bytes,
+    ) -> Result<(), RecordError> {
+        let (store, key, consumer) = (self.clone(), key.clone(), consumer.clone());
+        blocking("write an acknowledgement", move || {
+            store.acknowledge_blocking(&key, &consumer, &bytes)
+        })
+        .await
+    }
+
+    async fn acknowledgements(
+        &self,
+        key: &SyncKey,
+        limit: usize,
+    ) -> Result<Vec<StoredAck>, RecordError> {
+        let (store, key) = (self.clone(), key.clone());
+        blocking("read acknowledgements", move || store.acknowledgements_blocking(&key, limit))
+            .await
+    }
 }
 
 impl LocalStore {
-    fn key_dir(&self, key: &SyncKey) -> PathBuf {
+    pub(super) fn key_dir(&self, key: &SyncKey) -> PathBuf {
         self.root.join("records").join(key.as_str())
     }
 

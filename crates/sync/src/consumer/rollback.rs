@@ -8,14 +8,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use belay_protocol::control::Stage;
-use belay_protocol::{Cid, CidPrefix, SyncHeld};
+use belay_protocol::{AckState, Cid, CidPrefix, SyncHeld};
 use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
 use jiff::Timestamp;
 
+use super::acks::place;
 use super::preparation::is_applied;
 use super::{Applied, Consumer, Haste};
 use crate::command::{RollbackError, RolledBack};
 use crate::context::{Stopped, blocking, with_causes};
+use crate::core::ack::Standing;
 use crate::core::path::Mounts;
 use crate::core::record::{AcceptedRecord, Order, judge};
 use crate::core::rollback::{Logged, NoTarget, Seen, target};
@@ -48,6 +50,7 @@ where
         self.clear_quarantine(&cid.to_string()).await;
         match self.apply_pinned(layout, &accepted, started).await {
             Ok(downtime) => {
+                self.stands(AckState::Applied, &accepted.record);
                 Ok(RolledBack { cid, left_epoch: left.epoch, left_seq: left.seq, downtime })
             }
             // What was chosen is carried out after the next start, or when the halt is over.
@@ -79,6 +82,8 @@ where
         if holds && certain {
             return Ok(None);
         }
+        let record = Some(place(&accepted.record));
+        self.acknowledge(layout, Standing { state: AckState::Fetching, record }).await;
         // The first may finish an apply before it that had come to no certain end.
         for _ in 0..2 {
             match self.apply(layout, accepted, Wish::Operator, Haste::AtOnce).await? {

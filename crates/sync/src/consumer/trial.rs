@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use belay_protocol::ProblemCode;
 use belay_protocol::control::Stage;
+use belay_protocol::{AckState, ProblemCode};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
@@ -47,6 +47,7 @@ where
                 match self.ask_workload().await {
                     Verdict::Open => {
                         self.context.show("on-trial");
+                        self.stands(AckState::OnTrial, &journal.record);
                         Some(LOOK)
                     }
                     Verdict::Stands => {
@@ -121,6 +122,7 @@ where
             "the workload did not become ready on what was applied, which is taken back");
         let refused = Refusal { at: Timestamp::now(), reason: bounded(reason) };
         journal.phase = ApplyPhase::TakingBack { committed, refused };
+        self.stands(AckState::Failed, &journal.record);
         let written = journal.clone();
         if let Err(error) = self.context.stored(move |state| state.set_apply(&written)).await {
             tracing::warn!(workload = %self.context.workload, %error,

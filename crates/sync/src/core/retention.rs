@@ -16,7 +16,13 @@ pub(crate) struct Generation {
     pub(crate) age: Duration,
     /// False once its object was deleted from the store.
     pub(crate) stored: bool,
+    /// Whether a live consumer fetches or holds it.
+    pub(crate) needed: bool,
 }
+
+/// Generations that stay for consumers alone. One that is dead or hostile costs no more than these,
+/// and those only until its acknowledgement is old.
+pub(crate) const NEEDED_MAX: usize = 4;
 
 /// What is kept, and what may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,12 +37,14 @@ pub(crate) struct Retirement {
 ///
 /// The newest `keep` distinct objects stay, in the order of their records and not of any clock, and
 /// so does any that was superseded less than `grace` ago: a slow consumer may still be fetching it.
+/// Beyond those the newest [`NEEDED_MAX`] that a live consumer needs stay.
 /// An object that a kept generation shares stays too. Deletions that failed earlier come up again.
 pub(crate) fn retirable(generations: &[Generation], keep: usize, grace: Duration) -> Retirement {
     let mut newest_first: Vec<usize> = (0..generations.len()).collect();
     newest_first.sort_by_key(|&index| std::cmp::Reverse(generations[index].order));
     let mut kept = BTreeSet::new();
     let mut superseded_for = Duration::ZERO;
+    let mut for_consumers = 0;
     let mut retired = Vec::new();
     for &index in &newest_first {
         let generation = &generations[index];
@@ -46,6 +54,9 @@ pub(crate) fn retirable(generations: &[Generation], keep: usize, grace: Duration
             continue;
         }
         if kept.len() < keep.max(1) || young {
+            kept.insert(generation.blob);
+        } else if generation.needed && for_consumers < NEEDED_MAX {
+            for_consumers += 1;
             kept.insert(generation.blob);
         } else if generation.stored {
             retired.push(index);
@@ -70,7 +81,19 @@ mod tests {
             blob: Cid::from_digest([blob; 32]),
             age: Duration::from_secs(age),
             stored: true,
+            needed: false,
         }
+    }
+
+    #[test]
+    fn what_live_consumers_need_stays_and_no_more_of_it_than_is_bounded() {
+        let mut history: Vec<Generation> =
+            (1..=12).map(|n| generation(n, u8::try_from(n).expect("small"), 9_000 - n)).collect();
+        for index in [0, 1, 3, 4, 6, 7] {
+            history[index].needed = true;
+        }
+        // The newest two, and the newest four of those that are needed.
+        assert_eq!(retirable(&history, 2, GRACE).retired, [9, 8, 5, 2, 1, 0]);
     }
 
     #[test]

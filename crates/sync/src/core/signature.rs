@@ -8,8 +8,23 @@ use belay_protocol::record::SyncRecord;
 use data_encoding::BASE64;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 
-/// Stands before what is signed, so that nothing else that this key signs passes for a record.
-const DOMAIN: &[u8] = b"belay sync record 1\n";
+/// What a signature is for. Nothing that a key signs for the one passes for the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signing {
+    Record,
+    Acknowledgement,
+}
+
+impl Signing {
+    /// Stands before what is signed.
+    fn domain(self) -> &'static [u8] {
+        match self {
+            Self::Record => b"belay sync record 1\n",
+            Self::Acknowledgement => b"belay sync ack 1\n",
+        }
+    }
+}
+
 /// What stands between the text that is signed and the signature.
 const BEFORE: &[u8] = b",\"signature\":\"";
 /// Characters of 64 bytes in base64.
@@ -24,18 +39,27 @@ pub(crate) fn publisher(key: &SigningKey) -> PublisherKey {
 /// The record as it is stored: as it stands, with `key` as its signer, and signed.
 pub(crate) fn signed(record: &SyncRecord, key: &SigningKey) -> serde_json::Result<Vec<u8>> {
     let unsigned = SyncRecord { signer: Some(publisher(key)), signature: None, ..record.clone() };
-    let mut bytes = serde_json::to_vec(&unsigned)?;
+    Ok(sign(Signing::Record, serde_json::to_vec(&unsigned)?, key))
+}
+
+/// An object of JSON that names `key` as its signer, with its signature as its last member.
+pub(crate) fn sign(signing: Signing, mut unsigned: Vec<u8>, key: &SigningKey) -> Vec<u8> {
     // The brace at the end comes after the signature.
-    bytes.pop();
-    let signature = key.sign(&message(&bytes)).to_bytes();
-    bytes.extend_from_slice(BEFORE);
-    bytes.extend_from_slice(BASE64.encode(&signature).as_bytes());
-    bytes.extend_from_slice(AFTER);
-    Ok(bytes)
+    unsigned.pop();
+    let signature = key.sign(&message(signing, &unsigned)).to_bytes();
+    unsigned.extend_from_slice(BEFORE);
+    unsigned.extend_from_slice(BASE64.encode(&signature).as_bytes());
+    unsigned.extend_from_slice(AFTER);
+    unsigned
 }
 
 /// Whether `signer` signed a record that is stored as `bytes`.
 pub(crate) fn is_signed_by(bytes: &[u8], signer: &PublisherKey) -> bool {
+    is_signed(Signing::Record, bytes, signer)
+}
+
+/// Whether `signer` signed what is stored as `bytes`.
+pub(crate) fn is_signed(signing: Signing, bytes: &[u8], signer: &PublisherKey) -> bool {
     let parts = bytes.strip_suffix(AFTER).and_then(|rest| {
         let (rest, written) = rest.split_at_checked(rest.len().checked_sub(WRITTEN)?)?;
         Some((rest.strip_suffix(BEFORE)?, written))
@@ -45,11 +69,11 @@ pub(crate) fn is_signed_by(bytes: &[u8], signer: &PublisherKey) -> bool {
     let Ok(signature) = Signature::from_slice(&signature) else { return false };
     let Ok(key) = VerifyingKey::from_bytes(signer.as_bytes()) else { return false };
     // Strict: keys of small order, under which anything is signed, are none.
-    key.verify_strict(&message(text), &signature).is_ok()
+    key.verify_strict(&message(signing, text), &signature).is_ok()
 }
 
-fn message(text: &[u8]) -> Vec<u8> {
-    [DOMAIN, text].concat()
+fn message(signing: Signing, text: &[u8]) -> Vec<u8> {
+    [signing.domain(), text].concat()
 }
 
 #[cfg(test)]
@@ -93,6 +117,12 @@ mod tests {
         let read: SyncRecord = serde_json::from_slice(&bytes).expect("a record");
         assert_eq!(read.signer, Some(publisher(&key())));
         assert_eq!(SyncRecord { signer: None, signature: None, ..read }, record());
+    }
+
+    #[test]
+    fn what_is_signed_for_one_purpose_is_not_signed_for_another() {
+        let bytes = signed(&record(), &key()).expect("serialises");
+        assert!(!is_signed(Signing::Acknowledgement, &bytes, &publisher(&key())));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::Provider;
 use super::storing::LOOK_BACK;
 use crate::context::{Stopped, with_causes};
 use crate::core::record::{Named, Order, named};
-use crate::core::retention::{Generation, Retirement, retirable};
+use crate::core::retention::{Generation, NEEDED_MAX, Retirement, retirable};
 use crate::core::root::{ROOT_HEAD, ROOT_MAX, StoredRoot};
 use crate::history::{self, Deletion, SentEntry};
 use crate::window::OfflineWindow;
@@ -61,9 +61,18 @@ where
                 blob: entry.manifest.blob,
                 age: age(now, entry.published_timestamp),
                 stored: entry.deletion.deleted_at.is_none(),
+                needed: false,
             })
             .collect();
         let log = self.log(key, LOOK_BACK).await?;
+        // After the log: who saw a record as the newest, after it had said that it fetches it, is
+        // heard here before that record can be taken for superseded.
+        let needed = self.acks(key).await?.needed(self.context.spec.ack_grace);
+        for (generation, (_, entry)) in generations.iter_mut().zip(&sent) {
+            // What was deleted cannot be kept, and takes the place of nothing that can.
+            generation.needed =
+                generation.stored && needed.contains(&(generation.order, entry.cid));
+        }
         // Others publish under this key too. What they announced is theirs to delete, and keeps
         // what it names, for as long as if it were ours.
         let others = log.iter().filter_map(|stored| {
@@ -74,6 +83,7 @@ where
                 blob: record.manifest.blob,
                 age: age(now, record.timestamp),
                 stored: false,
+                needed: needed.contains(&(Order::of(&record), record.cid)),
             })
         });
         generations.extend(others);
@@ -209,7 +219,9 @@ where
             let Some(last) = keys.last() else { return Ok(needed) };
             after = Some(last.clone());
             for key in &keys {
-                for stored in self.log(key, keep).await? {
+                let mut log = self.log(key, keep).await?;
+                log.extend(self.needed_of(key, &log).await?);
+                for stored in log {
                     match named(&stored.bytes) {
                         Named::Nothing => {}
                         Named::Archive(blob) => {
@@ -226,6 +238,27 @@ where
                 }
             }
         }
+    }
+
+    /// The records of a key, beyond these newest ones, that its consumers need.
+    async fn needed_of(
+        &self,
+        key: &SyncKey,
+        newest: &[StoredRecord],
+    ) -> Result<Vec<StoredRecord>, Stopped> {
+        let needed = self.acks(key).await?.needed(self.context.spec.ack_grace);
+        if needed.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut log = self.log(key, LOOK_BACK).await?;
+        log.retain(|stored| {
+            let record: Option<SyncRecord> = serde_json::from_slice(&stored.bytes).ok();
+            let is_needed =
+                record.is_some_and(|record| needed.contains(&(Order::of(&record), record.cid)));
+            is_needed && newest.iter().all(|known| known.revision != stored.revision)
+        });
+        log.truncate(NEEDED_MAX);
+        Ok(log)
     }
 
     /// Adds an object, and if it is a root its packs.

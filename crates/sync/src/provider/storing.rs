@@ -447,7 +447,9 @@ where
                 }
                 // Someone else was first, or it is unknown whether we were: the next look tells.
                 Ok(Err(RecordError::Conflict { .. })) => continue,
-                Ok(Err(error @ RecordError::TooLarge { .. })) => {
+                Ok(Err(
+                    error @ (RecordError::TooLarge { .. } | RecordError::AckTooLarge { .. }),
+                )) => {
                     return Err(Stopped::at(stage, &error));
                 }
                 Ok(Err(

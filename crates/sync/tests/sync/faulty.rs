@@ -5,10 +5,10 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use belay_protocol::{Cid, SyncKey};
+use belay_protocol::{Cid, ConsumerId, SyncKey};
 use belay_store::{
     BlobEntry, BlobError, BlobReader, BlobStore, LocalStore, PutOutcome, RecordError, RecordStore,
-    RecordWatch, Revision, StoredRecord,
+    RecordWatch, Revision, StoredAck, StoredRecord,
 };
 use bytes::Bytes;
 
@@ -33,6 +33,8 @@ pub(crate) struct Faults {
     pub(crate) answers: Option<u32>,
     /// Bytes asked for in parts of objects.
     pub(crate) fetched: u64,
+    /// Nothing is ever said to an acknowledgement.
+    pub(crate) acks_silent: bool,
 }
 
 /// How reads of objects go.
@@ -207,5 +209,25 @@ impl RecordStore for Faulty {
             return Err(RecordError::Io { action: "read records", source: broken() });
         }
         self.records("read records")?.history(key, limit).await
+    }
+
+    async fn acknowledge(
+        &self,
+        key: &SyncKey,
+        consumer: &ConsumerId,
+        bytes: Bytes,
+    ) -> Result<(), RecordError> {
+        if self.with(|faults| faults.acks_silent) {
+            std::future::pending::<()>().await;
+        }
+        self.records("write an acknowledgement")?.acknowledge(key, consumer, bytes).await
+    }
+
+    async fn acknowledgements(
+        &self,
+        key: &SyncKey,
+        limit: usize,
+    ) -> Result<Vec<StoredAck>, RecordError> {
+        self.records("read acknowledgements")?.acknowledgements(key, limit).await
     }
 }

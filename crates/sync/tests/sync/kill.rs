@@ -37,6 +37,7 @@ async fn child() {
     let publish = Point::PUBLISH.iter().chain(&Point::CLONES).chain(&Point::FAILURE);
     let all = publish.chain(&Point::APPLY).chain(&Point::TAKEOVER);
     let all = all.chain(&Point::IMPORT_LOST).chain(&Point::IMPORT_KEPT).chain(&Point::TAKE_BACK);
+    let all = all.chain([&Point::Leased]);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
     if role == "recover" {

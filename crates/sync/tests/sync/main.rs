@@ -1,5 +1,6 @@
 //! Providers and consumers over real directories and a real store, with a fake container.
 
+mod acks;
 mod apply;
 mod attacks;
 mod away;

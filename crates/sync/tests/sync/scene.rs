@@ -377,12 +377,23 @@ pub(crate) fn start_on<S: BlobStore + RecordStore>(
     store: S,
     spec: SyncSpec,
 ) -> Running {
+    start_named("node-a", place, volumes, store, spec)
+}
+
+/// The same workload on a node of this name.
+pub(crate) fn start_named<S: BlobStore + RecordStore>(
+    node: &str,
+    place: &Place,
+    volumes: &[(&str, &str)],
+    store: S,
+    spec: SyncSpec,
+) -> Running {
     let window = FakeWindow::default();
     let (layout, seen) = watch::channel(Some(place.layout(volumes)));
     let shutdown = CancellationToken::new();
     let (handle, join) = spawn(
         "app".parse().expect("a workload name"),
-        SyncNode { id: "node-a".parse().expect("a node name"), key: place.key() },
+        SyncNode { id: node.parse().expect("a node name"), key: place.key() },
         spec,
         &place.state(),
         Arc::new(store),

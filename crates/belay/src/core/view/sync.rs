@@ -1,12 +1,16 @@
 //! `belay sync status` and `belay sync history`.
 
+use std::fmt::Write as _;
+
 use belay_protocol::record::Capture;
-use belay_protocol::{HistoryEntry, NodeStatus, SyncHeld, SyncOutcome, SyncRole, SyncStatus};
+use belay_protocol::{
+    AckState, HistoryEntry, NodeStatus, SyncHeld, SyncOutcome, SyncRole, SyncStatus,
+};
 use jiff::Timestamp;
 
 use super::workloads::role;
 use crate::core::human;
-use crate::core::table::{Cell, Style, Table, Tone};
+use crate::core::table::{Cell, Style, Table, Tone, one_line};
 
 /// One line a workload that has volume-sync, then what is wrong.
 pub(crate) fn table(status: &NodeStatus, now: Timestamp, style: Style) -> String {
@@ -40,7 +44,42 @@ pub(crate) fn table(status: &NodeStatus, now: Timestamp, style: Style) -> String
         return "no workload has volume-sync; it is configured by [sync] in a spec\n".to_owned();
     }
     let gap = if troubles.is_empty() { "" } else { "\n" };
-    format!("{}{gap}{troubles}", table.render(style))
+    format!("{}{gap}{troubles}{}", table.render(style), consumers(status, style))
+}
+
+/// One line a consumer of a key that a workload provides; nothing where none told of itself.
+fn consumers(status: &NodeStatus, style: Style) -> String {
+    let mut table = Table::new(&["PROVIDER", "CONSUMER", "STATE", "HOLDS", "BEHIND", "TOLD"]);
+    let mut refused = String::new();
+    let mut any = false;
+    for workload in &status.workloads {
+        let Some(fleet) = workload.sync.as_ref().and_then(|sync| sync.fleet.as_ref()) else {
+            continue;
+        };
+        for one in &fleet.consumers {
+            any = true;
+            let tone = match one.state {
+                AckState::Applied | AckState::Fetching | AckState::Waiting => Tone::Plain,
+                AckState::OnTrial | AckState::Paused => Tone::Doubtful,
+                AckState::Refused | AckState::Failed | AckState::Halted => Tone::Bad,
+            };
+            let told = human::clock(one.at);
+            table.row([
+                workload.name.as_str().into(),
+                format!("{} on {}", one.workload, one.node).into(),
+                Cell::new(one.state.as_str(), tone),
+                one.holds.map_or_else(|| "nothing".to_owned(), |holds| holds.cid.short()).into(),
+                one.behind.map_or_else(|| "?".to_owned(), |behind| behind.to_string()).into(),
+                if one.live { told } else { format!("{told}, silent since") }.into(),
+            ]);
+        }
+        for line in &fleet.refused {
+            let _ = writeln!(refused, "{}: {}", workload.name, one_line(line));
+        }
+    }
+    let table = if any { format!("\n{}", table.render(style)) } else { String::new() };
+    let gap = if refused.is_empty() { "" } else { "\n" };
+    format!("{table}{gap}{refused}")
 }
 
 /// Newest first, as the node keeps it.
@@ -193,8 +232,45 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use belay_protocol::{AckPlace, Cid, PublisherKey, SyncConsumer, SyncFleet};
+
     use super::*;
     use crate::core::sample;
+
+    #[test]
+    fn a_provider_lists_its_consumers_and_what_was_refused() {
+        let mut status = sample::status();
+        assert_eq!(consumers(&status, Style::Plain), "");
+        let cid = Cid::from_digest([7; 32]);
+        let place = AckPlace { epoch: 1, seq: 3, cid };
+        let one = |node: &str, state, holds: Option<AckPlace>, live| SyncConsumer {
+            node: node.parse().expect("a node"),
+            workload: "web".parse().expect("a name"),
+            state,
+            record: Some(place),
+            holds,
+            behind: holds.map(|_| 2),
+            live,
+            at: sample::now(),
+            signer: PublisherKey::from_bytes([5; 32]),
+        };
+        let sync = status.workloads[0].sync.as_mut().expect("provides");
+        sync.fleet = Some(SyncFleet {
+            consumers: vec![
+                one("edge-1", AckState::Applied, Some(place), true),
+                one("edge-2", AckState::Refused, None, false),
+            ],
+            refused: vec!["what lies there\nfor x.y is refused".to_owned()],
+        });
+        let at = human::clock(sample::now());
+        let shown = consumers(&status, Style::Plain);
+        let lines: Vec<String> =
+            shown.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(lines[2], format!("web web on edge-1 applied bafkr4iaha4d 2 {at}"));
+        assert_eq!(lines[3], format!("web web on edge-2 refused nothing ? {at}, silent since"));
+        assert!(lines[5].starts_with("web: what lies there"), "{shown}");
+        assert_eq!(lines.len(), 6, "one line each: {shown}");
+    }
 
     #[test]
     fn a_line_shows_the_last_publish_and_its_price() {
