@@ -236,10 +236,10 @@ fn forge(scene: &Scene, name: &str, record: &SyncRecord) -> PublisherKey {
     let text = serde_json::to_string(&ack).expect("serialises");
     let text = text.strip_suffix('}').expect("an object");
     let signature = key.sign(format!("belay sync ack 1\n{text}").as_bytes()).to_bytes();
-    let signed = format!("{text},\"signature\":\"{}\"}}", BASE64.encode(&signature));
+    let text = format!("{text},\"signature\":\"{}\"}}", BASE64.encode(&signature));
     let acks = scene.store_path().join("records/models/acks");
     fs::create_dir_all(&acks).expect("creates");
-    fs::write(acks.join(name), signed).expect("writes");
+    fs::write(acks.join(name), text).expect("writes");
     signer
 }
 
@@ -385,7 +385,7 @@ async fn a_store_that_says_nothing_to_an_acknowledgement_holds_up_no_apply_and_n
     let providing = scene.provide();
     let first = scene.publish(&providing, "one").await;
     let store = Faulty::open(&scene.store_path());
-    store.with(|faults| faults.acks_silent = true);
+    store.with(|faults| faults.acks = Reading::Silent);
     let brief = SyncSpec { store_timeout: Duration::from_secs(2), ..spec(SyncRole::Consumer) };
     let consuming = start_on(&scene.consumer, &VOLUMES, store.clone(), brief);
     applied(&consuming, first).await;
@@ -517,14 +517,19 @@ impl Runner {
 }
 
 /// Equal numbers for equal seeds.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// A number below this.
+    pub(crate) fn below(&mut self, sides: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        self.0 % sides
+        usize::try_from(self.0 % sides as u64).expect("it is below one")
     }
 }
 
@@ -542,7 +547,7 @@ async fn newest_are_whole(scene: &Scene, seed: u64) {
 async fn race(seed: u64) {
     let scene = Scene::new();
     let providing = scene.provide();
-    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut dice = Dice::new(seed);
     let names = ["edge-a", "edge-b"];
     let mut runners = names.map(|name| Runner::new(&scene, name));
     let mut head = scene.publish(&providing, "state-0").await;
@@ -550,12 +555,11 @@ async fn race(seed: u64) {
         runner.start(name);
     }
     for step in 1..30 {
-        let which = usize::try_from(dice.roll(2)).expect("small");
-        match dice.roll(6) {
+        let which = dice.below(2);
+        match dice.below(6) {
             0..=2 => head = scene.publish(&providing, &format!("state-{}", step % 17)).await,
             3 => {
-                let reads = usize::try_from(dice.roll(4)).expect("small");
-                runners[which].store.reads.add_permits(reads);
+                runners[which].store.reads.add_permits(dice.below(4));
             }
             4 => {
                 if let Some(running) = &runners[which].running {
@@ -589,7 +593,8 @@ async fn race(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_is_fetched_is_deleted_whoever_publishes_meanwhile() {
-    for seed in 1..=3 {
+    let full = std::env::var("BELAY_TEST_COUNTS").is_ok_and(|counts| counts == "full");
+    for seed in 1..=if full { 50 } else { 3 } {
         race(seed).await;
     }
 }

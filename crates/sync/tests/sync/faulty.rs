@@ -33,11 +33,16 @@ pub(crate) struct Faults {
     pub(crate) answers: Option<u32>,
     /// Bytes asked for in parts of objects.
     pub(crate) fetched: u64,
-    /// Nothing is ever said to an acknowledgement.
-    pub(crate) acks_silent: bool,
+    /// How acknowledgements are written.
+    pub(crate) acks: Reading,
+    /// Watches that are given out from now on never say anything.
+    pub(crate) deaf: bool,
+    pub(crate) watches: u32,
+    /// Every set that was asked for, also one that was lost on its way.
+    pub(crate) asked: Vec<(Option<Revision>, Bytes)>,
 }
 
-/// How reads of objects go.
+/// How reads of objects and the like go.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Reading {
     #[default]
@@ -176,7 +181,11 @@ impl RecordStore for Faulty {
         if let Some(blob) = self.with(|faults| faults.retire_before_set.take()) {
             self.inner.delete(blob).await.expect("deletes");
         }
-        match self.with(|faults| std::mem::take(&mut faults.set)) {
+        let set = self.with(|faults| {
+            faults.asked.push((expected, bytes.clone()));
+            std::mem::take(&mut faults.set)
+        });
+        match set {
             Setting::AsItIs => {
                 self.records("write a record")?.compare_and_set(key, expected, bytes).await
             }
@@ -193,6 +202,13 @@ impl RecordStore for Faulty {
     }
 
     async fn watch(&self, key: &SyncKey) -> Result<RecordWatch, RecordError> {
+        let deaf = self.with(|faults| {
+            faults.watches += 1;
+            faults.deaf
+        });
+        if deaf {
+            return Ok(RecordWatch::new(Box::pin(futures_util::stream::pending())));
+        }
         self.records("watch records")?.watch(key).await
     }
 
@@ -217,10 +233,12 @@ impl RecordStore for Faulty {
         consumer: &ConsumerId,
         bytes: Bytes,
     ) -> Result<(), RecordError> {
-        if self.with(|faults| faults.acks_silent) {
-            std::future::pending::<()>().await;
+        let action = "write an acknowledgement";
+        match self.with(|faults| faults.acks) {
+            Reading::Works => self.records(action)?.acknowledge(key, consumer, bytes).await,
+            Reading::Fails => Err(RecordError::Io { action, source: broken() }),
+            Reading::Silent => std::future::pending().await,
         }
-        self.records("write an acknowledgement")?.acknowledge(key, consumer, bytes).await
     }
 
     async fn acknowledgements(
