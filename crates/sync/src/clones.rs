@@ -21,7 +21,7 @@ pub trait VolumeClones: Debug + Send + Sync {
 
     /// Keeps the state that these volumes have at one moment, in which nothing writes to any of
     /// them. The moment lies between the call and the answer.
-    fn take(&self, volumes: Vec<VolumeName>) -> CloneAnswer<()>;
+    fn take(&self, volumes: Vec<VolumeName>, app: App) -> CloneAnswer<()>;
 
     /// Makes a kept state readable, and only that. Returns the directory that the container has as
     /// the volume; it is on a file system of its own.
@@ -29,6 +29,15 @@ pub trait VolumeClones: Debug + Send + Sync {
 
     /// Lets go of a kept state. One that does not exist is fine.
     fn discard(&self, volume: VolumeName) -> CloneAnswer<()>;
+}
+
+/// What the app does while the state of its volumes is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum App {
+    /// It writes, and must be held back.
+    Runs,
+    /// It is stopped.
+    Stopped,
 }
 
 /// Why the state of volumes is not kept. A capture is then made in another way.
@@ -55,7 +64,7 @@ impl VolumeClones for NoClones {
         Self::refuse()
     }
 
-    fn take(&self, _: Vec<VolumeName>) -> CloneAnswer<()> {
+    fn take(&self, _: Vec<VolumeName>, _: App) -> CloneAnswer<()> {
         Self::refuse()
     }
 

@@ -24,6 +24,7 @@ use crate::core::record::{Order, RefusedRecord, Standing, judge, standing};
 use crate::core::trial::Wish;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
+use crate::looks::StagedFiles;
 use crate::node_key::NodeKey;
 use crate::sharing::Sharing;
 use crate::stage::Staged;
@@ -62,6 +63,8 @@ pub(crate) struct Consumer<S, W> {
     /// What providers were told last, and when they could not be told.
     acknowledged: Option<Told>,
     unacknowledged: Option<Instant>,
+    /// The files of the tree that was committed last, by its content.
+    files: Option<(Cid, StagedFiles)>,
 }
 
 /// Longest pause between two transfers from a store that fails.
@@ -164,6 +167,7 @@ where
             standing: None,
             acknowledged: None,
             unacknowledged: None,
+            files: None,
         }
     }
 
@@ -461,7 +465,7 @@ where
     }
 
     async fn finish(
-        &self,
+        &mut self,
         layout: &SyncLayout,
         journal: &ApplyJournal,
         downtime: Option<Duration>,
@@ -560,9 +564,11 @@ where
     }
 
     /// History, notice to the app, clearing away of the old state, and the end of the journal.
-    async fn conclude(&self, layout: &SyncLayout, journal: &ApplyJournal, at: Timestamp) {
+    async fn conclude(&mut self, layout: &SyncLayout, journal: &ApplyJournal, at: Timestamp) {
         let context = Arc::clone(&self.context);
         let (layout, record) = (layout.clone(), journal.record.clone());
+        let files = self.files.take().filter(|(cid, _)| *cid == record.cid);
+        let files = files.map(|(_, files)| files);
         let passed =
             journal.trial.is_some().then(|| ApplyJournal { trial: None, ..journal.clone() });
         let done = tokio::task::spawn_blocking(move || {
@@ -603,7 +609,11 @@ where
             if let Err(error) = tree::manifest_applied(&context.state) {
                 tracing::warn!(%error, "the manifest of an apply could not be kept");
             }
-            context.state.clear_apply()
+            context.state.clear_apply()?;
+            if let Some(files) = files {
+                tree::remember_looks(&layout, &context.state, &record, &files);
+            }
+            Ok::<(), std::io::Error>(())
         });
         match done.await {
             Ok(Ok(())) => {}

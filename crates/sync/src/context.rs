@@ -117,6 +117,7 @@ impl<S, W> Context<S, W> {
 
     /// Shows what the task is doing.
     pub(crate) fn show(&self, stage: &'static str) {
+        tracing::debug!(workload = %self.workload, stage, "sync goes on");
         self.status.send_modify(|status| stage.clone_into(&mut status.stage));
     }
 

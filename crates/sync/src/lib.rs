@@ -29,6 +29,7 @@ pub mod fuzzing;
 mod history;
 mod importing;
 mod layout;
+mod looks;
 mod manifest_file;
 mod manifest_pieces;
 mod node_key;
@@ -53,7 +54,7 @@ pub use belay_packs::{Member, NoMember};
 pub use belay_store::{DirectoryWatch, LocalStore};
 pub use beneath::empty_directory;
 pub use carried::{CarriedError, carries, disown};
-pub use clones::{CloneAnswer, CloneRefused, NoClones, VolumeClones};
+pub use clones::{App, CloneAnswer, CloneRefused, NoClones, VolumeClones};
 pub use command::{
     AppliedNow, ApplyNowError, ClearHaltError, HistoryError, PauseError, PublishCommand,
     PublishError, RecoverError, Recovery, RollbackError, RolledBack, SyncHandle, Takeover,

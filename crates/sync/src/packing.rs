@@ -29,7 +29,7 @@ use likeness::{Likeness, Reach};
 use pass::{Pass, PassKind, Passed};
 
 pub(crate) use likeness::BaseContents;
-pub(crate) use pass::clock;
+pub(crate) use pass::{clock, is_dependable, look_of};
 pub(crate) use unchanged::is_unchanged;
 
 mod likeness;

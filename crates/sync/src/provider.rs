@@ -17,6 +17,7 @@ use capturing::Taken;
 use jiff::Timestamp;
 use look::Look;
 use putting_off::PutOff;
+use tokio::task::JoinHandle;
 
 use crate::command::{PublishCommand, PublishError};
 use crate::commit;
@@ -78,6 +79,8 @@ pub(crate) struct Provider<S, W> {
     unanswered: u32,
     /// When it was looked up last what consumers acknowledge.
     fleet_seen: Option<Instant>,
+    /// A container that was stopped for a capture and is coming up again.
+    coming_up: Option<JoinHandle<Option<u64>>>,
 }
 
 impl<S, W> Provider<S, W>
@@ -99,6 +102,7 @@ where
             stored: AtomicBool::new(false),
             unanswered: 0,
             fleet_seen: None,
+            coming_up: None,
         }
     }
 
@@ -240,6 +244,11 @@ where
         mut journal: PublishJournal,
     ) -> Result<PublishOutcome, Stopped> {
         let result = self.advance(layout, &mut journal).await;
+        if let Some(downtime) = self.came_up().await
+            && let Some(capture) = journal.step.capture_mut()
+        {
+            capture.downtime_ms = Some(downtime);
+        }
         self.context.show_rest();
         match &result {
             Err(Stopped::Failed(failure) | Stopped::Unreachable(failure)) => {
@@ -356,7 +365,10 @@ where
                 PublishStep::Failed { stage, reason, .. } => {
                     return Err(Stopped::because(stage, reason));
                 }
-                PublishStep::Published { capture, record, at, unchanged } => {
+                PublishStep::Published { mut capture, record, at, unchanged } => {
+                    if let Some(downtime) = self.came_up().await {
+                        capture.downtime_ms = Some(downtime);
+                    }
                     self.note_scheduled(journal, Ended::Well).await;
                     let outcome =
                         self.conclude(layout, journal, &capture, &record, at, unchanged).await;

@@ -3,7 +3,7 @@
 //! A file that lies in its place already, with the size, the times and all else that the new tree
 //! gives it, is not written a second time: it is cloned, or gets a second name in the staged tree.
 //! Nothing is taken on trust. Its content is hashed like any other, after everything that was written
-//! to it has reached the disk, and what tells of a later change is compared once more when nobody can
+//! to it has reached the disk, unless it has not been touched since an apply that did so; and what tells of a later change is compared once more when nobody can
 //! make one, with the container stopped. Both trees have the file until one of them is removed, and
 //! only one of them is ever where a container sees it.
 
@@ -17,6 +17,7 @@ use rustix::fs::Stat;
 use crate::beneath::{Dir, Name};
 use crate::capture::{has_other_xattrs, xattrs};
 use crate::core::member::Member;
+use crate::looks::Known;
 use crate::stage::give_attributes;
 use crate::walk::shown;
 
@@ -60,6 +61,7 @@ pub(crate) struct Shared(Vec<SharedFile>);
 #[derive(Debug)]
 pub(crate) struct Sharer {
     sharing: Sharing,
+    known: Option<Known>,
     files: Vec<SharedFile>,
     /// Which of them has an inode of a volume.
     inodes: HashMap<(usize, u64), usize>,
@@ -77,6 +79,8 @@ struct SharedFile {
     path: Box<[u8]>,
     seen: Seen,
     digest: [u8; 32],
+    /// What it holds, if that is known from an earlier apply.
+    known: Option<[u8; 32]>,
 }
 
 /// What no change of a file or of what is known about it leaves as it is.
@@ -113,13 +117,13 @@ pub(crate) struct Target<'t> {
 }
 
 impl Sharer {
-    pub(crate) fn new(sharing: Sharing) -> Self {
+    pub(crate) fn new(sharing: Sharing, known: Option<Known>) -> Self {
         let (files, inodes) = (Vec::new(), HashMap::new());
-        Self { sharing, files, inodes, bytes: 0, last: None, without_clones: Vec::new() }
+        Self { sharing, known, files, inodes, bytes: 0, last: None, without_clones: Vec::new() }
     }
 
     /// Puts the file of this name in the present tree into the staged one, if it is what the new tree
-    /// has there. Returns whether it did; whatever stands in the way, the file can be written
+    /// has there. Returns what it is in the staged tree; whatever stands in the way, the file can be written
     /// instead.
     pub(crate) fn share(
         &mut self,
@@ -127,29 +131,34 @@ impl Sharer {
         member: &Member,
         size: u64,
         target: &Target<'_>,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<Stat>> {
         let taken = target.path.len() + size_of::<SharedFile>() + 4 * size_of::<u64>();
         if self.sharing == Sharing::Nothing || self.bytes + taken > BYTES_MAX {
-            return Ok(false);
+            return Ok(None);
         }
-        let Ok((file, stat)) = present.0.open_file(present.1) else { return Ok(false) };
+        let Ok((file, stat)) = present.0.open_file(present.1) else { return Ok(None) };
         if !is_as(&file, &stat, member, size, target.owner) {
-            return Ok(false);
+            return Ok(None);
         }
+        let mut known = self.known.as_mut().and_then(|known| known.digest(&member.path, &stat));
         let stat = match self.clone_file(&file, member, target)? {
-            Some(stat) => stat,
+            Some(clone) => {
+                // What was written before it was cloned shows here, and is hashed.
+                known = known.filter(|_| is_still(&file, &stat));
+                clone
+            }
             None if self.sharing == Sharing::ClonesAndLinks && stat.st_nlink == 1 => {
-                let Some(stat) = link(&file, member, size, target)? else { return Ok(false) };
+                let Some(stat) = link(&file, member, size, target)? else { return Ok(None) };
                 stat
             }
-            None => return Ok(false),
+            None => return Ok(None),
         };
         self.last = Some(Instant::now());
         self.bytes += taken;
         self.inodes.insert((target.mount, stat.st_ino), self.files.len());
         let (path, seen) = (target.path.into(), Seen::of(&stat));
-        self.files.push(SharedFile { mount: target.mount, path, seen, digest: [0; 32] });
-        Ok(true)
+        self.files.push(SharedFile { mount: target.mount, path, seen, digest: [0; 32], known });
+        Ok(Some(stat))
     }
 
     /// A clone of a file, or none where the file system makes none.
@@ -206,6 +215,10 @@ impl Shared {
     ) -> Result<(), SharingError> {
         let mut piece = vec![0; PIECE];
         self.each(staging, |parent, name, file| {
+            if let Some(known) = file.known {
+                let is_same = parent.stat(name)?.is_some_and(|stat| Seen::of(&stat) == file.seen);
+                return Ok(is_same && known == file.digest);
+            }
             let (mut content, stat) = parent.open_file(name)?;
             if Seen::of(&stat) != file.seen {
                 return Ok(false);
@@ -257,6 +270,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// Whether a file is as it was.
+fn is_still(file: &File, stat: &Stat) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|now| Seen::of(&now) == Seen::of(stat))
 }
 
 /// Gives a file a second name, unless it becomes another meanwhile.

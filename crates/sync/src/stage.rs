@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use belay_packs::FrameFault;
 use belay_protocol::VolumeName;
 use belay_protocol::record::Manifest;
-use rustix::fs::{FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
 
 use crate::archive::{ArchiveReader, ReadError};
 use crate::beneath::{Dir, Name, file_type};
@@ -17,6 +17,7 @@ use crate::core::apply::{Unit, locate};
 use crate::core::member::{Body, Member, Mtime};
 use crate::core::record::AcceptedRecord;
 use crate::core::tree::{Limits, TreeFault, TreeIndex, TreeSummary, is_below};
+use crate::looks::StagedFiles;
 use crate::manifest_file::ManifestError;
 use crate::sharing::{Shared, Sharer, Sharing, SharingError, Target};
 use crate::volume::Volumes;
@@ -42,6 +43,8 @@ pub(crate) struct Staged {
     pub(crate) steps: Vec<StagedUnit>,
     /// Files that lie in the present tree too.
     pub(crate) shared: Shared,
+    /// What its files look like.
+    pub(crate) files: StagedFiles,
     /// Volumes mounted below a declared path, of which the tree says nothing. They stay as they are.
     pub(crate) untouched: Vec<VolumeName>,
 }
@@ -187,13 +190,12 @@ pub(crate) fn stage(
     accepted: &AcceptedRecord,
     source: &mut impl TreeSource,
     directory: &str,
-    sharing: Sharing,
+    mut sharer: Sharer,
 ) -> Result<Staged, StageError> {
     let manifest = &accepted.record.manifest;
     let limits = Limits { members: manifest.members, content: manifest.content_bytes };
     let mut index = TreeIndex::new(&accepted.roots, limits);
     let mut staging = Staging::open(volumes, &units, directory)?;
-    let mut sharer = Sharer::new(sharing);
     while let Some(member) = source.next()? {
         index.admit(&member)?;
         staging.leave_for(&member.path)?;
@@ -209,11 +211,12 @@ pub(crate) fn stage(
         synced.map_err(|source| fault(volumes.all[place.mount].point.as_member(), source))?;
     }
     common.verify(|mount| Some(&staging.at(mount)?.dir))?;
-    let filled = staging.filled;
+    let (filled, files) = (staging.filled, staging.files);
     let mut staged = Staged {
         directory: directory.to_owned(),
         steps: Vec::new(),
         shared: common,
+        files,
         untouched: Vec::new(),
     };
     for (index, unit) in units.into_iter().enumerate() {
@@ -266,6 +269,7 @@ struct Staging<'v> {
     copies_bytes: usize,
     /// Bytes that copies take beyond the content that the record declares, by volume.
     copied: HashMap<usize, u64>,
+    files: StagedFiles,
 }
 
 impl<'v> Staging<'v> {
@@ -293,6 +297,7 @@ impl<'v> Staging<'v> {
             copies: HashMap::new(),
             copies_bytes: 0,
             copied: HashMap::new(),
+            files: StagedFiles::default(),
         })
     }
 
@@ -333,7 +338,7 @@ impl<'v> Staging<'v> {
         let (parent, name) = Name::split(&path).map_err(io)?;
         let parent = place.dir.open_dir(parent).map_err(io)?;
         let mut digest = [0; 32];
-        let mut copied = None;
+        let (mut copied, mut staged) = (None, None);
         // Each entry takes an inode, and its directory may take another block.
         self.check_room(place, 0, member)?;
         match &member.body {
@@ -343,14 +348,23 @@ impl<'v> Staging<'v> {
             }
             Body::File { size } => {
                 let at = (&parent, name, &path[..]);
-                if !is_root && self.share(member, *size, at, sharer).map_err(io)? {
+                let taken_over = if is_root {
+                    None
+                } else {
+                    self.share(member, *size, at, sharer).map_err(io)?
+                };
+                if let Some(stat) = taken_over {
                     digest = source.pass_over()?;
                     sharer.expect(digest);
+                    staged = Some((stat, stat.st_nlink > 1));
                 } else {
                     let check_room = || self.check_room(place, *size, member);
                     check_room()?;
                     let owner = place.owner;
-                    digest = write_file(&parent, name, member, *size, owner, check_room, source)?;
+                    let written =
+                        write_file(&parent, name, member, *size, owner, check_room, source)?;
+                    digest = written.0;
+                    staged = Some((written.1, false));
                 }
             }
             Body::Symlink { target } => {
@@ -365,8 +379,11 @@ impl<'v> Staging<'v> {
                 }
             }
         }
+        let mount = place.mount;
+        if let Some((stat, is_shared)) = staged {
+            self.files.note(&stat, is_shared);
+        }
         if let Some(bytes) = copied {
-            let mount = place.mount;
             self.copied_to(mount, member, &path, bytes)?;
         }
         self.filled[unit] |= is_root;
@@ -384,8 +401,8 @@ impl<'v> Staging<'v> {
         size: u64,
         (parent, name, path): (&Dir, Name<'_>, &[u8]),
         sharer: &mut Sharer,
-    ) -> io::Result<bool> {
-        let Some((unit, below)) = locate(self.units, &member.path) else { return Ok(false) };
+    ) -> io::Result<Option<Stat>> {
+        let Some((unit, below)) = locate(self.units, &member.path) else { return Ok(None) };
         let unit = &self.units[unit];
         let present = (|| {
             let (between, last) = Name::split(below)?;
@@ -398,7 +415,7 @@ impl<'v> Staging<'v> {
             Ok::<_, io::Error>((root.open_dir(&at)?, last))
         })();
         // Where there is nothing, or something else on the way, nothing is shared.
-        let Ok((present, last)) = present else { return Ok(false) };
+        let Ok((present, last)) = present else { return Ok(None) };
         let owner = self.at(unit.mount).ok_or(io::ErrorKind::NotFound)?.owner;
         let target = Target { mount: unit.mount, path, parent, name, owner };
         sharer.share((&present, last), member, size, &target)
@@ -536,7 +553,7 @@ fn write_file(
     owner: (u32, u32),
     check_room: impl Fn() -> Result<(), StageError>,
     source: &mut impl TreeSource,
-) -> Result<[u8; 32], StageError> {
+) -> Result<([u8; 32], Stat), StageError> {
     let io = |source| fault(&member.path, source);
     let mut file = parent.create_new(name).map_err(io)?;
     let mut hasher = blake3::Hasher::new();
@@ -552,7 +569,8 @@ fn write_file(
     })?;
     file.set_len(size).map_err(io)?;
     give_attributes(&file, member, owner).map_err(io)?;
-    Ok(*hasher.finalize().as_bytes())
+    let stat = rustix::fs::fstat(&file).map_err(|error| io(error.into()))?;
+    Ok((*hasher.finalize().as_bytes(), stat))
 }
 
 /// Gives a file that was just made what its content does not tell.

@@ -253,6 +253,18 @@ pub(crate) enum PublishStep {
     Failed { stage: Stage, reason: String, at: Timestamp },
 }
 
+impl PublishStep {
+    /// What was captured, if anything was.
+    pub(crate) fn capture_mut(&mut self) -> Option<&mut CaptureFacts> {
+        match self {
+            Self::Captured { capture, .. }
+            | Self::Publishing { capture, .. }
+            | Self::Published { capture, .. } => Some(capture),
+            Self::Claimed | Self::Failed { .. } => None,
+        }
+    }
+}
+
 /// Whether a publish made a new record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

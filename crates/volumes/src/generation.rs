@@ -22,7 +22,7 @@ use crate::failpoint::{self, Moment};
 use crate::loop_device::{self, AttachError, AttachedDevice};
 use crate::volumes::Inner;
 use crate::{image, ioctl, observe};
-pub(crate) use keeping::{keep, prepare};
+pub(crate) use keeping::{Writers, keep, prepare};
 
 mod keeping;
 

@@ -24,7 +24,7 @@ use crate::error::{
     RemoveError,
 };
 use crate::freeze::{Guards, Watchdog};
-use crate::generation::{Cloning, Generation, MountedGeneration};
+use crate::generation::{Cloning, Generation, MountedGeneration, Writers};
 use crate::loop_device::{self, Minors};
 use crate::pool::Provider;
 use crate::tool::Subject;
@@ -320,7 +320,20 @@ impl Volumes {
         name: &GenerationName,
     ) -> Result<Vec<Generation>, GenerationError> {
         let (all, name) = (ids.iter().cloned().collect::<Vec<_>>(), name.clone());
-        self.all_exclusively(ids, move |inner| generation::keep(inner, &all, &name)).await
+        let kept = move |inner: &Inner| generation::keep(inner, &all, &name, Writers::Anybody);
+        self.all_exclusively(ids, kept).await
+    }
+
+    /// The same of volumes that nobody writes to, which takes less time. A write that reaches one of
+    /// them meanwhile is noticed, and then writers are held back all the same.
+    pub async fn keep_generations_at_rest(
+        &self,
+        ids: BTreeSet<VolumeId>,
+        name: &GenerationName,
+    ) -> Result<Vec<Generation>, GenerationError> {
+        let (all, name) = (ids.iter().cloned().collect::<Vec<_>>(), name.clone());
+        let kept = move |inner: &Inner| generation::keep(inner, &all, &name, Writers::Nobody);
+        self.all_exclusively(ids, kept).await
     }
 
     /// Whether the state of these volumes can be kept now. What they have to write is written, so

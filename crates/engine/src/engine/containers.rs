@@ -207,6 +207,9 @@ impl Engine {
 
     /// Waits until no process is left, gives the state then. Deadline: `within`; a container that
     /// does not exist, or no longer, is [`EngineError::Absent`].
+    ///
+    /// The kernel tells the end of the first process at once, and the engine only has to write it
+    /// down then; where the kernel cannot be asked, the engine's own wait is what tells.
     pub async fn wait(
         &self,
         container: impl AsRef<str>,
@@ -219,6 +222,7 @@ impl Engine {
             after: within,
         };
         let end = tokio::time::Instant::now() + within;
+        let mut pauses = 0;
         loop {
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             if left.is_zero() {
@@ -232,16 +236,25 @@ impl Engine {
             })?;
             match found.state.liveness() {
                 Liveness::Stopped => return Ok(found.state),
-                Liveness::Running => {
-                    self.wait_once(name, left).await.map_err(|error| match error {
-                        EngineError::TimedOut { .. } => timed_out(),
-                        other => other,
-                    })?;
-                }
+                Liveness::Running => match self.first_process(&found).await {
+                    // What has ended and stays unwritten for so long is the engine's to explain.
+                    Some(process) if pauses < PAUSES => {
+                        let ended = tokio::time::timeout_at(end, process.ended()).await;
+                        ended.map_err(|_| timed_out())?;
+                    }
+                    Some(_) | None => {
+                        self.wait_once(name, left).await.map_err(|error| match error {
+                            EngineError::TimedOut { .. } => timed_out(),
+                            other => other,
+                        })?;
+                    }
+                },
                 // The end is near, and the engine has not written it down.
                 Liveness::Unknown => {}
             }
-            tokio::time::sleep(WAIT_PAUSE.min(left)).await;
+            let pause = (WAIT_PAUSE_FIRST * (1 << pauses.min(8))).min(WAIT_PAUSE);
+            tokio::time::sleep(pause.min(left)).await;
+            pauses += 1;
         }
     }
 
@@ -276,8 +289,13 @@ impl Engine {
     }
 }
 
-/// Between two looks at a container whose end is known and not yet recorded.
+/// Between two looks at a container whose end is known and not yet recorded, at first and at most.
+const WAIT_PAUSE_FIRST: Duration = Duration::from_millis(2);
 const WAIT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Looks at a container whose first process has ended by the kernel's word and runs by the engine's:
+/// some seconds.
+const PAUSES: u32 = 100;
 
 fn object(name: &str) -> Object {
     Object::Container(name.to_owned())

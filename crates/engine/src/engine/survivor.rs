@@ -1,9 +1,14 @@
 //! Processes of a container, as the host sees them.
 
+use std::os::fd::OwnedFd;
+
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::{Engine, EngineKind};
 use crate::blocking;
+use crate::container::Container;
 use crate::core::process;
 use crate::error::EngineError;
 
@@ -49,6 +54,39 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// The first process of a container that runs; `None` where the kernel shows no such process.
+    pub(super) async fn first_process(&self, container: &Container) -> Option<FirstProcess> {
+        let pid = i32::try_from(container.state.incarnation()?.pid).ok()?;
+        let (id, engine) = (container.id.as_str().to_owned(), self.info().kind);
+        let held = blocking::run(move || held(pid, &id, engine)).await?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe only for types whose descriptor may change; an \
+                      OwnedFd keeps one open for as long as it lives"
+        )]
+        AsyncFd::with_interest(held, Interest::READABLE).ok().map(FirstProcess)
+    }
+}
+
+/// The first process of a container, whatever else gets its number later.
+pub(super) struct FirstProcess(AsyncFd<OwnedFd>);
+
+impl FirstProcess {
+    /// Returns once it has ended.
+    pub(super) async fn ended(self) {
+        // A descriptor that cannot be waited for is looked at again by the caller.
+        let _ = self.0.readable().await;
+    }
+}
+
+/// A process, if it is one of this container.
+fn held(pid: i32, id: &str, engine: EngineKind) -> Option<OwnedFd> {
+    let fd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::NONBLOCK).ok()?;
+    // Only now is it settled which process the descriptor means.
+    (container_of(pid, engine).as_deref() == Some(id)).then_some(fd)
+}
+
 fn container_of(pid: i32, engine: EngineKind) -> Option<String> {
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     process::container_of(&groups, engine).map(str::to_owned)
@@ -56,12 +94,7 @@ fn container_of(pid: i32, engine: EngineKind) -> Option<String> {
 
 /// Kills a process if it is still one of this container. Says whether it was told to end.
 fn kill(pid: i32, id: &str, engine: EngineKind) -> bool {
-    let Some(fd) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-    else {
-        return false;
-    };
-    // Only now is it settled which process the descriptor means.
-    container_of(pid, engine).as_deref() == Some(id) && pidfd_send_signal(&fd, Signal::KILL).is_ok()
+    held(pid, id, engine).is_some_and(|fd| pidfd_send_signal(&fd, Signal::KILL).is_ok())
 }
 
 fn find(id: &str) -> Option<Survivor> {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 use belay_protocol::{VolumeName, WorkloadName};
-use belay_sync::{CloneAnswer, CloneRefused, VolumeClones};
+use belay_sync::{App, CloneAnswer, CloneRefused, VolumeClones};
 use belay_volumes::{GenerationError, GenerationName, VolumeId, Volumes};
 
 use crate::problems;
@@ -48,11 +48,15 @@ impl VolumeClones for WorkloadClones {
         })
     }
 
-    fn take(&self, volumes: Vec<VolumeName>) -> CloneAnswer<()> {
+    fn take(&self, volumes: Vec<VolumeName>, app: App) -> CloneAnswer<()> {
         let (ids, volumes) = (self.ids(volumes), self.volumes.clone());
-        answer(
-            async move { volumes.keep_generations(ids, &GenerationName::passing()).await.map(drop) },
-        )
+        answer(async move {
+            let name = GenerationName::passing();
+            match app {
+                App::Runs => volumes.keep_generations(ids, &name).await.map(drop),
+                App::Stopped => volumes.keep_generations_at_rest(ids, &name).await.map(drop),
+            }
+        })
     }
 
     fn open(&self, volume: VolumeName) -> CloneAnswer<PathBuf> {

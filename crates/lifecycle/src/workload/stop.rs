@@ -45,9 +45,9 @@ impl State {
         let signal = made_of.as_ref().and_then(|spec| spec.stop_signal.clone());
         let asked_at = Instant::now();
         let stopped = self.descend(id, &ladder, signal).await;
-        self.stale();
         match stopped {
-            Ok(()) => {
+            Ok(state) => {
+                self.saw(id, state);
                 self.unkillable = None;
                 self.renewal = Renewal::None;
                 self.checks.end();
@@ -57,11 +57,25 @@ impl State {
                     request.asked_at = asked_at;
                 }
             }
-            Err(Unconfirmed::Engine(error)) => {
-                let problem = problems::stop(&self.name, &error);
-                self.give_stop_up(problem, RETRY);
+            Err(unconfirmed) => {
+                self.stale();
+                match unconfirmed {
+                    Unconfirmed::Engine(error) => {
+                        let problem = problems::stop(&self.name, &error);
+                        self.give_stop_up(problem, RETRY);
+                    }
+                    Unconfirmed::Survived(survivor) => self.report_survivor(&survivor),
+                }
             }
-            Err(Unconfirmed::Survived(survivor)) => self.report_survivor(&survivor),
+        }
+    }
+
+    /// Takes the state that a container has ended with, if the engine told one.
+    fn saw(&mut self, id: &str, state: Option<ContainerState>) {
+        let mut seen = self.seen.iter_mut().flatten();
+        match (state, seen.find(|container| container.id.as_str() == id)) {
+            (Some(state), Some(container)) => container.state = state,
+            (Some(_) | None, _) => self.stale(),
         }
     }
 
@@ -108,14 +122,15 @@ impl State {
         Some(made_of.map_or(Cow::Borrowed(&known.spec), Cow::Owned))
     }
 
+    /// Returns the state that the container has then, or none if it is gone.
     async fn descend(
         &mut self,
         id: &str,
         ladder: &StopLadder,
         signal: Option<String>,
-    ) -> Result<(), Unconfirmed> {
+    ) -> Result<Option<ContainerState>, Unconfirmed> {
         let engine = self.context.engine.clone();
-        let Some(found) = engine.inspect(id).await? else { return Ok(()) };
+        let Some(found) = engine.inspect(id).await? else { return Ok(None) };
         let paused = matches!(found.state, ContainerState::Paused { .. });
         if paused {
             // What is frozen takes no signal but the last one.
@@ -137,8 +152,8 @@ impl State {
                     Err(EngineError::TimedOut { .. }) => {
                         self.progress("stop", "it did not end by itself and is killed");
                     }
-                    Ok(_) | Err(EngineError::Absent { .. }) => {
-                        return self.confirm(id, KILL_WITHIN).await;
+                    ended @ (Ok(_) | Err(EngineError::Absent { .. })) => {
+                        return self.nothing_is_left(id, ended).await;
                     }
                     Err(error) => return Err(error.into()),
                 }
@@ -172,20 +187,36 @@ impl State {
         self.progress("pre_stop", what);
     }
 
-    /// The engine's word is not enough: no process of the container may be left on the host.
-    async fn confirm(&self, id: &str, within: Duration) -> Result<(), Unconfirmed> {
-        let engine = &self.context.engine;
-        let ended = match engine.inspect(id).await? {
-            Some(found) if found.state.liveness() != Liveness::Stopped => {
-                engine.wait(id, within).await.map(drop)
-            }
-            Some(_) | None => Ok(()),
+    async fn confirm(
+        &self,
+        id: &str,
+        within: Duration,
+    ) -> Result<Option<ContainerState>, Unconfirmed> {
+        let ended = match self.context.engine.inspect(id).await? {
+            Some(found) if found.state.liveness() == Liveness::Stopped => Ok(found.state),
+            Some(_) => self.context.engine.wait(id, within).await,
+            None => return self.nothing_survives(id).await.map(|()| None),
         };
-        match (ended, engine.survivor(id).await) {
-            (_, Some(survivor)) => Err(Unconfirmed::Survived(survivor)),
-            (Ok(()) | Err(EngineError::Absent { .. }), None) => Ok(()),
-            (Err(error), None) => Err(error.into()),
+        self.nothing_is_left(id, ended).await
+    }
+
+    /// The engine's word is not enough: no process of the container may be left on the host.
+    async fn nothing_is_left(
+        &self,
+        id: &str,
+        ended: Result<ContainerState, EngineError>,
+    ) -> Result<Option<ContainerState>, Unconfirmed> {
+        self.nothing_survives(id).await?;
+        match ended {
+            Ok(state) => Ok(Some(state)),
+            Err(EngineError::Absent { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    async fn nothing_survives(&self, id: &str) -> Result<(), Unconfirmed> {
+        let survivor = self.context.engine.survivor(id).await;
+        survivor.map_or(Ok(()), |survivor| Err(Unconfirmed::Survived(survivor)))
     }
 }
 

@@ -84,7 +84,7 @@ where
             (None, OnUnready::Rollback | OnUnready::Keep, _) => Sharing::ClonesAndLinks,
         };
         for sharing in [first, Sharing::Nothing] {
-            let staged = match self.waited(layout, accepted, sharing).await {
+            let mut staged = match self.waited(layout, accepted, sharing).await {
                 Some(staged) => staged,
                 None => self.prepare(layout, accepted, sharing).await?,
             };
@@ -118,6 +118,7 @@ where
                 is_tried(context.spec.on_unready, window.found(), wish) && earlier.is_none();
             let term = if tried { Term::OnTrial } else { Term::Final };
             let now = Timestamp::now();
+            self.files = Some((cid, std::mem::take(&mut staged.files)));
             let committed = self
                 .change(layout, move |volumes, state| {
                     commit::commit(volumes, state, &record, &staged, earlier, term, now)

@@ -19,7 +19,7 @@ use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::sealing::SealingError;
-use crate::sharing::Sharing;
+use crate::sharing::{Sharer, Sharing};
 use crate::stage::{STAGING_PREFIX, StageError, Staged, check_room, stage};
 use crate::state::StateDir;
 use crate::volume::Volumes;
@@ -82,7 +82,8 @@ where
                     file.seek(SeekFrom::Start(0)).map_err(io)?;
                     let file = BufReader::with_capacity(256 * 1024, file);
                     let mut source = ArchiveReader::new(MultiGzDecoder::new(file));
-                    stage(volumes, units.to_vec(), &accepted, &mut source, directory, sharing)
+                    let sharer = Sharer::new(sharing, None);
+                    stage(volumes, units.to_vec(), &accepted, &mut source, directory, sharer)
                 },
             )
         })

@@ -4,22 +4,25 @@ use std::{fs, io};
 
 use belay_packs::ChunkRef;
 use belay_protocol::control::Stage;
+use belay_protocol::record::SyncRecord;
 use belay_store::{BlobStore, RecordStore};
 
 use super::Consumer;
 use super::preparation::stage_blocking;
 use crate::assembly::{Assembly, Present, examine};
 use crate::context::{Failure, Stopped, blocking};
-use crate::core::apply::Unit;
+use crate::core::apply::{Unit, units};
+use crate::core::path::ContainerPath;
 use crate::core::record::AcceptedRecord;
 use crate::durable;
 use crate::failpoint::{Point, reached};
 use crate::fetching::Frames;
 use crate::layout::SyncLayout;
+use crate::looks::{self, Known, StagedFiles};
 use crate::manifest_file::ManifestError;
 use crate::manifest_pieces::HeldPieces;
 use crate::sealing::keys_of;
-use crate::sharing::Sharing;
+use crate::sharing::{Sharer, Sharing};
 use crate::spool::{Spool, Spooled};
 use crate::stage::{StageError, Staged, stage};
 use crate::state::StateDir;
@@ -28,6 +31,8 @@ use crate::window::OfflineWindow;
 
 const STAGED_MANIFEST: &str = "staged";
 const APPLIED_MANIFEST: &str = "applied";
+/// Beside the manifests: everything in their directory is one.
+const LOOKS: &str = "applied-looks";
 
 /// Times that a tree is staged from what the volumes hold. An app that keeps changing what it was
 /// given must not keep the tree from being staged: after these everything is fetched.
@@ -93,7 +98,8 @@ where
                     let mut assembly =
                         Assembly::new(file, &keys, &frames, &present, volumes, units)?;
                     let units = units.to_vec();
-                    let staged = stage(volumes, units, &accepted, &mut assembly, name, sharing);
+                    let sharer = Sharer::new(sharing, known_looks(&state, volumes));
+                    let staged = stage(volumes, units, &accepted, &mut assembly, name, sharer);
                     if let Err(StageError::Lost { .. }) = staged {
                         lost = assembly.lost();
                     }
@@ -163,5 +169,32 @@ pub(super) fn manifest_applied(state: &StateDir) -> io::Result<()> {
     match fs::rename(directory.join(STAGED_MANIFEST), directory.join(APPLIED_MANIFEST)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         renamed => renamed,
+    }
+}
+
+/// What is known of the files that were applied last.
+fn known_looks(state: &StateDir, volumes: &Volumes) -> Option<Known> {
+    Known::open(&state.manifests().join(APPLIED_MANIFEST), &state.path().join(LOOKS), volumes)
+}
+
+/// Remembers what the files of an applied tree look like.
+pub(super) fn remember_looks(
+    layout: &SyncLayout,
+    state: &StateDir,
+    record: &SyncRecord,
+    staged: &StagedFiles,
+) {
+    let remembered = (|| {
+        let volumes = Volumes::open(layout).map_err(io::Error::other)?;
+        let roots = record.manifest.archive_paths.iter();
+        let roots: Result<Vec<_>, _> = roots.map(|path| ContainerPath::parse(path)).collect();
+        let roots = roots.map_err(io::Error::other)?;
+        let units = units(&roots, &volumes.mounts).map_err(io::Error::other)?;
+        let manifest = state.manifests().join(APPLIED_MANIFEST);
+        looks::remember(&volumes, &units, &manifest, staged, &state.path().join(LOOKS))
+            .map_err(io::Error::other)
+    })();
+    if let Err(error) = remembered {
+        tracing::warn!(%error, "the next apply reads every file again");
     }
 }

@@ -182,7 +182,7 @@ impl<'p> Pass<'p> {
         if let Some(earlier) = &mut self.earlier
             && let Some((known, seen)) = earlier.find(met.path)?
             && matches!(known.body, Body::File { .. })
-            && seen.holds(&look(&met.stat))
+            && seen.holds(&look_of(&met.stat))
         {
             return self.keep(&known, seen);
         }
@@ -219,9 +219,10 @@ impl<'p> Pass<'p> {
         }
         let digest = self.content(met.path, &file, size(&stat))?;
         let after = rustix::fs::fstat(&file).map_err(|error| fault(error.into()))?;
-        let steady = look(&after) == look(&stat);
+        let steady = look_of(&after) == look_of(&stat);
         self.unsteady += u64::from(!steady);
-        let seen = if dependable && steady { Seen::of(look(&stat), began) } else { Seen::Untold };
+        let seen =
+            if dependable && steady { Seen::of(look_of(&stat), began) } else { Seen::Untold };
         self.end(&member, digest, seen)
     }
 
@@ -439,7 +440,8 @@ fn zeros(hasher: &mut blake3::Hasher, mut length: u64) {
     }
 }
 
-pub(super) fn look(stat: &Stat) -> Look {
+/// What tells of a change of a file.
+pub(crate) fn look_of(stat: &Stat) -> Look {
     let nanos = u32::try_from(stat.st_ctime_nsec).unwrap_or(0).min(999_999_999);
     Look {
         inode: stat.st_ino,
@@ -457,7 +459,7 @@ pub(crate) fn clock() -> i128 {
 
 /// File systems that date a file anew with every write, through a mapping too. Others, such as those
 /// in memory, do not; and of what is not known nothing is believed.
-fn is_dependable(dir: &Dir) -> bool {
+pub(crate) fn is_dependable(dir: &Dir) -> bool {
     const EXT4: i64 = 0xef53;
     const XFS: i64 = 0x5846_5342;
     const BTRFS: i64 = 0x9123_683e;

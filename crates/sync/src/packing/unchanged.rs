@@ -5,7 +5,7 @@ use std::path::Path;
 use belay_protocol::Cid;
 use rustix::fs::FileType;
 
-use super::pass::look;
+use super::pass::look_of;
 use crate::beneath::file_type;
 use crate::capture::{CaptureError, Links, bare, limits, read_xattrs};
 use crate::core::manifest::Record;
@@ -105,7 +105,7 @@ impl Compared {
         let known = self.earlier.find(met.path)?;
         let is_file = |body: &Body| matches!(body, Body::File { .. });
         let Some((known, _)) =
-            known.filter(|(known, seen)| is_file(&known.body) && seen.holds(&look(&met.stat)))
+            known.filter(|(known, seen)| is_file(&known.body) && seen.holds(&look_of(&met.stat)))
         else {
             return Err(Ended::Changed);
         };

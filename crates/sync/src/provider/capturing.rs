@@ -135,8 +135,8 @@ where
             Form::Archive => {
                 let captured = self.archive_of(&moment.layout, roots).await?;
                 let (name, captured) = self.keep_archive(captured).await?;
-                let Moment { at, downtime_ms, capture, .. } = *moment;
-                Ok((name, archive_facts(at, roots, captured, downtime_ms, capture)))
+                let Moment { at, capture, .. } = *moment;
+                Ok((name, archive_facts(at, roots, captured, capture)))
             }
         }
     }
@@ -152,12 +152,10 @@ where
         self.context.show("capturing");
         let at = Timestamp::now();
         let captured = self.archive_of(layout, roots).await;
-        let kept = async { self.keep_archive(captured?).await };
         // The archive is made durable while the container is coming up again.
-        let (downtime_ms, kept) = tokio::join!(self.close_capture_window(window), kept);
-        reached(Point::WindowClosed);
-        let (name, captured) = kept?;
-        Ok((name, archive_facts(at, roots, captured, downtime_ms, Capture::Stopped)))
+        self.close_capture_window(window);
+        let (name, captured) = self.keep_archive(captured?).await?;
+        Ok((name, archive_facts(at, roots, captured, Capture::Stopped)))
     }
 
     async fn archive_of(
@@ -198,13 +196,32 @@ where
         Ok(window)
     }
 
-    /// Closes the window and returns for how many milliseconds the container was down.
-    pub(super) async fn close_capture_window(&self, window: Window) -> Option<u64> {
-        let closed = close(window, &self.context.spec).await?;
-        closed.found.ran().then(|| millis(closed.downtime))
+    /// Closes the window. The publish goes on while the container is coming up again.
+    pub(super) fn close_capture_window(&mut self, window: Window) {
+        let context = Arc::clone(&self.context);
+        self.coming_up = Some(tokio::spawn(async move {
+            let closed = close(window, &context.spec).await;
+            reached(Point::WindowClosed);
+            closed.filter(|closed| closed.found.ran()).map(|closed| millis(closed.downtime))
+        }));
     }
 
-    pub(super) async fn open_window(&self, purpose: WindowPurpose) -> Result<Window, Stopped> {
+    /// Waits until the container of the last capture is up again, and returns for how many
+    /// milliseconds it was down.
+    pub(super) async fn came_up(&mut self) -> Option<u64> {
+        let closing = self.coming_up.take()?;
+        if !closing.is_finished() {
+            self.context.show("starting");
+        }
+        closing.await.unwrap_or_else(|error| {
+            tracing::error!(workload = %self.context.workload, %error, "a window was lost");
+            None
+        })
+    }
+
+    pub(super) async fn open_window(&mut self, purpose: WindowPurpose) -> Result<Window, Stopped> {
+        // A capture before it may have been of no use.
+        self.came_up().await;
         let opening = self.context.window.open(purpose);
         let timed = tokio::time::timeout(self.context.spec.window_timeout, opening);
         tokio::select! {
@@ -255,12 +272,11 @@ fn archive_facts(
     at: Timestamp,
     roots: &[ContainerPath],
     captured: Captured,
-    downtime_ms: Option<u64>,
     capture: Capture,
 ) -> CaptureFacts {
     let Captured { tree, blob, size, skipped } = captured;
     let encryption = Encryption::None;
-    let facts = Facts { at, roots, tree, skipped, encryption, downtime_ms, capture };
+    let facts = Facts { at, roots, tree, skipped, encryption, capture };
     facts.of(ArchiveFormat::TarGz, blob, size, None)
 }
 
@@ -287,7 +303,6 @@ pub(super) struct Facts<'f> {
     pub(super) tree: TreeSummary,
     pub(super) skipped: Skipped,
     pub(super) encryption: Encryption,
-    pub(super) downtime_ms: Option<u64>,
     pub(super) capture: Capture,
 }
 
@@ -312,7 +327,7 @@ impl Facts<'_> {
             root_bytes,
             skipped: self.skipped.named,
             skipped_count: self.skipped.count,
-            downtime_ms: self.downtime_ms,
+            downtime_ms: None,
             capture: self.capture,
             fallback: None,
         }

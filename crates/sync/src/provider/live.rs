@@ -56,8 +56,7 @@ where
             Ok((name, packed, walked))
         })
         .await;
-        let downtime_ms = self.close_capture_window(window).await;
-        reached(Point::WindowClosed);
+        self.close_capture_window(window);
         let (name, packed, walked) = captured?;
         let facts = Facts {
             at,
@@ -65,7 +64,6 @@ where
             tree: walked.tree,
             skipped: walked.skipped,
             encryption,
-            downtime_ms,
             capture: Capture::Live,
         };
         Ok((name, facts.of_tree(&packed)))

@@ -10,7 +10,7 @@ use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
 use super::Provider;
-use crate::clones::{CloneAnswer, CloneRefused};
+use crate::clones::{App, CloneAnswer, CloneRefused};
 use crate::context::Stopped;
 use crate::core::path::ContainerPath;
 use crate::failpoint::{Point, reached};
@@ -31,7 +31,6 @@ pub(super) struct Moment {
     pub(super) at: Timestamp,
     /// No later than the moment, by the clock that dates files.
     pub(super) since: i128,
-    pub(super) downtime_ms: Option<u64>,
     pub(super) capture: Capture,
 }
 
@@ -43,7 +42,6 @@ impl Moment {
             cloned: Vec::new(),
             at: Timestamp::now(),
             since: clock(),
-            downtime_ms: None,
             capture: Capture::Imported,
         }
     }
@@ -74,19 +72,18 @@ where
         capture: Capture,
     ) -> Result<Result<Moment, String>, Stopped> {
         let context = Arc::clone(&self.context);
-        let window = match capture {
-            Capture::Stopped => self.open_capture_window().await?,
+        let (window, app) = match capture {
+            Capture::Stopped => (self.open_capture_window().await?, App::Stopped),
             Capture::Atomic | Capture::Live | Capture::Imported => {
-                self.open_window(WindowPurpose::Beside).await?
+                (self.open_window(WindowPurpose::Beside).await?, App::Runs)
             }
         };
         context.show("capturing");
         let (at, since, began) = (Timestamp::now(), clock(), Instant::now());
-        let taken = patiently(layout.clones.take(volumes.clone())).await;
+        let taken = patiently(layout.clones.take(volumes.clone(), app)).await;
         tracing::debug!(workload = %context.workload, took = ?began.elapsed(), "clones were asked for");
         reached(Point::Cloned);
-        let downtime_ms = self.close_capture_window(window).await;
-        reached(Point::WindowClosed);
+        self.close_capture_window(window);
         let opened = match taken {
             Ok(()) => opened(layout, &volumes).await,
             Err(refused) => Err(refused),
@@ -94,7 +91,7 @@ where
         match opened {
             Ok(layout) => {
                 let cloned = volumes;
-                Ok(Ok(Moment { layout, cloned, at, since, downtime_ms, capture }))
+                Ok(Ok(Moment { layout, cloned, at, since, capture }))
             }
             Err(refused) => {
                 self.discard_clones(layout, &volumes).await;

@@ -107,7 +107,7 @@ where
         roots: &[ContainerPath],
         form: TreeForm,
     ) -> Result<(String, CaptureFacts), Stopped> {
-        let Moment { at, since, downtime_ms, capture, .. } = *moment;
+        let Moment { at, since, capture, .. } = *moment;
         let (layout, all) = (moment.layout.clone(), roots.to_vec());
         let spool = self.context.spool.clone();
         let encryption = form.encryption;
@@ -122,7 +122,7 @@ where
             Ok((name, packed, walked))
         });
         let (name, packed, Walked { tree, skipped }) = captured.await?;
-        let facts = Facts { at, roots, tree, skipped, encryption, downtime_ms, capture };
+        let facts = Facts { at, roots, tree, skipped, encryption, capture };
         Ok((name, facts.of_tree(&packed)))
     }
 
@@ -162,25 +162,21 @@ where
         .await;
         drop(fetched);
         // The rest is done while the container is coming up again.
-        let finished = async {
-            let (packing, walked, volumes) = walked?;
-            blocking(Stage::ArchiveBuild, move || {
-                let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
-                // A power cut can leave a file its new date and its old content. What is remembered
-                // by its date must be on the disk before that.
-                for volume in &volumes.all {
-                    volume.private.sync_file_system().map_err(|error| fail(&error))?;
-                }
-                let (name, packed) = finish(packing)?;
-                Ok((name, packed, walked))
-            })
-            .await
-        };
-        let (downtime_ms, finished) = tokio::join!(self.close_capture_window(window), finished);
-        reached(Point::WindowClosed);
-        let (name, packed, Walked { tree, skipped }) = finished?;
+        self.close_capture_window(window);
+        let (packing, walked, volumes) = walked?;
+        let finished = blocking(Stage::ArchiveBuild, move || {
+            let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
+            // A power cut can leave a file its new date and its old content. What is remembered
+            // by its date must be on the disk before that.
+            for volume in &volumes.all {
+                volume.private.sync_file_system().map_err(|error| fail(&error))?;
+            }
+            let (name, packed) = finish(packing)?;
+            Ok((name, packed, walked))
+        });
+        let (name, packed, Walked { tree, skipped }) = finished.await?;
         let capture = Capture::Stopped;
-        let facts = Facts { at, roots, tree, skipped, encryption, downtime_ms, capture };
+        let facts = Facts { at, roots, tree, skipped, encryption, capture };
         Ok((name, facts.of_tree(&packed)))
     }
 

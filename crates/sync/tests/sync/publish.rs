@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use belay_protocol::SyncRole;
@@ -12,6 +13,7 @@ use belay_protocol::record::ArchiveFormat;
 use belay_store::{BlobStore, LocalStore};
 use belay_sync::{PublishCommand, PublishError, SyncSpec, WindowRefused};
 use serde_json::{Map, Value, json};
+use tokio::sync::Notify;
 
 use crate::scene::{DEADLINE, Place, Running, VOLUMES, eventually, fill, spec, start, start_with};
 use crate::stored::records;
@@ -107,6 +109,26 @@ async fn sm063_sx25_a_request_becomes_a_record_and_the_container_is_down_once() 
     let spool = fs::read_dir(scene.place.state().join("sync/spool")).expect("lists").count();
     assert_eq!(spool, 0, "SM076: no archive stays in the spool");
     scene.running.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_app_to_come_up_but_the_answer() {
+    for format in [ArchiveFormat::Tree, ArchiveFormat::TarGz] {
+        let scene = Scene::of(format).ready().await;
+        let comes_up = Arc::new(Notify::new());
+        let window = scene.running.window.clone();
+        window.0.lock().expect("not poisoned").comes_up = Some(Arc::clone(&comes_up));
+        scene.place.request(&json!({"archive_paths": ["/app"]}));
+        scene.running.status("it waits for the app", |status| status.stage == "starting").await;
+        assert_eq!(records(&scene.store_path()).await.len(), 1);
+        assert_eq!(window.events(), ["stop for publish"]);
+        assert!(!scene.place.sync_file("response.json").exists());
+        comes_up.notify_one();
+        let response = scene.response().await;
+        assert_eq!((&response["status"], &response["downtime_ms"]), (&json!("ok"), &json!(7)));
+        assert_eq!(window.events(), ["stop for publish", "start unchanged"]);
+        scene.running.stop().await;
+    }
 }
 
 #[tokio::test]

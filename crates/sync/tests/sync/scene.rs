@@ -14,12 +14,12 @@ use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{SyncRole, SyncStatus, VolumeName};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::{
-    AnswerPlace, CloneAnswer, CloneRefused, ControlVolume, FoundState, MountPoint, NodeKey,
+    AnswerPlace, App, CloneAnswer, CloneRefused, ControlVolume, FoundState, MountPoint, NodeKey,
     OfflineWindow, PublishCommand, Ready, SyncHandle, SyncLayout, SyncNode, SyncSpec, VolumeClones,
     Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused, spawn,
 };
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -187,7 +187,7 @@ impl VolumeClones for FakeClones {
         self.answer(&format!("prepare {}", names(&volumes)), &[CloningHost::Refuses], || ())
     }
 
-    fn take(&self, volumes: Vec<VolumeName>) -> CloneAnswer<()> {
+    fn take(&self, volumes: Vec<VolumeName>, _: App) -> CloneAnswer<()> {
         let refusing = [CloningHost::Refuses, CloningHost::RefusesToTake];
         self.answer(&format!("take {}", names(&volumes)), &refusing, || {
             for volume in &volumes {
@@ -234,6 +234,8 @@ pub(crate) struct Container {
     pub(crate) on_applied: Option<Ready>,
     /// What it is, when it is asked.
     pub(crate) now: Now,
+    /// What it waits for before it is up again.
+    pub(crate) comes_up: Option<Arc<Notify>>,
 }
 
 /// What the fake container says of itself.
@@ -290,6 +292,10 @@ impl OfflineWindow for FakeWindow {
         let this = self.clone();
         tokio::spawn(async move {
             let (outcome, reply) = owner.closed().await;
+            let comes_up = this.0.lock().expect("not poisoned").comes_up.clone();
+            if let Some(comes_up) = comes_up {
+                comes_up.notified().await;
+            }
             let ready = match outcome {
                 WindowOutcome::Unchanged => {
                     this.note(match purpose {

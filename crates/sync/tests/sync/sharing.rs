@@ -174,6 +174,47 @@ async fn a_file_whose_content_alone_was_changed_is_not_taken_for_unchanged() {
     }
 }
 
+/// Bytes that this process has read so far, whoever had them.
+fn bytes_read() -> u64 {
+    let counted = fs::read_to_string("/proc/self/io").expect("is told");
+    let line = counted.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.expect("reads are counted").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn what_nobody_touched_is_not_read_again() {
+    const LARGE: u64 = 48 * MIB;
+    let files = [("large", noise(1, LARGE)), ("changed", noise(2, 3_000))];
+    let scene = Scene::new(ArchiveFormat::Tree, &files).await;
+    let large = scene.consumer.data("app").join("large");
+    // What an app reads is nobody's change.
+    assert_eq!(fs::read(&large).expect("reads").len() as u64, LARGE);
+    let mut read = Vec::new();
+    for seed in 3..8 {
+        fs::write(scene.sent("changed"), noise(seed, 3_000)).expect("writes");
+        if seed == 6 {
+            change_in_secret(&large);
+        }
+        let before = bytes_read();
+        let cid = publish(&scene.publishing).await.expect("publishes");
+        applied(&scene.running, cid).await;
+        read.push(bytes_read() - before);
+        assert_eq!(trees(&scene.consumer), trees(&scene.provider));
+    }
+    // The provider reads what was new to it at its second look.
+    assert!(read[1] < LARGE / 4, "as it was written: {read:?}");
+    assert!(read[2] < LARGE / 4, "with the name that it got then: {read:?}");
+    assert!(read[3] > LARGE, "it looks changed: {read:?}");
+    assert!(read[4] < LARGE / 4, "and was written again: {read:?}");
+    // What is remembered is not needed.
+    let looks = scene.consumer.state().join("sync/applied-looks");
+    fs::write(&looks, &fs::read(&looks).expect("remembered")[..200]).expect("writes");
+    change_in_secret(&large);
+    fs::write(scene.sent("changed"), noise(9, 3_000)).expect("writes");
+    scene.carry().await;
+    scene.end().await;
+}
+
 #[tokio::test]
 async fn a_file_that_is_changed_until_the_stop_is_written_anew() {
     for format in FORMATS {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::syncfs;
@@ -19,14 +19,27 @@ use crate::freeze::{self, Freezable, FreezeFault};
 use crate::volumes::Inner;
 use crate::{image, ioctl, observe};
 
+mod rest;
+
+/// Who may write to volumes while their state is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writers {
+    /// Anybody: they are held back.
+    Anybody,
+    /// Nobody, by the word of whoever stopped them.
+    Nobody,
+}
+
 /// A volume whose state is to be kept.
-struct Subject {
+pub(super) struct Subject {
     id: VolumeId,
     paths: Paths,
     size: ByteSize,
     image: File,
     /// Its root, if it is mounted and has to be frozen.
     root: Option<Freezable>,
+    /// The number of its loop device then.
+    minor: u32,
 }
 
 /// Whether the state of these volumes can be kept now. What they have to write is written, so that
@@ -63,10 +76,11 @@ pub(crate) fn keep(
     inner: &Inner,
     ids: &[VolumeId],
     name: &GenerationName,
+    writers: Writers,
 ) -> Result<Vec<Generation>, GenerationError> {
     let subjects = look(inner, ids, name)?;
     let mut building = Vec::new();
-    let kept = clone_all(inner, &subjects, &mut building)
+    let kept = clone_all(inner, &subjects, writers, &mut building)
         .and_then(|stall| name_all(&subjects, name, stall));
     if kept.is_err() {
         for path in building {
@@ -117,7 +131,8 @@ fn look(
             }
         }
         let (id, size) = (id.clone(), ByteSize::bytes(size));
-        subjects.push(Subject { id, paths, size, image, root });
+        let minor = device.map_or(0, |device| device.minor);
+        subjects.push(Subject { id, paths, size, image, root, minor });
     }
     let Some(Subject { id, .. }) = subjects.first() else { return Ok(subjects) };
     let io = |source| GenerationError::Io { id: id.clone(), source };
@@ -142,6 +157,7 @@ enum TakeStep {
 fn clone_all(
     inner: &Inner,
     subjects: &[Subject],
+    writers: Writers,
     building: &mut Vec<PathBuf>,
 ) -> Result<Duration, GenerationError> {
     let mut targets = Vec::new();
@@ -150,6 +166,12 @@ fn clone_all(
         let file = File::create(&path).map_err(IoFault::on("create", &path));
         targets.push(file.map_err(|source| GenerationError::Io { id: id.clone(), source })?);
         building.push(path);
+    }
+    if writers == Writers::Nobody {
+        let began = Instant::now();
+        if rest::clone_at_rest(subjects, &targets) {
+            return Ok(began.elapsed());
+        }
     }
     let clone = || {
         let reach = |step: TakeStep| {

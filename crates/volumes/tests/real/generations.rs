@@ -328,9 +328,23 @@ fn count(directory: &Path) -> u64 {
 /// Counts in one volume, then in the other, each time for good, until told to stop.
 fn count_in_turn(volumes: [&Path; 2], stop: &AtomicBool) {
     let open = |directory: &Path| File::create(directory.join("count")).expect("a file");
-    let files = volumes.map(open);
+    count_in(&volumes.map(open), stop);
+}
+
+/// The same, with each number on the disk before the next.
+fn count_durably_in_turn(directories: [&Path; 2], stop: &AtomicBool) {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let open = |directory: &Path| {
+        let mut options = File::options();
+        options.write(true).create(true).custom_flags(nix::libc::O_DSYNC);
+        options.open(directory.join("count")).expect("a file")
+    };
+    count_in(&directories.map(open), stop);
+}
+
+fn count_in(files: &[File; 2], stop: &AtomicBool) {
     for number in 0_u64.. {
-        for file in &files {
+        for file in files {
             use std::os::unix::fs::FileExt as _;
             file.write_all_at(format!("{number:020}").as_bytes(), 0).expect("it writes");
         }
@@ -383,6 +397,82 @@ async fn several_volumes_are_kept_as_they_are_at_one_moment() {
     for id in &ids {
         volumes.release(id).await.expect("released");
     }
+}
+
+/// Whether an ext4 was frozen when its image was cloned: else its journal was in use.
+fn was_frozen(image: &Path) -> bool {
+    let shown = Command::new("dumpe2fs").arg("-h").arg(image).output().expect("dumpe2fs");
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    !String::from_utf8_lossy(&shown.stdout).contains("needs_recovery")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_writes_to_is_kept_without_a_freeze_and_whole() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 1280);
+    let volumes = open(&scratch).await;
+    let wanted = spec("web/first", ByteSize::mib(64));
+    let data = volumes.ensure(&wanted).await.expect("a volume").data;
+    let ids = std::collections::BTreeSet::from([wanted.id.clone()]);
+    for round in 0..5 {
+        for number in 0..300 {
+            fs::write(data.join(format!("{number}")), format!("{round} {number}")).expect("writes");
+        }
+        fs::rename(data.join("7"), data.join("renamed")).expect("renames");
+        volumes.prepare_generations(ids.clone(), &passing()).await.expect("ready");
+        fs::write(data.join("last"), format!("{round}")).expect("writes");
+        let kept = volumes.keep_generations_at_rest(ids.clone(), &passing()).await.expect("kept");
+        assert!(!was_frozen(&kept[0].image), "in round {round}");
+        let seen = volumes.mount_generation(&wanted.id, &passing()).await.expect("mounted");
+        for (name, number) in (0..300).map(|number| (number.to_string(), number)) {
+            let name = if number == 7 { "renamed".to_owned() } else { name };
+            let found = fs::read_to_string(seen.data.join(&name)).expect(&name);
+            assert_eq!(found, format!("{round} {number}"));
+        }
+        assert!(!seen.data.join("7").exists());
+        assert_eq!(fs::read_to_string(seen.data.join("last")).expect("last"), format!("{round}"));
+        volumes.unmount_generation(&wanted.id, &passing()).await.expect("unmounted");
+    }
+    volumes.release(&wanted.id).await.expect("released");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_should_not_be_there_is_noticed_and_held_back() {
+    let scratch = Scratch::new();
+    cloning_host(&scratch, 1280);
+    let volumes = open(&scratch).await;
+    let wanted = spec("web/first", ByteSize::mib(64));
+    let data = volumes.ensure(&wanted).await.expect("a volume").data;
+    let ids = std::collections::BTreeSet::from([wanted.id.clone()]);
+    let places = ["a", "b"].map(|name| data.join(name));
+    for place in &places {
+        fs::create_dir(place).expect("creates");
+    }
+    let stop = AtomicBool::new(false);
+    let (pairs, frozen) = std::thread::scope(|scope| {
+        scope.spawn(|| count_durably_in_turn([&places[0], &places[1]], &stop));
+        let kept = tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let (mut pairs, mut frozen) = (Vec::new(), 0);
+                for _ in 0..20 {
+                    let kept = volumes.keep_generations_at_rest(ids.clone(), &passing()).await?;
+                    frozen += u32::from(was_frozen(&kept[0].image));
+                    let seen = volumes.mount_generation(&wanted.id, &passing()).await?;
+                    pairs.push([count(&seen.data.join("a")), count(&seen.data.join("b"))]);
+                    volumes.unmount_generation(&wanted.id, &passing()).await?;
+                }
+                Ok::<_, GenerationError>((pairs, frozen))
+            })
+        });
+        stop.store(true, Ordering::Relaxed);
+        kept
+    })
+    .expect("kept each time");
+    for pair in &pairs {
+        assert!(pair[0] == pair[1] || pair[0] == pair[1] + 1, "{pairs:?}");
+    }
+    assert!(frozen > 0, "it was never noticed");
+    volumes.release(&wanted.id).await.expect("released");
 }
 
 #[tokio::test(flavor = "multi_thread")]
