@@ -141,6 +141,21 @@ mod tests {
     }
 
     #[test]
+    fn sx11_without_volume_sync_the_directories_are_named_and_no_role() {
+        let (exports, overrides) = (Exports::default(), BTreeMap::new());
+        let node = "n1".parse().expect("a node name");
+        let layers = Layers { node: &node, exports: &exports, overrides: &overrides };
+        let env = environment(&spec(""), layers);
+        for name in ["R1_SYSTEM_VOLUME", "R1_VOLUME_SYNC_DIR", "R1_SYNC_REQUEST_FILE"] {
+            assert!(env.iter().any(|(known, _)| known == name), "{name} in {env:?}");
+        }
+        let told = |(name, _): &(String, String)| {
+            name.ends_with("SYNC_TYPE") || name.ends_with("SYNC_KEY")
+        };
+        assert!(!env.iter().any(told), "{env:?}");
+    }
+
+    #[test]
     fn each_layer_wins_over_those_before_it() {
         let spec = spec(
             "depends_on = [\"db\"]\n[env]\nBOTH = \"spec\"\nPLAIN = \"spec\"\n\

@@ -64,6 +64,31 @@ fn cf01_cf19_sm014_to_sm016_results_are_whole_readable_and_leave_nothing_beside_
     assert_eq!(names(&scene.sync), [RESPONSE_FILE]);
 }
 
+/// What cannot be written as JSON once a part of it was.
+struct Fails;
+
+impl serde::Serialize for Fails {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("begun", &true)?;
+        Err(serde::ser::Error::custom("it ends here"))
+    }
+}
+
+#[test]
+fn cf02_a_result_that_cannot_be_written_whole_is_not_written() {
+    let scene = scene();
+    scene.control.write(RESPONSE_FILE, &Fails).expect_err("it fails half-way");
+    assert_eq!(names(&scene.sync), Vec::<String>::new());
+    scene.control.write(RESPONSE_FILE, &json!({"round": 1})).expect("writes");
+    let before = fs::read(scene.sync.join(RESPONSE_FILE)).expect("reads");
+    scene.control.write(RESPONSE_FILE, &Fails).expect_err("it fails half-way");
+    assert_eq!(fs::read(scene.sync.join(RESPONSE_FILE)).expect("reads"), before);
+    assert_eq!(names(&scene.sync), [RESPONSE_FILE]);
+}
+
 #[test]
 fn a_result_takes_the_place_of_whatever_the_app_put_there() {
     let scene = scene();

@@ -24,7 +24,7 @@ use crate::stored::records;
 pub(crate) struct Scene {
     pub(crate) temp: tempfile::TempDir,
     pub(crate) provider: Place,
-    consumer: Place,
+    pub(crate) consumer: Place,
 }
 
 impl Scene {
@@ -37,7 +37,7 @@ impl Scene {
         Self { temp, provider, consumer }
     }
 
-    fn store_path(&self) -> std::path::PathBuf {
+    pub(crate) fn store_path(&self) -> std::path::PathBuf {
         self.temp.path().join("store")
     }
 
@@ -57,7 +57,7 @@ impl Scene {
         start_on(&self.provider, &VOLUMES, store.clone(), spec(SyncRole::Provider))
     }
 
-    fn consume_on(&self, store: &Faulty) -> Running {
+    pub(crate) fn consume_on(&self, store: &Faulty) -> Running {
         start_on(&self.consumer, &VOLUMES, store.clone(), spec(SyncRole::Consumer))
     }
 
@@ -66,7 +66,12 @@ impl Scene {
     }
 
     /// Sets a changed copy of the head under a key, as from before records were signed.
-    async fn forge(&self, key: &str, record: &SyncRecord, change: impl FnOnce(&mut Value)) {
+    pub(crate) async fn forge(
+        &self,
+        key: &str,
+        record: &SyncRecord,
+        change: impl FnOnce(&mut Value),
+    ) {
         let unsigned = SyncRecord { signer: None, signature: None, ..record.clone() };
         let mut record = serde_json::to_value(unsigned).expect("serialises");
         record["schema"] = json!(UNSIGNED_SCHEMA);

@@ -29,6 +29,12 @@ pub(crate) struct Faults {
     /// What the next set says.
     pub(crate) set: Setting,
     pub(crate) gets: u32,
+    /// How often the head of a key was asked for.
+    pub(crate) heads: u32,
+    /// No object can be deleted.
+    pub(crate) keeps: bool,
+    /// How often an object was to be deleted.
+    pub(crate) deletions: u32,
     /// Calls that are answered before the store is gone.
     pub(crate) answers: Option<u32>,
     /// Bytes asked for in parts of objects.
@@ -159,6 +165,13 @@ impl BlobStore for Faulty {
     }
 
     async fn delete(&self, id: Cid) -> Result<bool, BlobError> {
+        let keeps = self.with(|faults| {
+            faults.deletions += 1;
+            faults.keeps
+        });
+        if keeps {
+            return Err(BlobError::Io { action: "delete an object", source: broken() });
+        }
         self.blobs("delete an object")?.delete(id).await
     }
 
@@ -169,6 +182,7 @@ impl BlobStore for Faulty {
 
 impl RecordStore for Faulty {
     async fn head(&self, key: &SyncKey) -> Result<Option<StoredRecord>, RecordError> {
+        self.with(|faults| faults.heads += 1);
         self.records("read records")?.head(key).await
     }
 

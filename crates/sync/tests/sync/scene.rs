@@ -230,6 +230,8 @@ pub(crate) struct Container {
     pub(crate) halted: bool,
     /// Set where the workload was not ready before.
     pub(crate) unready_before: bool,
+    /// Set where its container did not run.
+    pub(crate) down: bool,
     /// What it does on content that is applied; ready unless told.
     pub(crate) on_applied: Option<Ready>,
     /// What it is, when it is asked.
@@ -286,7 +288,11 @@ impl OfflineWindow for FakeWindow {
         });
         let found = {
             let container = self.0.lock().expect("not poisoned");
-            if container.unready_before { FoundState::Running } else { FoundState::Ready }
+            match (container.down, container.unready_before) {
+                (true, _) => FoundState::Stopped,
+                (false, true) => FoundState::Running,
+                (false, false) => FoundState::Ready,
+            }
         };
         let (window, owner) = Window::pair(found);
         let this = self.clone();

@@ -1,5 +1,5 @@
-use belay_protocol::DependencyState;
 use belay_protocol::record::ArchiveFormat;
+use belay_protocol::{DependencyState, SyncRole};
 
 use super::*;
 
@@ -416,4 +416,39 @@ fn what_is_of_one_container_is_refused_where_there_are_many() {
             .contains("limits.memory: found nothing, expected the memory of one runner")),
         "{found:?}"
     );
+}
+
+#[test]
+fn sx01_to_sx10_sm096_volume_sync_is_declared_whole_or_not_at_all() {
+    let spec = |sync: &str| format!("name = \"web\"\nimage = \"x\"\n{sync}\n");
+    assert_eq!(read(&spec("")).expect("good").sync, None, "SX01: not unless it is asked for");
+    for (role, text) in [(SyncRole::Provider, "provider"), (SyncRole::Consumer, "consumer")] {
+        let sync = read(&spec(&format!("[sync]\nrole = \"{text}\"\nkey = \"k\""))).expect("good");
+        let sync = sync.sync.expect("declared");
+        assert_eq!((sync.role, sync.poll_interval), (role, Duration::from_secs(10)), "SX02, SX06");
+    }
+    for (case, lines, words) in [
+        ("SX03", "role = \"bogus\"\nkey = \"k\"", "sync.role: found \"bogus\""),
+        ("no role", "key = \"k\"", "sync.role"),
+        ("SM096", "role = \"consumer\"", "sync.key"),
+        ("SM096", "role = \"consumer\"\nkey = \"\"", "sync.key"),
+        ("SX04", "role = \"consumer\"\nkey = \"k\"\npoll_interval = \"0s\"", "sync.poll_interval"),
+        (
+            "SX05",
+            "role = \"consumer\"\nkey = \"k\"\npoll_interval = \"soon\"",
+            "sync.poll_interval",
+        ),
+        ("SX07", "role = \"consumer\"\nkey = \"k\"\npoll_interval = \"2h\"", "sync.poll_interval"),
+        ("SX08", "role = \"consumer\"\nkey = \"k\"\nhsync = \"text\"", "an unknown key"),
+        ("SX09", "role = \"provider\"\nkey = \"k\"\ncapture = false", "sync.capture"),
+        ("SX10", "role = \"provider\"\nkey = \"k\"\ncapture = \"true\"", "sync.capture"),
+        (
+            "SX34, SX35",
+            "role = \"consumer\"\nkey = \"k\"\nconsumer_apply = \"online_restart\"",
+            "an unknown key",
+        ),
+    ] {
+        let found = faults(&spec(&format!("[sync]\n{lines}")));
+        assert!(found.iter().any(|fault| fault.contains(words)), "{case}: {found:#?}");
+    }
 }
