@@ -216,3 +216,38 @@ impl Drop for Spooled {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b27_each_file_and_directory_has_a_name_of_its_own_and_is_found_by_it_alone() {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let [ours, theirs] = ["ours", "theirs"].map(|workload| temp.path().join(workload));
+        let (ours, theirs) =
+            (Spool::open(&ours).expect("opens"), Spool::open(&theirs).expect("opens"));
+        // At one time, from several threads, in both.
+        let made: Vec<PathBuf> = std::thread::scope(|scope| {
+            let spools = [&ours, &theirs, &ours, &theirs];
+            let threads = spools.map(|spool| {
+                scope.spawn(move || {
+                    let mut made = Vec::new();
+                    for _ in 0..50 {
+                        let mut file = spool.create().expect("creates");
+                        file.keep = true;
+                        made.push(file.path.clone());
+                        let mut dir = spool.create_dir().expect("creates");
+                        dir.keep = true;
+                        made.push(dir.path.clone());
+                    }
+                    made
+                })
+            });
+            threads.into_iter().flat_map(|thread| thread.join().expect("joins")).collect()
+        });
+        let different: std::collections::BTreeSet<_> = made.iter().collect();
+        assert_eq!((different.len(), made.len()), (400, 400));
+        assert!(made.iter().all(|path| path.exists()), "none took the place of another");
+    }
+}

@@ -31,6 +31,7 @@ mod sharing;
 mod signed;
 mod stored;
 mod swaps;
+mod table;
 mod takeover;
 mod times;
 mod tree;

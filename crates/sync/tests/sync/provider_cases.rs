@@ -42,6 +42,31 @@ fn spooled(place: &Place) -> usize {
 }
 
 #[tokio::test]
+async fn sm023_sm026_a_history_that_is_empty_or_was_taken_away_is_no_failure() {
+    let scene = Scene::new();
+    let store = scene.faulty();
+    let running = provide_on(&scene, &store, ArchiveFormat::TarGz);
+    running.looked().await;
+    assert_eq!(running.handle.history(10).await.expect("lists"), [], "SM023");
+    let publish = async |state: &str| {
+        fill(&scene.provider, state);
+        publish(&running, &["/app"]).await;
+        running.looked().await;
+    };
+    publish("one").await;
+    publish("two").await;
+    fs::remove_dir_all(scene.provider.state().join("sync_history")).expect("removes");
+    publish("three").await;
+    publish("four").await;
+    assert_eq!(sent(&scene.provider).len(), 2);
+    assert_eq!(scene.records().await.len(), 4);
+    // The last failure that is shown is the one of the look itself, which asks for no path.
+    let failure = running.handle.status().borrow().last_failure.clone();
+    assert!(failure.is_none_or(|failure| failure.stage == "validation"));
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn sm024_sm025_sm073_sm074_b10_a_deletion_that_fails_is_told_and_made_up_for() {
     let scene = Scene::new();
     let store = scene.faulty();

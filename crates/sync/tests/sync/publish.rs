@@ -279,7 +279,7 @@ async fn sm067_sx29_a_store_that_takes_no_object_leaves_the_container_running_an
     assert_eq!(scene.running.window.events(), ["stop for publish", "start unchanged"]);
     fs::remove_file(&blobs).expect("removes");
     fs::create_dir(&blobs).expect("creates");
-    assert_eq!(scene.records().await.len(), 0);
+    assert_eq!(records(&scene.store_path()).await.len(), 0);
     assert!(!scene.place.state().join("sync_history/sent").exists());
     scene.running.stop().await;
 }
