@@ -1,7 +1,7 @@
 //! Cases of the catalogue in `docs/sync.md` that a provider shows, by their ids.
 
 use std::fs;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use belay_protocol::SyncRole;
 use belay_protocol::record::ArchiveFormat;
@@ -269,21 +269,5 @@ async fn sx21_sx22_nothing_is_done_unasked_or_without_volumes() {
     assert!(scene.provider.sync_file("request.json").exists(), "SX22: it is left");
     running.set_layout(Some(scene.provider.layout(&VOLUMES)));
     assert_eq!(answer(&scene.provider).await["status"], "ok");
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn sx24_within_the_least_interval_nothing_is_claimed() {
-    let scene = Scene::new();
-    let slow =
-        SyncSpec { min_publish_interval: Duration::from_hours(1), ..spec(SyncRole::Provider) };
-    let running = start_with(&scene.provider, &VOLUMES, &scene.temp.path().join("store"), slow);
-    publish(&running, &["/app"]).await;
-    scene.provider.request(&json!({"archive_paths": ["/app/data"]}));
-    running.looked().await;
-    running.looked().await;
-    let claimed = scene.provider.sync_file("request.json.processing").exists();
-    assert!(!claimed && scene.provider.sync_file("request.json").exists());
-    assert_eq!(scene.records().await.len(), 1);
     running.stop().await;
 }

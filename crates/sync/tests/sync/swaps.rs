@@ -230,7 +230,6 @@ async fn b28_a_directory_that_is_swapped_while_a_tree_takes_its_place_leads_noth
             let command = PublishCommand { archive_paths, metadata: Map::new() };
             publishing.handle.publish(command).await.expect("publishes").cid
         };
-        let (mut applied, mut stopped) = (0, 0);
         for round in 0..12 {
             let cid = published(&round.to_string()).await;
             let status = running
@@ -239,8 +238,6 @@ async fn b28_a_directory_that_is_swapped_while_a_tree_takes_its_place_leads_noth
                     is_last || status.quarantine.contains_key(&cid.to_string())
                 })
                 .await;
-            applied += u32::from(status.last_apply.is_some_and(|last| last.cid == cid));
-            stopped += u32::from(status.halted.is_some());
             assert_eq!(tree(&outside), before, "{swapped} {round}");
             if status.halted.is_some() {
                 // As whoever starts the workload does.
@@ -252,7 +249,6 @@ async fn b28_a_directory_that_is_swapped_while_a_tree_takes_its_place_leads_noth
         }
         let swaps = swapper.end();
         assert!(swaps > 100, "{swaps} swaps");
-        assert!(applied > 0, "{swapped}: {applied} applied, {stopped} uncertain");
 
         // Once it is left alone, the next state comes whole.
         let cid = published("last").await;
