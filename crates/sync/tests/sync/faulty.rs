@@ -31,8 +31,7 @@ pub(crate) struct Faults {
     pub(crate) gets: u32,
     /// How often the head of a key was asked for.
     pub(crate) heads: u32,
-    /// No object can be deleted.
-    pub(crate) keeps: bool,
+    pub(crate) deletes: Deleting,
     /// How often an object was to be deleted.
     pub(crate) deletions: u32,
     /// Calls that are answered before the store is gone.
@@ -56,6 +55,14 @@ pub(crate) enum Reading {
     Fails,
     /// Nothing ever comes.
     Silent,
+}
+
+/// How deletions of objects go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Deleting {
+    #[default]
+    Works,
+    Fails,
 }
 
 /// How a set ends.
@@ -165,11 +172,11 @@ impl BlobStore for Faulty {
     }
 
     async fn delete(&self, id: Cid) -> Result<bool, BlobError> {
-        let keeps = self.with(|faults| {
+        let fails = self.with(|faults| {
             faults.deletions += 1;
-            faults.keeps
+            faults.deletes == Deleting::Fails
         });
-        if keeps {
+        if fails {
             return Err(BlobError::Io { action: "delete an object", source: broken() });
         }
         self.blobs("delete an object")?.delete(id).await

@@ -10,7 +10,7 @@ use belay_sync::{CapturePolicy, SyncSpec};
 use serde_json::{Value, json};
 
 use crate::faults::{Immutable, Scene, answer, publish};
-use crate::faulty::{Faulty, Setting};
+use crate::faulty::{Deleting, Faulty, Setting};
 use crate::scene::{
     CloningHost, FORMATS, Place, Running, VOLUMES, eventually, fill, provide_as, spec, start_on,
     start_with,
@@ -71,7 +71,7 @@ async fn sm024_sm025_sm073_sm074_b10_a_deletion_that_fails_is_told_and_made_up_f
     let scene = Scene::new();
     let store = scene.faulty();
     let running = provide_on(&scene, &store, ArchiveFormat::TarGz);
-    store.with(|faults| faults.keeps = true);
+    store.with(|faults| faults.deletes = Deleting::Fails);
     for state in ["one", "two", "three", "four"] {
         fill(&scene.provider, state);
         publish(&running, &["/app"]).await;
@@ -91,7 +91,7 @@ async fn sm024_sm025_sm073_sm074_b10_a_deletion_that_fails_is_told_and_made_up_f
     assert_eq!(objects(&store).await, 4);
 
     // Both that are owed go with the next publish, though newer ones were superseded meanwhile.
-    store.with(|faults| faults.keeps = false);
+    store.with(|faults| faults.deletes = Deleting::Works);
     fill(&scene.provider, "five");
     publish(&running, &["/app"]).await;
     running.looked().await;
@@ -118,7 +118,7 @@ async fn sm068_what_a_failed_publish_stored_and_could_not_delete_goes_with_the_n
         let running = provide_on(&scene, &store, format);
         store.with(|faults| {
             faults.set = Setting::Refused;
-            faults.keeps = true;
+            faults.deletes = Deleting::Fails;
         });
         scene.provider.request(&json!({"archive_paths": ["/app"]}));
         let failed = answer(&scene.provider).await;
@@ -128,7 +128,7 @@ async fn sm068_what_a_failed_publish_stored_and_could_not_delete_goes_with_the_n
         running.looked().await;
         assert_ne!(objects(&store).await, 0, "it could not be deleted");
 
-        store.with(|faults| faults.keeps = false);
+        store.with(|faults| faults.deletes = Deleting::Works);
         fs::write(scene.provider.data("data").join("state"), "other").expect("writes");
         publish(&running, &["/app"]).await;
         running.looked().await;
