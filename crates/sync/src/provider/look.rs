@@ -55,15 +55,15 @@ fn look_blocking(
     let Some(control) = ControlDir::open(&layout.control)? else {
         return Ok((Look::Nothing, None));
     };
-    let pending = control.pending()?;
     // Whatever it is, it would be answered, and an app that hands in nothing lawful must not have
-    // belayd write answers and events without end.
+    // belayd write answers and events without end. Nor is it touched: what is no file is taken away
+    // by the look that answers it.
     if let Some(left) = early
-        && !matches!(pending, Pending::Nothing)
+        && control.has_request()?
     {
         return Ok((Look::Wait(left), unfinished));
     }
-    let (bytes, print) = match pending {
+    let (bytes, print) = match control.pending()? {
         Pending::Nothing => return Ok((Look::Nothing, None)),
         Pending::Unsafe { what } => {
             let refused = RefusedRequest {
