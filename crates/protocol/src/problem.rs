@@ -202,6 +202,10 @@ codes! {
     PublishGoesOn = "publish-goes-on", 503, 69, "the publish goes on by itself";
     /// A publish was begun under another key, or for other members.
     PublishOutdated = "publish-outdated", 409, 69, "the publish was begun under another key or for other members";
+    /// A record was set whose objects were deleted before.
+    PublishedLost = "published-lost", 502, 69, "the store lost what was published";
+    /// Nothing is deleted in the store, since it cannot be told what is needed.
+    NothingDeleted = "nothing-deleted", 502, 69, "nothing is deleted in the store";
     /// A record is of a later version than this program reads.
     RecordNewer = "record-newer", 422, 69, "the record is newer than this program";
     /// A record carries no signature where one is wanted.

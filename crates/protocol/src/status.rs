@@ -461,6 +461,9 @@ pub struct SyncStatus {
     pub head: Option<SyncHead>,
     /// Last failure, kept until the next success.
     pub last_failure: Option<SyncFailure>,
+    /// Why nothing that is superseded is deleted in the store, if it is so (provider).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retirement: Option<SyncFailure>,
     /// Content that failed and is not tried before its time, by cid.
     pub quarantine: BTreeMap<String, Timestamp>,
     /// Set when a volume's state is uncertain and the workload is held.

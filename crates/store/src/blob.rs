@@ -34,8 +34,25 @@ pub trait BlobStore: Send + Sync + 'static {
     /// The size of a blob in bytes, or none if it is not there.
     fn has(&self, id: Cid) -> impl Future<Output = Result<Option<u64>, BlobError>> + Send;
 
-    /// Removes a blob; false if it was not there.
+    /// Removes a blob at once, whoever relies on it; false if it was not there. What somebody may
+    /// come to rely on meanwhile is set aside first.
     fn delete(&self, id: Cid) -> impl Future<Output = Result<bool, BlobError>> + Send;
+
+    /// Takes a blob out of its place; none if it is not there. From when this returns `has` and
+    /// `list` do not tell of it and a put stores it anew, until it is put back; `get` reads it all
+    /// the while. Each call makes an [`Aside`] of its own.
+    fn set_aside(&self, id: Cid) -> impl Future<Output = Result<Option<Aside>, BlobError>> + Send;
+
+    /// Puts back what was set aside, unless it was stored anew or somebody else did this or removed
+    /// it.
+    fn put_back(&self, aside: &Aside) -> impl Future<Output = Result<(), BlobError>> + Send;
+
+    /// Removes what was set aside, and nothing that was put back or stored anew. Nothing happens if
+    /// it is not there.
+    fn remove_aside(&self, aside: &Aside) -> impl Future<Output = Result<(), BlobError>> + Send;
+
+    /// At most `limit` of what is set aside, in no order.
+    fn asides(&self, limit: usize) -> impl Future<Output = Result<Vec<Aside>, BlobError>> + Send;
 
     /// At most `limit` blobs whose ids follow `after`, in the order of their ids.
     fn list(
@@ -52,6 +69,30 @@ pub enum PutOutcome {
     Stored,
     /// It was there already.
     Present,
+}
+
+/// A blob that was taken out of its place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Aside {
+    id: Cid,
+    mark: String,
+}
+
+impl Aside {
+    /// A blob that an engine keeps aside under this mark, which no other has.
+    pub fn new(id: Cid, mark: String) -> Self {
+        Self { id, mark }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> Cid {
+        self.id
+    }
+
+    /// What tells it from the same blob set aside another time.
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
 }
 
 /// One blob of a listing.

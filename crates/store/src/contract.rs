@@ -92,6 +92,55 @@ pub async fn blobs<S: BlobStore>(store: &S, scratch: &Path) {
     assert_eq!(store.has(id(b"one")).await.expect("has"), None);
 }
 
+/// Blobs that are set aside: out of sight, readable, and decided over one by one.
+///
+/// # Panics
+/// When the engine does not keep the contract.
+pub async fn asides<S: BlobStore>(store: &S, scratch: &Path) {
+    let content = &b"aside"[..];
+    let (id, size) = (id(content), content.len() as u64);
+    let put = async || store.put_if_absent(id, source(scratch, content), size).await.expect("put");
+    assert_eq!(store.set_aside(id).await.expect("set aside"), None, "there is nothing");
+
+    // Out of sight, and back.
+    put().await;
+    let aside = store.set_aside(id).await.expect("set aside").expect("it was there");
+    assert_eq!(aside.id(), id);
+    assert_eq!(store.has(id).await.expect("has"), None);
+    assert_eq!(store.list(None, 10).await.expect("list"), []);
+    assert_eq!(store.asides(10).await.expect("asides"), std::slice::from_ref(&aside));
+    assert_eq!(read(store, id, None).await, content, "it is read all the while");
+    assert_eq!(read(store, id, Some(1..3)).await, &content[1..3]);
+    store.put_back(&aside).await.expect("put back");
+    assert_eq!(store.has(id).await.expect("has"), Some(size));
+    assert_eq!(store.asides(10).await.expect("asides"), []);
+
+    // What is over does nothing to what is there now.
+    store.remove_aside(&aside).await.expect("nothing to remove");
+    store.put_back(&aside).await.expect("nothing to put back");
+    assert_eq!(store.has(id).await.expect("has"), Some(size));
+
+    // Stored anew meanwhile: neither end of the first one touches it, nor the second one.
+    let first = store.set_aside(id).await.expect("set aside").expect("it was there");
+    assert_eq!(put().await, PutOutcome::Stored);
+    let second = store.set_aside(id).await.expect("set aside").expect("it was there");
+    assert_ne!(first, second);
+    assert_eq!(store.asides(1).await.expect("asides").len(), 1);
+    store.remove_aside(&first).await.expect("remove");
+    assert_eq!(read(store, id, None).await, content);
+    store.put_back(&second).await.expect("put back");
+    assert_eq!(store.has(id).await.expect("has"), Some(size));
+    let third = store.set_aside(id).await.expect("set aside").expect("it was there");
+    assert_eq!(put().await, PutOutcome::Stored);
+    store.put_back(&third).await.expect("it is there already");
+    assert_eq!(store.asides(10).await.expect("asides"), []);
+
+    let last = store.set_aside(id).await.expect("set aside").expect("it was there");
+    store.remove_aside(&last).await.expect("remove");
+    let gone = store.get(id, None).await.map(drop);
+    assert!(matches!(gone, Err(BlobError::Absent { .. })), "{gone:?}");
+}
+
 /// Records: the head moves only from the expected revision, and history is newest first.
 ///
 /// # Panics

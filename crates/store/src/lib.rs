@@ -14,7 +14,7 @@ mod directory_watch;
 mod local;
 mod record;
 
-pub use blob::{BlobEntry, BlobError, BlobReader, BlobStore, PutOutcome};
+pub use blob::{Aside, BlobEntry, BlobError, BlobReader, BlobStore, PutOutcome};
 pub use directory_watch::DirectoryWatch;
 pub use local::{LocalStore, OpenError};
 pub use record::{

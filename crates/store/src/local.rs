@@ -5,6 +5,7 @@
 //! records/<key>/<10-digit number>    created once, never rewritten; the highest is the head
 //! records/<key>/lock                 held while a record is added or old ones are pruned
 //! records/<key>/acks/<node>.<workload>   what a consumer acknowledged, replaced by a rename
+//! aside/<cid>.<mark>                 blobs that were taken out of their place
 //! tmp/                               files on their way to a name; swept when older than a day
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! was pruned behind its back.
 
 mod acks;
+mod aside;
 mod blobs;
 mod records;
 
@@ -49,7 +51,7 @@ impl LocalStore {
     pub fn open(root: &Path) -> Result<Self, OpenError> {
         let prepare = || -> io::Result<()> {
             make_dir(root)?;
-            for part in ["blobs", "records", "tmp"] {
+            for part in ["blobs", "records", "aside", "tmp"] {
                 make_dir(&root.join(part))?;
             }
             sweep(&root.join("tmp"))
@@ -67,14 +69,9 @@ impl LocalStore {
 
     /// A new file in `tmp` under a name no other writer has.
     fn new_file(&self) -> io::Result<Unnamed> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
         loop {
-            let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let stamp =
-                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             // Process numbers repeat across hosts that share a directory; create_new decides.
-            let name = format!("{}-{}-{count}", std::process::id(), stamp.as_nanos());
-            let path = self.root.join("tmp").join(name);
+            let path = self.root.join("tmp").join(new_name());
             match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
                 Ok(file) => return Ok(Unnamed { file, path }),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -82,6 +79,14 @@ impl LocalStore {
             }
         }
     }
+}
+
+/// A name that no other call in this process gets, and hardly one in another.
+fn new_name() -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let stamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}-{count}", std::process::id(), stamp.as_nanos())
 }
 
 /// A file that has no lasting name yet; removed on drop.

@@ -14,6 +14,13 @@ async fn the_local_store_keeps_the_blob_contract() {
 }
 
 #[tokio::test]
+async fn the_local_store_keeps_the_contract_of_what_is_set_aside() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let store = LocalStore::open(&dir.path().join("store")).expect("opens");
+    contract::asides(&store, dir.path()).await;
+}
+
+#[tokio::test]
 async fn the_local_store_keeps_the_record_contract() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = LocalStore::open(dir.path()).expect("opens");

@@ -22,6 +22,7 @@ pub(crate) mod root;
 pub(crate) mod schedule;
 pub(crate) mod seen;
 pub(crate) mod signature;
+pub(crate) mod sweep;
 pub(crate) mod terms;
 pub(crate) mod tree;
 pub(crate) mod trial;

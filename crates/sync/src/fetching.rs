@@ -14,7 +14,7 @@ use belay_store::{BlobError, BlobStore};
 use futures_util::StreamExt;
 
 use crate::context::{Context, Failure, Stopped, blocking, with_causes};
-use crate::core::root::{ROOT_MAX, Root, StoredRoot};
+use crate::core::root::{ROOT_HEAD, ROOT_MAX, Root, StoredRoot};
 use crate::manifest_pieces::HeldPieces;
 use crate::spool::{Spool, Spooled, keep_reserve};
 
@@ -89,7 +89,47 @@ impl Frames {
     }
 }
 
+/// What lies under an id that may be a root's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FoundRoot {
+    Absent,
+    /// An archive, a pack, or what is left of a root.
+    Other,
+    Root(Box<StoredRoot>),
+}
+
+impl FoundRoot {
+    pub(crate) fn into_root(self) -> Option<StoredRoot> {
+        match self {
+            Self::Absent | Self::Other => None,
+            Self::Root(root) => Some(*root),
+        }
+    }
+}
+
 impl<S: BlobStore, W> Context<S, W> {
+    /// Reads a root, in its place or where it was set aside.
+    pub(crate) async fn find_root(&self, blob: Cid, stage: Stage) -> Result<FoundRoot, Stopped> {
+        let stall = self.spec.store_timeout;
+        let may_pass = |error: &BlobError| match error {
+            BlobError::Io { .. } | BlobError::Full => true,
+            BlobError::Absent { .. } | BlobError::Mismatch { .. } | BlobError::Range { .. } => {
+                false
+            }
+        };
+        let read = self
+            .transfer(ROOT_MAX, stage, may_pass, || read_root(&*self.store, blob, stall))
+            .await?;
+        let bytes = match read {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(FoundRoot::Other),
+            Err(BlobError::Absent { .. }) => return Ok(FoundRoot::Absent),
+            Err(error) => return Err(lacking(stage, &error)),
+        };
+        let root = decoded(blob, &bytes, stage)?;
+        Ok(FoundRoot::Root(Box::new(root)))
+    }
+
     /// Fetches the root of a stored tree.
     pub(crate) async fn fetch_root(
         &self,
@@ -102,12 +142,7 @@ impl<S: BlobStore, W> Context<S, W> {
             return Err(Stopped::because(stage, reason));
         }
         let bytes = self.fetch_range(blob, 0..size, stage).await?;
-        if blake3::hash(&bytes) != *blob.digest() {
-            return Err(Stopped::because(stage, format!("the stored object is not {blob}")));
-        }
-        StoredRoot::decode(&bytes).map_err(|fault| {
-            Stopped::because(stage, format!("the root {blob} is refused: {fault}"))
-        })
+        decoded(blob, &bytes, stage)
     }
 
     /// Fetches a root's manifest into a file of the spool.
@@ -247,6 +282,37 @@ pub(crate) fn lacking(stage: Stage, error: &BlobError) -> Stopped {
             Stopped::at(stage, error)
         }
     }
+}
+
+fn decoded(blob: Cid, bytes: &[u8], stage: Stage) -> Result<StoredRoot, Stopped> {
+    if blake3::hash(bytes) != *blob.digest() {
+        return Err(Stopped::because(stage, format!("the stored object is not {blob}")));
+    }
+    StoredRoot::decode(bytes)
+        .map_err(|fault| Stopped::because(stage, format!("the root {blob} is refused: {fault}")))
+}
+
+/// The bytes of what begins like a root and is not too large for one; none of anything else.
+async fn read_root<S: BlobStore>(
+    store: &S,
+    blob: Cid,
+    stall: Duration,
+) -> Result<Option<Vec<u8>>, BlobError> {
+    let stalled = |_| BlobError::Io {
+        action: "go on with an object",
+        source: io::ErrorKind::TimedOut.into(),
+    };
+    let opened = tokio::time::timeout(stall, store.get(blob, None)).await;
+    let mut pieces = opened.map_err(stalled)??;
+    let mut read = Vec::new();
+    while let Some(piece) = tokio::time::timeout(stall, pieces.next()).await.map_err(stalled)? {
+        read.extend_from_slice(&piece?);
+        let begins = &read[..read.len().min(ROOT_HEAD.len())];
+        if !ROOT_HEAD.starts_with(begins) || read.len() as u64 > ROOT_MAX {
+            return Ok(None);
+        }
+    }
+    Ok((read.len() >= ROOT_HEAD.len()).then_some(read))
 }
 
 async fn read_range<S: BlobStore>(

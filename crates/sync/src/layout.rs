@@ -129,6 +129,8 @@ pub struct SyncSpec {
     pub retire_grace: Duration,
     /// What a consumer needs is kept for this long after it said so, within bounds.
     pub ack_grace: Duration,
+    /// What no record names is deleted once it was found so this long ago, and still is.
+    pub sweep_grace: Duration,
 }
 
 impl SyncSpec {
@@ -154,6 +156,7 @@ impl SyncSpec {
             keep_generations: 2,
             retire_grace: Duration::from_mins(10),
             ack_grace: Duration::from_hours(24),
+            sweep_grace: Duration::from_hours(24),
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::window::OfflineWindow;
 mod answer;
 mod bases;
 mod capturing;
+mod deleting;
 mod fleet;
 mod importing;
 mod live;
@@ -46,6 +47,7 @@ mod putting_off;
 mod retirement;
 mod scheduling;
 mod storing;
+mod sweeping;
 mod takeover;
 mod unchanged;
 
@@ -81,6 +83,8 @@ pub(crate) struct Provider<S, W> {
     fleet_seen: Option<Instant>,
     /// A container that was stopped for a capture and is coming up again.
     coming_up: Option<JoinHandle<Option<u64>>>,
+    /// When it is looked whether the store is to be swept.
+    sweep: Instant,
 }
 
 impl<S, W> Provider<S, W>
@@ -90,6 +94,7 @@ where
 {
     /// A provider that signs with `key`.
     pub(crate) fn new(context: Arc<Context<S, W>>, key: NodeKey) -> Self {
+        let sweep = Instant::now() + sweeping::first(context.spec.sweep_grace);
         Self {
             context,
             key,
@@ -103,6 +108,7 @@ where
             unanswered: 0,
             fleet_seen: None,
             coming_up: None,
+            sweep,
         }
     }
 
@@ -161,7 +167,9 @@ where
         match self.look(layout).await {
             Ok(Look::Nothing) => {
                 self.show_fleet().await;
-                self.keep_schedule(layout).await
+                let wait = self.keep_schedule(layout).await;
+                self.sweep_if_due().await;
+                wait
             }
             Ok(Look::Wait(wait)) => Some(wait),
             Ok(Look::Refused(refused)) => {
@@ -346,7 +354,7 @@ where
                     // The record may have been set, by this process or by one before it; only the
                     // store can tell, and it is asked again.
                     let record = set.map_err(asked_again)?;
-                    self.keep_stored(&record, &spool, &capture).await;
+                    self.keep_stored(&record, &spool, &capture).await.map_err(asked_again)?;
                     self.remember(&spool, &record.manifest).await;
                     let step = PublishStep::Published {
                         capture,

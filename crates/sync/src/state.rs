@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::apply::Identity;
 use crate::core::record::Order;
+use crate::core::sweep::Unnamed;
 use crate::core::terms::Terms;
 use crate::durable;
 use crate::remembered::Remembered;
@@ -35,6 +36,7 @@ const APPLY: &str = "apply.json";
 const CONSUMER: &str = "consumer.json";
 const HALT: &str = "halt.json";
 const ORPHANS: &str = "orphans.json";
+const UNNAMED: &str = "unnamed.json";
 const FENCE: &str = "fence.json";
 const TAKEOVER: &str = "takeover.json";
 const MANIFESTS: &str = "manifests";
@@ -115,6 +117,15 @@ impl StateDir {
             return durable::remove(&self.root.join(ORPHANS));
         }
         self.write(ORPHANS, orphans)
+    }
+
+    /// What a provider found in the store that no record names.
+    pub(crate) fn unnamed(&self) -> io::Result<Option<Unnamed>> {
+        self.read(UNNAMED)
+    }
+
+    pub(crate) fn set_unnamed(&self, unnamed: &Unnamed) -> io::Result<()> {
+        self.write(UNNAMED, unnamed)
     }
 
     /// The directory itself.

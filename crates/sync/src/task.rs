@@ -123,6 +123,7 @@ pub(crate) fn first_status(spec: &SyncSpec, state: &StateDir) -> SyncStatus {
         last_apply: None,
         head: None,
         last_failure: None,
+        retirement: None,
         quarantine: quarantine.map(|(key, entry)| (key, entry.next_retry_after)).collect(),
         halted: state.halt().map(|halt| halt.reason),
         paused: state.pause().map(|pause| pause.since.unwrap_or_else(Timestamp::now)),

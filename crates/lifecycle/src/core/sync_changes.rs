@@ -86,6 +86,7 @@ mod tests {
             last_apply: None,
             head: None,
             last_failure: None,
+            retirement: None,
             quarantine: BTreeMap::new(),
             halted: None,
             paused: None,

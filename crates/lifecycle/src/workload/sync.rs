@@ -533,6 +533,11 @@ fn next_after(code: ProblemCode, name: &WorkloadName) -> String {
                 as belay sync export writes it"
             .to_owned();
     }
+    if code == ProblemCode::PublishedLost {
+        return format!(
+            "belay sync publish {name} PATH, which stores all of it; the workload is as it was"
+        );
+    }
     if code == ProblemCode::Fenced {
         return format!(
             "publish there; or belay sync takeover {name} --yes, once it is certain that nobody \
@@ -544,6 +549,8 @@ fn next_after(code: ProblemCode, name: &WorkloadName) -> String {
 
 #[cfg(test)]
 mod tests {
+    use belay_protocol::control::Stage;
+
     use super::*;
 
     #[test]
@@ -557,5 +564,11 @@ mod tests {
             "web: it is captured and goes on by itself: the store does not take it: the store is full"
         );
         assert!(problem.next.contains("belay sync status web"), "{problem:?}");
+
+        let (stage, code) = (Stage::RecordPublish, Some(ProblemCode::PublishedLost));
+        let lost = PublishError::Failed { stage, code, reason: "somebody deleted it".to_owned() };
+        let problem = publish_problem(&name, &lost);
+        assert_eq!(problem.detail, "web: record_publish: somebody deleted it");
+        assert!(problem.next.starts_with("belay sync publish web PATH"), "{problem:?}");
     }
 }

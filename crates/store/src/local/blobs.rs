@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
 use super::{LocalStore, make_dir, sync_parent};
-use crate::blob::{BlobEntry, BlobError, BlobReader, BlobStore, PutOutcome};
+use crate::blob::{Aside, BlobEntry, BlobError, BlobReader, BlobStore, PutOutcome};
 
 /// Large enough that a read costs more than the hop to a blocking thread.
 const PIECE: usize = 256 * 1024;
@@ -72,6 +72,26 @@ impl BlobStore for LocalStore {
         .await
     }
 
+    async fn set_aside(&self, id: Cid) -> Result<Option<Aside>, BlobError> {
+        let store = self.clone();
+        blocking("set an object aside", move || store.set_aside_blocking(id)).await
+    }
+
+    async fn put_back(&self, aside: &Aside) -> Result<(), BlobError> {
+        let (store, aside) = (self.clone(), aside.clone());
+        blocking("put an object back", move || store.put_back_blocking(&aside)).await
+    }
+
+    async fn remove_aside(&self, aside: &Aside) -> Result<(), BlobError> {
+        let (store, aside) = (self.clone(), aside.clone());
+        blocking("remove an object", move || store.remove_aside_blocking(&aside)).await
+    }
+
+    async fn asides(&self, limit: usize) -> Result<Vec<Aside>, BlobError> {
+        let store = self.clone();
+        blocking("list what is set aside", move || store.asides_blocking(limit)).await
+    }
+
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<BlobEntry>, BlobError> {
         let blobs = self.root.join("blobs");
         blocking("list objects", move || {
@@ -84,7 +104,7 @@ impl BlobStore for LocalStore {
 
 impl LocalStore {
     /// The last two characters spread evenly; the first are the same for every id.
-    fn blob_path(&self, id: Cid) -> PathBuf {
+    pub(super) fn blob_path(&self, id: Cid) -> PathBuf {
         let text = id.to_string();
         self.root.join("blobs").join(&text[text.len() - 2..]).join(text)
     }
@@ -137,10 +157,8 @@ impl LocalStore {
 
     fn open_blocking(&self, id: Cid, range: Option<Range<u64>>) -> Result<(File, u64), BlobError> {
         let io = |error| BlobError::io("read an object", error);
-        let mut file = File::open(self.blob_path(id)).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => BlobError::Absent { id },
-            _ => io(error),
-        })?;
+        let file = self.open_anywhere(id).map_err(io)?;
+        let mut file = file.ok_or(BlobError::Absent { id })?;
         let size = file.metadata().map_err(io)?.len();
         let range = range.unwrap_or(0..size);
         if range.start > range.end || range.end > size {

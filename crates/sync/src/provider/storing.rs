@@ -294,25 +294,33 @@ where
             .map_err(|error| not_done(&error))
     }
 
-    /// Stores again what a confirmed record names and someone deleted before it was named.
+    /// Looks, now that the record is set, whether the store has what it names, and stores again what
+    /// somebody deleted before it was named. What is there now is not deleted any more: who would
+    /// do so looks for records after taking it out of its place.
     pub(super) async fn keep_stored(
         &self,
         record: &SyncRecord,
         spool: &str,
         capture: &CaptureFacts,
-    ) {
+    ) -> Result<(), Stopped> {
         let manifest = &record.manifest;
-        let kept = match self.has(manifest).await {
-            Ok(false) if manifest.blob == capture.blob => self.put(spool, capture).await,
-            found => found,
-        };
-        match kept {
-            Ok(true) => {}
-            Ok(false) => tracing::error!(workload = %self.context.workload, blob = %manifest.blob,
-                "the object of the head is gone from the store; publish again"),
-            Err(error) => tracing::warn!(workload = %self.context.workload, ?error,
-                "it is not known whether the object of the head is still stored"),
+        if self.has(manifest).await? {
+            return Ok(());
         }
+        // What was stored again is looked for too: only packs that were made for this tree lie in the
+        // spool.
+        if manifest.blob == capture.blob
+            && self.put(spool, capture).await?
+            && self.has(manifest).await?
+        {
+            return Ok(());
+        }
+        let reason = format!(
+            "somebody deleted what {} needs while its record was set; publish again, which stores \
+             it all",
+            record.cid
+        );
+        Err(Stopped::coded(Stage::RecordPublish, ProblemCode::PublishedLost, reason))
     }
 
     /// The head of the key. One that this version cannot read is a failure: it must not be

@@ -5,26 +5,31 @@ use std::io;
 
 use belay_protocol::control::Stage;
 use belay_protocol::record::{ArchiveFormat, SyncRecord};
-use belay_protocol::{Cid, Damage, SyncLine, SyncPiece, VerifyProgress, VerifySum, VolumeName};
-use belay_store::{BlobError, BlobStore, RecordStore};
+use belay_protocol::{
+    Cid, Damage, SyncLine, SyncPiece, SyncRole, VerifyProgress, VerifySum, VolumeName,
+};
+use belay_store::{BlobError, BlobStore, RecordError, RecordStore};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::live::told;
 use super::{AskError, SyncReader};
 use crate::capture::{CaptureError, Links, limits};
-use crate::context::{Stopped, blocking, with_causes};
+use crate::context::{Failure, Stopped, blocking, with_causes};
 use crate::core::difference::Told;
 use crate::core::path::ContainerPath;
-use crate::core::record::AcceptedRecord;
+use crate::core::record::{AcceptedRecord, Named, named};
 use crate::core::tree::{TreeIndex, TreeSummary};
-use crate::fetching::lacking;
+use crate::fetching::{FoundRoot, lacking};
 use crate::layout::SyncLayout;
 use crate::volume::Volumes;
 use crate::walk::{Met, Vanished, io_fault, walk};
 
 /// Bytes that are read between two words on how far it is.
 const TELL_EVERY: u64 = 64 * 1024 * 1024;
+
+/// Keys of one listing.
+const KEYS: usize = 1_000;
 
 /// What of the volumes is looked at.
 #[derive(Debug)]
@@ -102,7 +107,58 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
             telling.sum.generations += 1;
             self.verify_generation(accepted, &mut read, telling).await?;
         }
-        self.verify_held(held, &records, telling).await
+        self.verify_held(held, &records, telling).await?;
+        match self.context.spec.role {
+            SyncRole::Provider => self.verify_others(telling).await,
+            SyncRole::Consumer => Ok(()),
+        }
+    }
+
+    /// Looks at the roots of the other keys: while one cannot be read, a provider deletes nothing.
+    async fn verify_others(&self, telling: &mut Telling<'_>) -> Result<(), Unread> {
+        let (stage, keep) = (Stage::Download, self.context.spec.keep_generations.max(2));
+        let fails = |error: RecordError| Unread::from(AskError::from(lost(stage, &error)));
+        let mut after = None;
+        loop {
+            let listed = self.context.exchange(stage, RecordError::is_retryable, || {
+                self.context.store.keys(after.as_ref(), KEYS)
+            });
+            let keys = listed.await.map_err(AskError::from)?.map_err(fails)?;
+            let Some(last) = keys.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for key in keys.iter().filter(|key| **key != self.context.spec.key) {
+                let read = self.context.exchange(stage, RecordError::is_retryable, || {
+                    self.context.store.history(key, keep)
+                });
+                let log = read.await.map_err(AskError::from)?.map_err(fails)?;
+                for stored in log {
+                    let Some(reason) = self.hold_up(&stored.bytes).await? else { continue };
+                    let reason = format!(
+                        "record {} of key {key}, for whose sake nothing is deleted in the store: \
+                         {reason}",
+                        stored.revision.0
+                    );
+                    telling.damage(Damage::Record { reason }).await?;
+                }
+            }
+        }
+    }
+
+    /// Why it cannot be told what a record needs, if it cannot.
+    async fn hold_up(&self, record: &[u8]) -> Result<Option<String>, Unread> {
+        let blob = match named(record) {
+            Named::Nothing | Named::Archive(_) => return Ok(None),
+            Named::Unknown => return Ok(Some("it is of a later version of belayd".to_owned())),
+            Named::Root(blob) => blob,
+        };
+        match self.context.find_root(blob, Stage::Download).await {
+            Ok(FoundRoot::Absent | FoundRoot::Root(_)) => Ok(None),
+            Ok(FoundRoot::Other) => {
+                Ok(Some(format!("the stored object {blob} is not the root that it was")))
+            }
+            Err(Stopped::Failed(failure)) => Ok(Some(failure.reason)),
+            Err(stopped) => Err(AskError::from(stopped).into()),
+        }
     }
 
     async fn verify_generation(
@@ -279,6 +335,10 @@ fn kept(records: &[AcceptedRecord], keep: usize) -> Vec<&AcceptedRecord> {
         newest.push(accepted);
     }
     newest
+}
+
+fn lost(stage: Stage, error: &RecordError) -> Stopped {
+    Stopped::Unreachable(Failure::new(stage, with_causes(error)))
 }
 
 fn unread(error: &BlobError) -> Unread {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
@@ -12,8 +13,8 @@ use belay_protocol::{
     SyncRole,
 };
 use belay_store::{
-    BlobEntry, BlobError, BlobReader, BlobStore, LocalStore, PutOutcome, RecordError, RecordStore,
-    RecordWatch, Revision, StoredAck, StoredRecord,
+    Aside, BlobEntry, BlobError, BlobReader, BlobStore, LocalStore, PutOutcome, RecordError,
+    RecordStore, RecordWatch, Revision, StoredAck, StoredRecord,
 };
 use belay_sync::failpoint::Point;
 use belay_sync::{ApplyTimes, Ready, SyncSpec, recover};
@@ -219,7 +220,7 @@ async fn a_store_that_takes_no_acknowledgements_is_no_reason_not_to_apply() {
 }
 
 /// Leaves an acknowledgement that a key of its own signed, as anyone can who may write to the store.
-fn forge(scene: &Scene, name: &str, record: &SyncRecord) -> PublisherKey {
+pub(crate) fn forge(store: &Path, name: &str, record: &SyncRecord) -> PublisherKey {
     let key = SigningKey::from_bytes(blake3::hash(name.as_bytes()).as_bytes());
     let signer = PublisherKey::from_bytes(key.verifying_key().to_bytes());
     let ack = SyncAck {
@@ -237,7 +238,7 @@ fn forge(scene: &Scene, name: &str, record: &SyncRecord) -> PublisherKey {
     let text = text.strip_suffix('}').expect("an object");
     let signature = key.sign(format!("belay sync ack 1\n{text}").as_bytes()).to_bytes();
     let text = format!("{text},\"signature\":\"{}\"}}", BASE64.encode(&signature));
-    let acks = scene.store_path().join("records/models/acks");
+    let acks = store.join("records/models/acks");
     fs::create_dir_all(&acks).expect("creates");
     fs::write(acks.join(name), text).expect("writes");
     signer
@@ -251,7 +252,7 @@ async fn strangers_are_heard_by_name_and_cost_no_more_than_is_bounded() {
     let providing = start_with(&scene.provider, &VOLUMES, &scene.store_path(), rare);
     let first = scene.publish(&providing, "one").await;
     let record = record_of(&scene, first).await;
-    let signer = forge(&scene, "edge-7.app", &record);
+    let signer = forge(&scene.store_path(), "edge-7.app", &record);
     let mut published = vec![first, scene.publish(&providing, "two").await];
     providing.handle.check();
     consumer(&providing, "the stranger", |one| {
@@ -261,7 +262,7 @@ async fn strangers_are_heard_by_name_and_cost_no_more_than_is_bounded() {
     // Theirs is every generation there ever was.
     for number in 0..6 {
         let cid = scene.publish(&providing, &format!("later-{number}")).await;
-        forge(&scene, &format!("a{number}.app"), &record_of(&scene, cid).await);
+        forge(&scene.store_path(), &format!("a{number}.app"), &record_of(&scene, cid).await);
         published.push(cid);
     }
     let last = scene.publish(&providing, "last").await;
@@ -436,6 +437,22 @@ impl BlobStore for Slow {
 
     async fn delete(&self, id: Cid) -> Result<bool, BlobError> {
         self.inner.delete(id).await
+    }
+
+    async fn set_aside(&self, id: Cid) -> Result<Option<Aside>, BlobError> {
+        self.inner.set_aside(id).await
+    }
+
+    async fn put_back(&self, aside: &Aside) -> Result<(), BlobError> {
+        self.inner.put_back(aside).await
+    }
+
+    async fn remove_aside(&self, aside: &Aside) -> Result<(), BlobError> {
+        self.inner.remove_aside(aside).await
+    }
+
+    async fn asides(&self, limit: usize) -> Result<Vec<Aside>, BlobError> {
+        self.inner.asides(limit).await
     }
 
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<BlobEntry>, BlobError> {

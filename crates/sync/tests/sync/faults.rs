@@ -9,7 +9,9 @@ use belay_protocol::record::{SyncRecord, UNSIGNED_SCHEMA};
 use belay_protocol::{Cid, SyncRole};
 use belay_store::{BlobStore, LocalStore, RecordStore};
 use belay_sync::failpoint::Point;
-use belay_sync::{PublishCommand, WindowRefused, clear_halt, is_recovery_needed, recover};
+use belay_sync::{
+    PublishCommand, SyncSpec, WindowRefused, clear_halt, is_recovery_needed, recover,
+};
 use rustix::fs::{IFlags, XattrFlags};
 use serde_json::{Map, Value, json};
 
@@ -41,7 +43,7 @@ impl Scene {
         self.temp.path().join("store")
     }
 
-    fn store(&self) -> LocalStore {
+    pub(crate) fn store(&self) -> LocalStore {
         LocalStore::open(&self.store_path()).expect("opens")
     }
 
@@ -55,6 +57,11 @@ impl Scene {
 
     pub(crate) fn provide_on(&self, store: &Faulty) -> Running {
         start_on(&self.provider, &VOLUMES, store.clone(), spec(SyncRole::Provider))
+    }
+
+    pub(crate) fn consume(&self, spec: SyncSpec) -> Running {
+        let spec = SyncSpec { role: SyncRole::Consumer, ..spec };
+        start_with(&self.consumer, &VOLUMES, &self.store_path(), spec)
     }
 
     pub(crate) fn consume_on(&self, store: &Faulty) -> Running {

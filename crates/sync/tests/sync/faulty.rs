@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex};
 
 use belay_protocol::{Cid, ConsumerId, SyncKey};
 use belay_store::{
-    BlobEntry, BlobError, BlobReader, BlobStore, LocalStore, PutOutcome, RecordError, RecordStore,
-    RecordWatch, Revision, StoredAck, StoredRecord,
+    Aside, BlobEntry, BlobError, BlobReader, BlobStore, LocalStore, PutOutcome, RecordError,
+    RecordStore, RecordWatch, Revision, StoredAck, StoredRecord,
 };
 use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::scene::DEADLINE;
 
 /// What fails, and what was asked.
 #[derive(Debug, Default)]
@@ -32,7 +35,7 @@ pub(crate) struct Faults {
     /// How often the head of a key was asked for.
     pub(crate) heads: u32,
     pub(crate) deletes: Deleting,
-    /// How often an object was to be deleted.
+    /// How often an object was to be set aside, removed or deleted.
     pub(crate) deletions: u32,
     /// Calls that are answered before the store is gone.
     pub(crate) answers: Option<u32>,
@@ -45,6 +48,44 @@ pub(crate) struct Faults {
     pub(crate) watches: u32,
     /// Every set that was asked for, also one that was lost on its way.
     pub(crate) asked: Vec<(Option<Revision>, Bytes)>,
+    shut: Option<Shut>,
+}
+
+/// A place in the work of a store at which a test holds it up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// Before an object is taken out of its place.
+    SetAside,
+    /// Before it is put back or removed.
+    EndAside,
+    /// Before a record is set.
+    Set,
+}
+
+/// A gate that is shut: who comes says so and waits.
+#[derive(Debug)]
+struct Shut {
+    gate: Gate,
+    comes: oneshot::Sender<()>,
+    opened: oneshot::Receiver<()>,
+}
+
+/// The test's side of it.
+pub(crate) struct Held {
+    comes: oneshot::Receiver<()>,
+    open: oneshot::Sender<()>,
+}
+
+impl Held {
+    /// Waits until somebody stands at the gate.
+    pub(crate) async fn reached(&mut self) {
+        let comes = tokio::time::timeout(DEADLINE, &mut self.comes).await;
+        comes.expect("somebody comes in time").expect("the gate is there");
+    }
+
+    pub(crate) fn open(self) {
+        self.open.send(()).expect("somebody waits");
+    }
 }
 
 /// How reads of objects and the like go.
@@ -95,6 +136,34 @@ impl Faulty {
 }
 
 impl Faulty {
+    /// Shuts a gate for the next who comes.
+    pub(crate) fn shut(&self, gate: Gate) -> Held {
+        let (comes, comes_seen) = oneshot::channel();
+        let (open, opened) = oneshot::channel();
+        self.with(|faults| faults.shut = Some(Shut { gate, comes, opened }));
+        Held { comes: comes_seen, open }
+    }
+
+    async fn pass(&self, gate: Gate) {
+        let shut = self.with(|faults| faults.shut.take_if(|shut| shut.gate == gate));
+        if let Some(Shut { comes, opened, .. }) = shut {
+            comes.send(()).expect("the test waits");
+            opened.await.expect("the test opens it");
+        }
+    }
+
+    /// The store, for a call that takes an object away.
+    fn deleting(&self, action: &'static str) -> Result<&LocalStore, BlobError> {
+        let fails = self.with(|faults| {
+            faults.deletions += 1;
+            faults.deletes == Deleting::Fails
+        });
+        if fails {
+            return Err(BlobError::Io { action, source: broken() });
+        }
+        self.blobs(action)
+    }
+
     /// Whether this call comes after the store is gone.
     fn is_gone(&self) -> bool {
         self.with(|faults| match &mut faults.answers {
@@ -172,14 +241,26 @@ impl BlobStore for Faulty {
     }
 
     async fn delete(&self, id: Cid) -> Result<bool, BlobError> {
-        let fails = self.with(|faults| {
-            faults.deletions += 1;
-            faults.deletes == Deleting::Fails
-        });
-        if fails {
-            return Err(BlobError::Io { action: "delete an object", source: broken() });
-        }
-        self.blobs("delete an object")?.delete(id).await
+        self.deleting("delete an object")?.delete(id).await
+    }
+
+    async fn set_aside(&self, id: Cid) -> Result<Option<Aside>, BlobError> {
+        self.pass(Gate::SetAside).await;
+        self.deleting("set an object aside")?.set_aside(id).await
+    }
+
+    async fn put_back(&self, aside: &Aside) -> Result<(), BlobError> {
+        self.pass(Gate::EndAside).await;
+        self.blobs("put an object back")?.put_back(aside).await
+    }
+
+    async fn remove_aside(&self, aside: &Aside) -> Result<(), BlobError> {
+        self.pass(Gate::EndAside).await;
+        self.deleting("remove an object")?.remove_aside(aside).await
+    }
+
+    async fn asides(&self, limit: usize) -> Result<Vec<Aside>, BlobError> {
+        self.blobs("list what is set aside")?.asides(limit).await
     }
 
     async fn list(&self, after: Option<Cid>, limit: usize) -> Result<Vec<BlobEntry>, BlobError> {
@@ -199,6 +280,7 @@ impl RecordStore for Faulty {
         expected: Option<Revision>,
         bytes: Bytes,
     ) -> Result<Revision, RecordError> {
+        self.pass(Gate::Set).await;
         if let Some(blob) = self.with(|faults| faults.retire_before_set.take()) {
             self.inner.delete(blob).await.expect("deletes");
         }

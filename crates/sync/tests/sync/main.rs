@@ -9,6 +9,7 @@ mod commands;
 mod consumer_cases;
 mod content;
 mod deaf;
+mod deleting;
 mod deltas;
 mod disk;
 mod exports;

@@ -370,6 +370,8 @@ pub(crate) fn spec(role: SyncRole) -> SyncSpec {
         min_publish_interval: Duration::ZERO,
         request_grace: Duration::from_millis(300),
         retire_grace: Duration::ZERO,
+        // A test that sweeps says so.
+        sweep_grace: Duration::from_hours(24),
         ..SyncSpec::new(role, "models".parse().expect("a key"))
     }
 }

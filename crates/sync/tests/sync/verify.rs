@@ -3,13 +3,14 @@
 use std::fs;
 use std::path::PathBuf;
 
-use belay_protocol::{Cid, Damage, SyncLine, SyncPiece, SyncRole, VerifySum};
+use belay_protocol::record::SyncRecord;
+use belay_protocol::{Cid, Damage, SyncKey, SyncLine, SyncPiece, SyncRole, VerifySum};
 use belay_store::{BlobStore, RecordStore};
-use belay_sync::{AskError, Held};
+use belay_sync::{AskError, Held, SyncSpec};
 use tokio::sync::mpsc;
 
-use crate::commands::{Scene, applied, reader};
-use crate::scene::{FORMATS, Place, VOLUMES, eventually, provide_as, spec};
+use crate::commands::{Scene, applied, publish, reader};
+use crate::scene::{FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start_with};
 
 async fn verify(
     scene: &Scene,
@@ -129,4 +130,39 @@ async fn a_record_that_cannot_be_read_is_told_and_hides_no_other() {
     assert!(matches!(&damaged[..], [Damage::Record { .. }]), "{damaged:?}");
     assert_eq!(sum.generations, 1);
     provider.stop().await;
+}
+
+#[tokio::test]
+async fn a_root_of_another_key_that_holds_up_deletion_is_told_to_providers() {
+    let scene = Scene::new();
+    let provider = scene.provide();
+    scene.publish(&provider, "one").await;
+    provider.stop().await;
+    let key: SyncKey = "others".parse().expect("a key");
+    let others = SyncSpec { key: key.clone(), ..spec(SyncRole::Provider) };
+    let other = Place::new(&scene.temp.path().join("other"), &VOLUMES);
+    fill(&other, "other");
+    let running = start_with(&other, &VOLUMES, &scene.store_path(), others);
+    publish(&running).await.expect("publishes");
+    running.stop().await;
+    let head = scene.store().head(&key).await.expect("reads").expect("a head");
+    let record: SyncRecord = serde_json::from_slice(&head.bytes).expect("a record");
+    let path = object(&scene, record.manifest.blob);
+    let bytes = fs::read(&path).expect("reads");
+    for place in [0, bytes.len() - 1] {
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 1;
+        fs::write(&path, damaged).expect("damages");
+        let told = verify(&scene, &scene.provider, SyncRole::Provider, Held::Nothing).await;
+        let (damaged, _) = told.expect("is read");
+        let [Damage::Record { reason }] = &damaged[..] else { panic!("{damaged:?}") };
+        let begins = "record 1 of key others, for whose sake nothing is deleted in the store: ";
+        assert!(reason.starts_with(begins), "{reason}");
+    }
+    // What is not there needs nothing, and a consumer deletes nothing.
+    let told = verify(&scene, &scene.provider, SyncRole::Consumer, Held::Nothing).await;
+    assert_eq!(told.expect("is read").0, []);
+    fs::remove_file(&path).expect("removes");
+    let told = verify(&scene, &scene.provider, SyncRole::Provider, Held::Nothing).await;
+    assert_eq!(told.expect("is read").0, []);
 }

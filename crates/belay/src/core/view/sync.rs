@@ -223,6 +223,14 @@ fn troubles_of(sync: &SyncStatus, now: Timestamp) -> Vec<String> {
         let code = failure.code.map(|code| format!(" ({})", code.as_str())).unwrap_or_default();
         troubles.push(format!("{} failed {when} ago: {}{code}", failure.stage, failure.error));
     }
+    if let Some(held_up) = &sync.retirement {
+        let code = held_up.code.map(|code| format!(" ({})", code.as_str())).unwrap_or_default();
+        troubles.push(format!(
+            "nothing is deleted in the store, as of {} ago: {}{code}",
+            human::age(now, held_up.at),
+            held_up.error
+        ));
+    }
     for (cid, until) in &sync.quarantine {
         let short: String = cid.chars().take(12).collect();
         troubles.push(format!("{short} is not tried again for {}", human::until(now, *until)));
@@ -281,6 +289,22 @@ mod tests {
              \n\
              web: upload failed 2m ago: no space left in the store\n"
         );
+    }
+
+    #[test]
+    fn a_store_in_which_nothing_is_deleted_is_shown_with_its_reason() {
+        let mut status = sample::status();
+        let sync = status.workloads[1].sync.as_mut().expect("it has one");
+        let failure = sync.last_failure.take().expect("it failed");
+        sync.retirement = Some(belay_protocol::SyncFailure {
+            code: Some(belay_protocol::ProblemCode::NothingDeleted),
+            error: "what record 7 of key db needs cannot be told".to_owned(),
+            ..failure
+        });
+        let text = table(&status, sample::now(), Style::Plain);
+        let said = "web: nothing is deleted in the store, as of 2m ago: what record 7 of key db \
+                    needs cannot be told (nothing-deleted)\n";
+        assert!(text.ends_with(said), "{text}");
     }
 
     #[test]
