@@ -262,7 +262,7 @@ mod tests {
             at: sample::now(),
             signer: PublisherKey::from_bytes([5; 32]),
         };
-        let sync = status.workloads[0].sync.as_mut().expect("provides");
+        let sync = status.workloads[1].sync.as_mut().expect("provides");
         sync.fleet = Some(SyncFleet {
             consumers: vec![
                 one("edge-1", AckState::Applied, Some(place), true),
