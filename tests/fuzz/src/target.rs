@@ -19,13 +19,14 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "request", run: fuzzing::request, seeds: fuzzing::request_seeds },
     Target { name: "record", run: fuzzing::record, seeds: fuzzing::record_seeds },
     Target { name: "root", run: fuzzing::root, seeds: fuzzing::root_seeds },
     Target { name: "manifest", run: fuzzing::manifest, seeds: fuzzing::manifest_seeds },
     Target { name: "pack", run: pack::run, seeds: pack::seeds },
     Target { name: "archive", run: fuzzing::archive, seeds: fuzzing::archive_seeds },
+    Target { name: "import", run: fuzzing::foreign, seeds: fuzzing::foreign_seeds },
 ];
 
 impl Target {

@@ -259,11 +259,7 @@ type Members = Vec<(Member, Vec<u8>)>;
 /// # Panics
 /// If a lawful tree is not read back as it was, or a tree is accepted that breaks a rule.
 pub fn archive(bytes: &[u8]) -> Verdict {
-    let Some((&how, bytes)) = bytes.split_first() else { return Verdict::Refused };
-    let mut bytes = bytes.to_vec();
-    if how & 1 == 1 {
-        bytes.as_chunks_mut().0.iter_mut().for_each(repair);
-    }
+    let Some(bytes) = repaired(bytes) else { return Verdict::Refused };
     let Ok(members) = read(&bytes) else { return Verdict::Refused };
     let taken: usize = members.iter().map(|(_, content)| content.len()).sum();
     assert!(taken <= bytes.len(), "no content that is not there");
@@ -276,6 +272,16 @@ pub fn archive(bytes: &[u8]) -> Verdict {
     let again = read(&write(&members)).expect("what was written is read");
     assert_eq!(again, members, "a lawful tree reads back as it was");
     tree.finish()
+}
+
+/// What follows the first byte, with right checksums if the lowest bit of that asks for them.
+pub(super) fn repaired(bytes: &[u8]) -> Option<Vec<u8>> {
+    let (&how, bytes) = bytes.split_first()?;
+    let mut bytes = bytes.to_vec();
+    if how & 1 == 1 {
+        bytes.as_chunks_mut().0.iter_mut().for_each(repair);
+    }
+    Some(bytes)
 }
 
 /// Gives a header the checksum that it should have: the sum of its bytes, its own field as spaces.

@@ -273,15 +273,18 @@ async fn damaged_torn_and_missing_packs_and_roots_are_refused_while_the_app_runs
         };
         damage(&path);
         fs::write(scene.consumer.data("data").join("old"), "state").expect("writes");
-        let before = tree(&scene.consumer.root.join("volumes"));
+        let volumes = || VOLUMES.map(|(name, _)| tree(&scene.consumer.data(name)));
+        let before = volumes();
         let running = scene.consume();
         let error = refused(&running).await;
         assert!(error.contains(told), "{error}");
         assert_eq!(running.window.events(), Vec::<String>::new());
         running.stop().await;
-        let mut after = tree(&scene.consumer.root.join("volumes"));
-        after.retain(|path, _| !path.contains(".belay"));
-        assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+        assert_eq!(volumes(), before, "content, times and modes");
+        for (name, _) in VOLUMES {
+            let left = tree(&scene.consumer.private(name));
+            assert_eq!(left.len(), 1, "nothing staged stays: {left:?}");
+        }
     }
 }
 

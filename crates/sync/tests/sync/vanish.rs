@@ -1,11 +1,14 @@
 //! A store that is gone from one call on, whichever that is.
 
 use belay_protocol::SyncRole;
+use belay_protocol::record::ArchiveFormat;
 use belay_store::BlobStore;
 use serde_json::json;
 
 use crate::faults::{Scene, answer, applied, publish};
-use crate::scene::{Place, VOLUMES, eventually, fill, spec, start_on, trees};
+use crate::scene::{
+    FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start, start_on, trees,
+};
 
 /// More calls than a publish or an apply makes.
 const CALLS: u32 = 200;
@@ -67,16 +70,44 @@ async fn a_publish_survives_a_store_that_vanishes_at_any_call() {
 }
 
 #[tokio::test]
-async fn an_apply_survives_a_store_that_vanishes_at_any_call() {
+async fn a_first_apply_survives_a_store_that_vanishes_at_any_call() {
+    for format in FORMATS {
+        an_apply_survives(format, Before::Nothing).await;
+    }
+}
+
+#[tokio::test]
+async fn an_apply_over_another_survives_a_store_that_vanishes_at_any_call() {
+    for format in FORMATS {
+        an_apply_survives(format, Before::AnotherState).await;
+    }
+}
+
+/// What a consumer has of the key before the store vanishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    AnotherState,
+}
+
+async fn an_apply_survives(format: ArchiveFormat, has: Before) {
     let scene = Scene::new();
-    let publishing = scene.provide();
-    let cid = publish(&publishing, &["/app"]).await;
-    publishing.stop().await;
-    let published = trees(&scene.provider);
+    let publishing = provide_as(&scene.provider, &scene.store_path(), format);
+    let mut told = 0;
     for calls in 0..CALLS {
         let consumer = Place::new(&scene.temp.path().join(format!("consumer-{calls}")), &VOLUMES);
         fill(&consumer, "before");
-        let before = trees(&consumer);
+        let case = format!("{format:?} over {has:?}, {calls} calls");
+        if has == Before::AnotherState {
+            fill(&scene.provider, &format!("old-{calls}"));
+            let old = publish(&publishing, &["/app"]).await;
+            let running = start(&consumer, &scene.store_path(), SyncRole::Consumer);
+            applied(&running, old).await;
+            running.stop().await;
+        }
+        fill(&scene.provider, &format!("new-{calls}"));
+        let cid = publish(&publishing, &["/app"]).await;
+        let (before, published) = (trees(&consumer), trees(&scene.provider));
         let store = scene.faulty();
         store.with(|faults| faults.answers = Some(calls));
         let running = start_on(&consumer, &VOLUMES, store.clone(), spec(SyncRole::Consumer));
@@ -90,23 +121,27 @@ async fn an_apply_survives_a_store_that_vanishes_at_any_call() {
         .await;
         running.looked().await;
         if is_applied() {
-            assert_eq!(trees(&consumer), published);
+            assert_eq!(trees(&consumer), published, "{case}");
             running.stop().await;
-            assert!(calls > 3, "{calls} calls are no apply");
+            publishing.stop().await;
+            assert!(calls > 2 && told > 0, "{case}: {told} of them were told");
             return;
         }
         let status = running.handle.status().borrow().clone();
-        assert!(status.quarantine.is_empty(), "{calls} calls: {:?}", status.quarantine);
-        let failure = status.last_failure;
-        assert!(
-            failure.as_ref().is_none_or(|failure| failure.stage == "download"),
-            "{calls} calls: {failure:?}"
-        );
-        assert_eq!(running.window.events(), Vec::<String>::new(), "{calls} calls");
-        assert_eq!(trees(&consumer), before, "{calls} calls");
+        assert!(status.quarantine.is_empty(), "{case}: {:?}", status.quarantine);
+        match status.last_failure {
+            Some(failure) => {
+                assert_eq!(failure.stage, "download", "{case}: {failure:?}");
+                told += 1;
+            }
+            // Whoever has seen no record has nothing to fail at.
+            None => assert_eq!(status.head, None, "{case}: it is known, and nothing is said"),
+        }
+        assert_eq!(running.window.events(), Vec::<String>::new(), "{case}");
+        assert_eq!(trees(&consumer), before, "{case}");
         store.with(|faults| faults.answers = None);
         applied(&running, cid).await;
-        assert_eq!(trees(&consumer), published, "{calls} calls");
+        assert_eq!(trees(&consumer), published, "{case}");
         running.stop().await;
     }
     panic!("an apply makes {CALLS} calls");

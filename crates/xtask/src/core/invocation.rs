@@ -43,7 +43,7 @@ pub(crate) enum FuzzRun {
 }
 
 /// The targets of the fuzzer, as `tests/fuzz` has them.
-const TARGETS: [&str; 6] = ["request", "record", "root", "manifest", "pack", "archive"];
+const TARGETS: [&str; 7] = ["request", "record", "root", "manifest", "pack", "archive", "import"];
 /// How long is searched unless told.
 const SECONDS: u64 = 60;
 
