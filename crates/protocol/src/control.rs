@@ -201,6 +201,18 @@ pub struct LastApply {
     pub node_id: NodeId,
     /// Metadata of the record.
     pub metadata: Map<String, Value>,
+    /// What is otherwise than in the record's tree, since the consumer wants it so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altered: Option<AlteredEntries>,
+}
+
+/// How many entries an apply made otherwise than they are in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AlteredEntries {
+    /// Entries that belong to others: to the owner of the volume.
+    pub owners: u64,
+    /// Files without their set-id bits.
+    pub set_id: u64,
 }
 
 /// `apply_error.json`.

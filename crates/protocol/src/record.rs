@@ -14,7 +14,10 @@ pub const SIGNED_SCHEMA: u32 = 2;
 /// Schema of records that are not signed; they are read and no longer written.
 pub const UNSIGNED_SCHEMA: u32 = 1;
 /// Newest schema of the manifests this program reads; which one it writes follows from the format.
-pub const MANIFEST_SCHEMA: u32 = 3;
+pub const MANIFEST_SCHEMA: u32 = OWNED_SCHEMA;
+/// Schema of the manifest of a tree, in whatever form, of which an entry has an owner or set-id bits
+/// of its own.
+pub const OWNED_SCHEMA: u32 = 4;
 
 /// What a provider publishes under its key: the state named by `cid` is stored, and this is it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,7 +77,7 @@ impl SyncRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`ArchiveFormat::manifest_schema`].
+    /// [`ArchiveFormat::manifest_schema`], or [`OWNED_SCHEMA`].
     pub schema_version: u32,
     /// Container paths the tree holds: absolute, normalised, sorted, none below another.
     pub archive_paths: Vec<String>,

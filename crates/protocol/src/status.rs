@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::control::AlteredEntries;
 use crate::record::Capture;
 use crate::{
     Cid, ImagesStatus, NodeId, ProbeStatus, ProblemCode, PublisherKey, SyncFleet, SyncKey,
@@ -582,6 +583,9 @@ pub struct SyncOutcome {
     /// Why it was that, if it was not what was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture_fallback: Option<String>,
+    /// What an apply made otherwise than it is in the tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub altered: Option<AlteredEntries>,
 }
 
 /// Newest record under a key.

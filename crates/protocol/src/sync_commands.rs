@@ -239,8 +239,14 @@ pub struct TreeEntry {
     pub kind: EntryKind,
     /// Bytes of a file.
     pub size: Option<u64>,
-    /// Permission bits and the sticky bit.
+    /// Permission bits, the sticky bit and the set-id bits.
     pub mode: u32,
+    /// Number of the user whom it belongs to, if that is not the owner of its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
+    /// Number of its group, if that is not the group of its volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
 }
 
 /// What an entry of a tree is.
@@ -267,8 +273,10 @@ pub enum DifferingPart {
     Content,
     /// Where a link leads.
     Target,
-    /// The permission bits or the sticky bit.
+    /// The permission bits, the sticky bit or the set-id bits.
     Mode,
+    /// Whom it belongs to.
+    Owner,
     /// The extended attributes of the `user` namespace.
     Attributes,
 }

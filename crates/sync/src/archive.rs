@@ -177,8 +177,8 @@ impl<R: Read> ArchiveReader<R> {
                 Purpose::Member => {
                     let mut member = complete(*raw, extension)?;
                     member.mode &= MODE_MASK;
-                    match member.body {
-                        Body::File { size } => self.pending = size,
+                    match &member.body {
+                        Body::File { size } => self.pending = *size,
                         Body::Directory => {}
                         Body::Symlink { .. } | Body::HardLink { .. } => member.xattrs.clear(),
                     }
@@ -274,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::core::member::Mtime;
+    use crate::core::ownership::Owner;
 
     #[test]
     fn extension_headers_have_one_bound_for_the_whole_archive() {
@@ -282,7 +283,14 @@ mod tests {
             let path = format!("{}{number}", "x".repeat(200)).into_bytes();
             let mtime = Mtime { seconds: 0, nanos: 0 };
             let body = Body::Directory;
-            bytes.extend(encode(&Member { path, mode: 0, mtime, xattrs: BTreeMap::new(), body }));
+            bytes.extend(encode(&Member {
+                path,
+                mode: 0,
+                owner: Owner::default(),
+                mtime,
+                xattrs: BTreeMap::new(),
+                body,
+            }));
         }
         let mut reader = ArchiveReader::new(&bytes[..]);
         reader.extensions_left = 500;

@@ -247,7 +247,7 @@ fn take<W: Write>(
         (FileType::RegularFile, At::Entry { dir, name }) => {
             let (file, stat) = dir.open_file(name).map_err(fault)?;
             if let Some(to) = links.first_name(met)? {
-                member.body = Body::HardLink { to: to.to_vec() };
+                member.link_to(to.to_vec());
                 index.admit(&member)?;
                 archive.member(&member).map_err(CaptureError::Write)?;
                 index.record(&member, &[0; 32]);
@@ -281,6 +281,7 @@ pub(crate) fn bare(met: &Met<'_>) -> Member {
     Member {
         path: met.path.to_vec(),
         mode: met.stat.st_mode & MODE_MASK,
+        owner: met.owner(&met.stat),
         mtime: mtime(&met.stat),
         xattrs: BTreeMap::new(),
         body: Body::Directory,

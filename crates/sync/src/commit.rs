@@ -154,6 +154,7 @@ pub(crate) fn commit(
         directory: staged.directory.clone(),
         steps,
         untouched: staged.untouched.clone(),
+        ownership: staged.ownership,
         phase: ApplyPhase::Applying,
         earlier: earlier.map(Box::new),
         trial,
@@ -240,6 +241,7 @@ fn forward(volumes: &Volumes, journal: &ApplyJournal) -> io::Result<()> {
             order: Order::of(&journal.record),
             version: journal.record.version,
             untouched: journal.untouched.clone(),
+            ownership: journal.ownership,
             data: volume.identity()?,
             others: touched
                 .iter()

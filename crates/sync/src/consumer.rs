@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use acks::{Lease, Told};
-use belay_protocol::control::{APPLY_ERROR_FILE, LAST_APPLY_FILE, LastApply, Stage};
+use belay_protocol::control::{
+    APPLY_ERROR_FILE, AlteredEntries, LAST_APPLY_FILE, LastApply, Stage,
+};
 use belay_protocol::record::SyncRecord;
 use belay_protocol::{AckState, Cid, ProblemCode, SyncOutcome};
 use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
@@ -20,7 +22,7 @@ use crate::context::{Context, Failure, Stopped, blocking, millis, with_causes};
 use crate::control::ControlDir;
 use crate::core::ack::Standing as AckStanding;
 use crate::core::maintenance::Hold;
-use crate::core::record::{Order, RefusedRecord, Standing, judge, standing};
+use crate::core::record::{AcceptedRecord, Order, RefusedRecord, Standing, judge, standing};
 use crate::core::trial::Wish;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
@@ -285,13 +287,23 @@ where
         let mounts = mount_table(layout).ok()?;
         let accepted = judge(&stored.bytes, key, &mounts, publishers).ok()?;
         self.show_head(&accepted.record);
-        let (told_layout, layout, check) = (layout, layout.clone(), accepted.clone());
-        let applied = blocking(Stage::Validation, move || is_applied(&layout, &check)).await;
+        let applied = self.is_held(layout, &accepted).await;
         let (record, holds) = (&accepted.record, applied.ok()?);
         let state = if holds { AckState::Applied } else { AckState::Paused };
         self.stands(state, record);
-        self.tell(told_layout).await;
+        self.tell(layout).await;
         (!holds).then(|| format!("record {} of epoch {}", record.seq, record.epoch))
+    }
+
+    /// Whether the volumes hold a record's content as this spec wants it.
+    async fn is_held(
+        &self,
+        layout: &SyncLayout,
+        accepted: &AcceptedRecord,
+    ) -> Result<bool, Stopped> {
+        let (layout, accepted) = (layout.clone(), accepted.clone());
+        let policy = self.context.spec.ownership;
+        blocking(Stage::Validation, move || is_applied(&layout, &accepted, policy)).await
     }
 
     async fn take_over(
@@ -343,8 +355,7 @@ where
                 }
             }
         }
-        let (check_layout, check) = (layout.clone(), accepted.clone());
-        let applied = blocking(Stage::Validation, move || is_applied(&check_layout, &check)).await;
+        let applied = self.is_held(layout, &accepted).await;
         // While another apply has no certain end, a mark of this one does not say enough.
         let certain = !context.stored(is_uncertain).await.unwrap_or(true);
         if applied.map_err(fail)? && certain {
@@ -473,7 +484,7 @@ where
     ) {
         let ApplyPhase::Committed { at } = journal.phase else { return };
         self.conclude(layout, journal, at).await;
-        self.show_apply(&journal.record, at, downtime, started.elapsed());
+        self.show_apply(journal, at, downtime, started.elapsed());
     }
 
     fn is_resting(&self) -> bool {
@@ -569,6 +580,7 @@ where
         let (layout, record) = (layout.clone(), journal.record.clone());
         let files = self.files.take().filter(|(cid, _)| *cid == record.cid);
         let files = files.map(|(_, files)| files);
+        let altered = journal.altered();
         let passed =
             journal.trial.is_some().then(|| ApplyJournal { trial: None, ..journal.clone() });
         let done = tokio::task::spawn_blocking(move || {
@@ -589,6 +601,7 @@ where
                 applied_timestamp: at,
                 node_id: record.node_id.clone(),
                 metadata: record.metadata.clone(),
+                altered,
             };
             let told = ControlDir::open(&layout.control).and_then(|control| {
                 let control = control.ok_or(std::io::ErrorKind::NotFound)?;
@@ -633,11 +646,17 @@ where
 
     fn show_apply(
         &self,
-        record: &SyncRecord,
+        journal: &ApplyJournal,
         at: Timestamp,
         downtime: Option<Duration>,
         took: Duration,
     ) {
+        let record = &journal.record;
+        let altered = journal.altered();
+        if let Some(AlteredEntries { owners, set_id }) = altered {
+            tracing::info!(workload = %self.context.workload, cid = %record.cid, owners, set_id,
+                "entries were given to the owner of the volume, or lost their set-id bits");
+        }
         tracing::info!(workload = %self.context.workload, cid = %record.cid, seq = record.seq,
             bytes = record.manifest.archive_size_bytes, "applied");
         self.context.status.send_modify(|status| {
@@ -650,6 +669,7 @@ where
                 duration_ms: millis(took),
                 capture: None,
                 capture_fallback: None,
+                altered,
             });
         });
     }

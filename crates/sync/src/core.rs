@@ -11,6 +11,7 @@ pub(crate) mod importing;
 pub(crate) mod maintenance;
 pub(crate) mod manifest;
 pub(crate) mod member;
+pub(crate) mod ownership;
 pub(crate) mod path;
 pub(crate) mod patience;
 pub(crate) mod quarantine;

@@ -11,7 +11,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
-use rustix::fs::{FileType, Mode, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{FileType, Timespec, Timestamps, XattrFlags};
 
 use crate::archive::{ArchiveReader, Foreign, ReadError};
 use crate::beneath::{Dir, Name, file_type};
@@ -20,11 +20,12 @@ use crate::clones::NoClones;
 use crate::context::with_causes;
 use crate::core::importing::{Arrivals, Capacity, Destination, ImportFault};
 use crate::core::member::{Body, Member, Mtime};
+use crate::core::ownership::{Ids, Owner};
 use crate::core::path::ContainerPath;
 use crate::layout::SyncLayout;
 use crate::spool::{SpooledDir, keep_reserve};
-use crate::stage::write_sparse;
-use crate::volume::{VolumesError, mount_table};
+use crate::stage::{give, own, write_sparse};
+use crate::volume::{Volumes, VolumesError, mount_table};
 use crate::walk::shown;
 
 /// Memory for the paths of directories, whose times are set last.
@@ -188,6 +189,8 @@ struct Unpacking {
     arrivals: Arrivals,
     /// By volume: what is unpacked in its place.
     data: Vec<Dir>,
+    /// By volume: whom its root belongs to.
+    owners: Vec<Ids>,
     /// The volumes of which the archive says something.
     filled: Vec<usize>,
     /// Directories that were made because something lies in them, by volume and place.
@@ -204,7 +207,9 @@ struct Unpacking {
 impl Unpacking {
     fn begin(layout: &SyncLayout, scratch: &SpooledDir) -> Result<Self, UnpackError> {
         let mounts = mount_table(layout)?;
+        let volumes = Volumes::open(layout)?;
         let mut data = Vec::new();
+        let mut owners = Vec::new();
         let mut capacities = Vec::new();
         let mut implied = HashSet::new();
         for (index, mount) in layout.mounts.iter().enumerate() {
@@ -213,14 +218,18 @@ impl Unpacking {
             make(&place).map_err(UnpackError::Spool)?;
             make(&place.join("data")).map_err(UnpackError::Spool)?;
             let dir = Dir::open(&place.join("data")).map_err(UnpackError::Spool)?;
-            dir.set_mode(IMPLIED_MODE).map_err(UnpackError::Spool)?;
+            // What the archive says of no owner is the owner's of the volume, as it is there.
+            let owner = volumes.all[index].owner().map_err(UnpackError::Spool)?;
+            own(dir.descriptor(), owner, IMPLIED_MODE).map_err(UnpackError::Spool)?;
             data.push(dir);
+            owners.push(owner);
             implied.insert((index, Vec::new()));
             capacities.push(Capacity { volume: mount.volume.to_string(), size: mount.size });
         }
         Ok(Self {
             arrivals: Arrivals::new(mounts, capacities),
             data,
+            owners,
             filled: Vec::new(),
             implied,
             dated: Vec::new(),
@@ -262,13 +271,15 @@ impl Unpacking {
                 let file = parent.create_new(name).map_err(|source| made(&path, source))?;
                 self.file(&file, *size, &path, reader, is_ending)?;
                 set_xattrs(&file, member, &path)?;
-                let mode = Mode::from_raw_mode(member.mode);
-                let set = rustix::fs::fchmod(&file, mode)
-                    .and_then(|()| rustix::fs::futimens(&file, &times(member.mtime)));
-                set.map_err(|error| fault(&path, error.into()))
+                let owned = own(&file, member.owner.ids(self.owners[mount]), member.mode);
+                owned.map_err(|source| fault(&path, source))?;
+                let dated = rustix::fs::futimens(&file, &times(member.mtime));
+                dated.map_err(|error| fault(&path, error.into()))
             }
             Body::Symlink { target } => {
                 parent.make_symlink(name, target).map_err(|source| made(&path, source))?;
+                let owned = give(&parent, name, member.owner.ids(self.owners[mount]));
+                owned.map_err(|source| fault(&path, source))?;
                 let dated = parent.set_mtime(name, timespec(member.mtime));
                 dated.map_err(|source| fault(&path, source))
             }
@@ -340,7 +351,9 @@ impl Unpacking {
         }
         let dir = root.open_dir(below).map_err(|source| fault(path, source))?;
         set_xattrs(dir.descriptor(), member, path)?;
-        dir.set_mode(member.mode).map_err(|source| fault(path, source))?;
+        let position = if below.is_empty() { Owner::default() } else { member.owner };
+        let owned = own(dir.descriptor(), position.ids(self.owners[mount]), member.mode);
+        owned.map_err(|source| fault(path, source))?;
         self.hold(below)?;
         self.dated.push((mount, below.to_vec(), member.mtime));
         Ok(())
@@ -366,7 +379,8 @@ impl Unpacking {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     dir.make_dir(name).map_err(|source| fault(path, source))?;
                     let child = dir.open_child(name).map_err(opened)?;
-                    child.set_mode(IMPLIED_MODE).map_err(|source| fault(path, source))?;
+                    own(child.descriptor(), self.owners[mount], IMPLIED_MODE)
+                        .map_err(|source| fault(path, source))?;
                     self.hold(&below[..end])?;
                     self.implied.insert((mount, below[..end].to_vec()));
                     self.unchecked += ENTRY_ROOM;

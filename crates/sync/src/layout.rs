@@ -14,6 +14,7 @@ use crate::clones::VolumeClones;
 use crate::core::capturing::CapturePolicy;
 use crate::core::fencing::PublisherRule;
 use crate::core::maintenance::ApplyTimes;
+use crate::core::ownership::OwnershipPolicy;
 use crate::core::schedule::Schedule;
 use crate::core::trial::OnUnready;
 use crate::sealing::Sealing;
@@ -107,6 +108,8 @@ pub struct SyncSpec {
     pub publisher: PublisherRule,
     /// What a consumer does with content on which its workload does not become ready.
     pub on_unready: OnUnready,
+    /// What a consumer makes of owners and set-id bits.
+    pub ownership: OwnershipPolicy,
     /// What a provider publishes by itself; nothing if none.
     pub schedule: Option<Schedule>,
     /// When a consumer may stop its workload for an apply.
@@ -145,6 +148,7 @@ impl SyncSpec {
             publishers: None,
             publisher: PublisherRule::One,
             on_unready: OnUnready::Rollback,
+            ownership: OwnershipPolicy::default(),
             schedule: None,
             apply_times: ApplyTimes::default(),
             poll_interval: Duration::from_secs(10),

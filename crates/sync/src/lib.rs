@@ -64,6 +64,7 @@ pub use control::{ControlDir, Fingerprint, Pending};
 pub use core::capturing::CapturePolicy;
 pub use core::fencing::PublisherRule;
 pub use core::maintenance::{ApplyTimes, InvalidWindow, MaintenanceWindow};
+pub use core::ownership::{Owners, OwnershipPolicy, SetId};
 pub use core::schedule::{IfUnchanged, Schedule};
 pub use core::trial::OnUnready;
 pub use history::History;

@@ -17,6 +17,7 @@ use rustix::fs::Stat;
 use crate::beneath::{Dir, Name};
 use crate::capture::{has_other_xattrs, xattrs};
 use crate::core::member::Member;
+use crate::core::ownership::Ids;
 use crate::looks::Known;
 use crate::stage::give_attributes;
 use crate::walk::shown;
@@ -87,6 +88,8 @@ struct SharedFile {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     inode: u64,
+    mode: u32,
+    owner: Ids,
     size: i64,
     modified: (i64, u64),
     changed: (i64, u64),
@@ -96,6 +99,8 @@ impl Seen {
     fn of(stat: &Stat) -> Self {
         Self {
             inode: stat.st_ino,
+            mode: stat.st_mode,
+            owner: (stat.st_uid, stat.st_gid),
             size: stat.st_size,
             modified: (stat.st_mtime, stat.st_mtime_nsec),
             changed: (stat.st_ctime, stat.st_ctime_nsec),
@@ -112,8 +117,8 @@ pub(crate) struct Target<'t> {
     /// Directory and name of that path.
     pub(crate) parent: &'t Dir,
     pub(crate) name: Name<'t>,
-    /// Whom what is applied belongs to.
-    pub(crate) owner: (u32, u32),
+    /// Whom it is to belong to.
+    pub(crate) owner: Ids,
 }
 
 impl Sharer {
@@ -292,7 +297,7 @@ fn link(file: &File, member: &Member, size: u64, target: &Target<'_>) -> io::Res
 }
 
 /// Whether a file is, but for its content, what a tree has in its place.
-fn is_as(file: &File, stat: &Stat, member: &Member, size: u64, owner: (u32, u32)) -> bool {
+fn is_as(file: &File, stat: &Stat, member: &Member, size: u64, owner: Ids) -> bool {
     u64::try_from(stat.st_size) == Ok(size)
         && stat.st_mode & 0o7777 == member.mode
         && (stat.st_uid, stat.st_gid) == owner

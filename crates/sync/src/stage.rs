@@ -1,20 +1,23 @@
 //! Builds a record's tree beside the present one, in the volumes that will hold it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 
 use belay_packs::FrameFault;
-use belay_protocol::VolumeName;
-use belay_protocol::record::Manifest;
+use belay_protocol::record::{Manifest, OWNED_SCHEMA};
+use belay_protocol::{Cid, VolumeName};
 use rustix::fs::{FileType, Gid, Mode, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use serde::{Deserialize, Serialize};
 
 use crate::archive::{ArchiveReader, ReadError};
 use crate::beneath::{Dir, Name, file_type};
 use crate::capture::xattrs;
 use crate::core::apply::{Unit, locate};
 use crate::core::member::{Body, Member, Mtime};
+use crate::core::ownership::{Altered, Ids, Owner, OwnershipPolicy, Position};
 use crate::core::record::AcceptedRecord;
 use crate::core::tree::{Limits, TreeFault, TreeIndex, TreeSummary, is_below};
 use crate::looks::StagedFiles;
@@ -47,6 +50,18 @@ pub(crate) struct Staged {
     pub(crate) files: StagedFiles,
     /// Volumes mounted below a declared path, of which the tree says nothing. They stay as they are.
     pub(crate) untouched: Vec<VolumeName>,
+    /// What became of owners and set-id bits; none if the tree has none of its own.
+    pub(crate) ownership: Option<Settled>,
+}
+
+/// Owners and set-id bits of a tree as volumes hold them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settled {
+    pub(crate) policy: OwnershipPolicy,
+    pub(crate) altered: Altered,
+    /// Content id of what the volumes hold, which is not the record's if something was altered.
+    pub(crate) holds: Cid,
 }
 
 /// One staged entry.
@@ -190,21 +205,25 @@ pub(crate) fn stage(
     accepted: &AcceptedRecord,
     source: &mut impl TreeSource,
     directory: &str,
-    mut sharer: Sharer,
+    how: Staging,
 ) -> Result<Staged, StageError> {
     let manifest = &accepted.record.manifest;
     let limits = Limits { members: manifest.members, content: manifest.content_bytes };
     let mut index = TreeIndex::new(&accepted.roots, limits);
-    let mut staging = Staging::open(volumes, &units, directory)?;
+    let mut staging = Site::open(volumes, &units, directory)?;
+    let Staging { mut sharer, policy } = how;
+    let mut altered = Altered::default();
     while let Some(member) = source.next()? {
         index.admit(&member)?;
         staging.leave_for(&member.path)?;
-        let digest = staging.place(&member, source, &mut sharer)?;
-        index.record(&member, &digest);
+        let settled = staging.settle(&member, policy, &mut altered)?;
+        let digest = staging.place(&settled, source, &mut sharer)?;
+        index.record_settled(&member, &settled, &digest);
     }
     staging.leave_for(b"")?;
     source.finish()?;
-    is_named(&index.finish()?, accepted)?;
+    let tree = index.finish()?;
+    is_named(&tree, accepted)?;
     let common = sharer.settle();
     for place in &staging.places {
         let synced = place.dir.sync_file_system();
@@ -218,6 +237,7 @@ pub(crate) fn stage(
         shared: common,
         files,
         untouched: Vec::new(),
+        ownership: tree.owned.then_some(Settled { policy, altered, holds: tree.held }),
     };
     for (index, unit) in units.into_iter().enumerate() {
         if filled[index] {
@@ -236,6 +256,10 @@ pub(crate) fn is_named(tree: &TreeSummary, accepted: &AcceptedRecord) -> Result<
         ("its content id", tree.cid != accepted.record.cid),
         ("the number of its entries", tree.members != manifest.members),
         ("the size of its files", tree.content != manifest.content_bytes),
+        (
+            "whether it has owners or set-id bits of its own",
+            tree.owned != (manifest.schema_version == OWNED_SCHEMA),
+        ),
     ] {
         if differs {
             return Err(StageError::Other { what });
@@ -252,10 +276,19 @@ fn slot(index: usize) -> String {
 struct Place {
     mount: usize,
     dir: Dir,
-    owner: (u32, u32),
+    /// Whom the root of the volume belongs to.
+    owner: Ids,
 }
 
-struct Staging<'v> {
+/// How a tree is staged.
+#[derive(Debug)]
+pub(crate) struct Staging {
+    pub(crate) sharer: Sharer,
+    pub(crate) policy: OwnershipPolicy,
+}
+
+/// Where a tree is staged.
+struct Site<'v> {
     volumes: &'v Volumes,
     units: &'v [Unit],
     places: Vec<Place>,
@@ -272,7 +305,7 @@ struct Staging<'v> {
     files: StagedFiles,
 }
 
-impl<'v> Staging<'v> {
+impl<'v> Site<'v> {
     fn open(volumes: &'v Volumes, units: &'v [Unit], directory: &str) -> Result<Self, StageError> {
         let mut places: Vec<Place> = Vec::new();
         for unit in units {
@@ -319,6 +352,25 @@ impl<'v> Staging<'v> {
         Ok((unit, place, path))
     }
 
+    /// An entry as it will lie in its volume.
+    fn settle<'m>(
+        &self,
+        member: &'m Member,
+        policy: OwnershipPolicy,
+        altered: &mut Altered,
+    ) -> Result<Cow<'m, Member>, StageError> {
+        if !member.is_owned() {
+            return Ok(Cow::Borrowed(member));
+        }
+        let (unit, place, _) = self.locate(&member.path)?;
+        let unit = &self.units[unit];
+        let is_whole_volume = unit.below.is_empty() && unit.path.as_member() == member.path;
+        let position = if is_whole_volume { Position::Root } else { Position::Below };
+        let settled = policy.settle(member, position, place.owner);
+        altered.note(member, &settled, place.owner);
+        Ok(settled)
+    }
+
     fn place(
         &mut self,
         member: &Member,
@@ -360,7 +412,7 @@ impl<'v> Staging<'v> {
                 } else {
                     let check_room = || self.check_room(place, *size, member);
                     check_room()?;
-                    let owner = place.owner;
+                    let owner = member.owner.ids(place.owner);
                     let written =
                         write_file(&parent, name, member, *size, owner, check_room, source)?;
                     digest = written.0;
@@ -369,7 +421,7 @@ impl<'v> Staging<'v> {
             }
             Body::Symlink { target } => {
                 parent.make_symlink(name, target).map_err(io)?;
-                parent.chown(name, place.owner.0, place.owner.1).map_err(io)?;
+                give(&parent, name, member.owner.ids(place.owner)).map_err(io)?;
                 parent.set_mtime(name, timespec(member.mtime)).map_err(io)?;
             }
             Body::HardLink { to } => {
@@ -416,7 +468,8 @@ impl<'v> Staging<'v> {
         })();
         // Where there is nothing, or something else on the way, nothing is shared.
         let Ok((present, last)) = present else { return Ok(None) };
-        let owner = self.at(unit.mount).ok_or(io::ErrorKind::NotFound)?.owner;
+        let root = self.at(unit.mount).ok_or(io::ErrorKind::NotFound)?.owner;
+        let owner = member.owner.ids(root);
         let target = Target { mount: unit.mount, path, parent, name, owner };
         sharer.share((&present, last), member, size, &target)
     }
@@ -506,7 +559,9 @@ impl<'v> Staging<'v> {
         let attributes =
             xattrs(&source, &member.path).map_err(|error| io(io::Error::other(error)))?;
         set_xattrs(&copy, &Member { xattrs: attributes, ..member.clone() })?;
-        own(&copy, place.owner, stat.st_mode & 0o7777).map_err(io)?;
+        // Who is the owner of that volume is that of this one here.
+        let owner = Owner::of((stat.st_uid, stat.st_gid), to_place.owner).ids(place.owner);
+        own(&copy, owner, stat.st_mode & 0o7777).map_err(io)?;
         rustix::fs::futimens(&copy, &times(member.mtime)).map_err(|error| io(error.into()))?;
         Ok(Some(size))
     }
@@ -537,7 +592,8 @@ impl<'v> Staging<'v> {
             let io = |source| fault(&member.path, source);
             let (_, place, path) = self.locate(&member.path)?;
             let dir = place.dir.open_dir(&path).map_err(io)?;
-            own(dir.descriptor(), place.owner, member.mode).map_err(io)?;
+            let owner = member.owner.ids(place.owner);
+            own(dir.descriptor(), owner, member.mode).map_err(io)?;
             rustix::fs::futimens(dir.descriptor(), &times(member.mtime))
                 .map_err(|error| io(error.into()))?;
         }
@@ -550,7 +606,7 @@ fn write_file(
     name: Name<'_>,
     member: &Member,
     size: u64,
-    owner: (u32, u32),
+    owner: Ids,
     check_room: impl Fn() -> Result<(), StageError>,
     source: &mut impl TreeSource,
 ) -> Result<([u8; 32], Stat), StageError> {
@@ -574,7 +630,7 @@ fn write_file(
 }
 
 /// Gives a file that was just made what its content does not tell.
-pub(crate) fn give_attributes(file: &File, member: &Member, owner: (u32, u32)) -> io::Result<()> {
+pub(crate) fn give_attributes(file: &File, member: &Member, owner: Ids) -> io::Result<()> {
     for (name, value) in &member.xattrs {
         rustix::fs::fsetxattr(file, &name[..], value, XattrFlags::CREATE)?;
     }
@@ -597,9 +653,35 @@ pub(crate) fn write_sparse(file: &mut (impl Write + Seek), piece: &[u8]) -> io::
 }
 
 /// Owner first: giving a file away clears mode bits.
-fn own(file: impl AsFd, owner: (u32, u32), mode: u32) -> io::Result<()> {
-    rustix::fs::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))?;
+pub(crate) fn own(file: impl AsFd, owner: Ids, mode: u32) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+    rustix::fs::fchown(&file, Some(user), Some(group))
+        .map_err(|error| no_owner(error.into(), owner))?;
     Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
+}
+
+/// Gives an entry away that is not followed if it is a link.
+pub(crate) fn give(parent: &Dir, name: Name<'_>, owner: Ids) -> io::Result<()> {
+    parent.chown(name, owner.0, owner.1).map_err(|error| no_owner(error, owner))
+}
+
+/// Nothing can belong to these ids here.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the ids {user}:{group} do not exist here: belayd runs in a user namespace without them (with \
+     owners = \"volume\" everything belongs to the owner of the volume)"
+)]
+struct NoOwner {
+    user: u32,
+    group: u32,
+}
+
+/// That ids are unknown is all that the kernel calls an invalid argument of such a call.
+fn no_owner(error: io::Error, (user, group): Ids) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::InvalidInput => io::Error::other(NoOwner { user, group }),
+        _ => error,
+    }
 }
 
 fn set_xattrs(file: impl AsFd, member: &Member) -> Result<(), StageError> {
@@ -616,4 +698,43 @@ fn timespec(mtime: Mtime) -> Timespec {
 
 fn times(mtime: Mtime) -> Timestamps {
     Timestamps { last_access: timespec(mtime), last_modification: timespec(mtime) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::context::with_causes;
+
+    const WITHIN: &str = "BELAY_TEST_WITHIN_A_USER_NAMESPACE";
+
+    /// Runs itself once more where no id exists but root's.
+    #[test]
+    fn ids_that_do_not_exist_here_are_named_with_what_to_do() {
+        if std::env::var_os(WITHIN).is_none() {
+            let name = "stage::tests::ids_that_do_not_exist_here_are_named_with_what_to_do";
+            let this = std::env::current_exe().expect("it runs");
+            let mut within = Command::new("unshare");
+            within.args(["--user", "--map-root-user"]).arg(this).args(["--exact", name]);
+            let ran = within.env(WITHIN, "1").output().expect("unshare runs");
+            let told = String::from_utf8_lossy(&ran.stdout);
+            assert!(ran.status.success() && told.contains("1 passed"), "{told}");
+            return;
+        }
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let file = File::create(temp.path().join("file")).expect("creates");
+        let dir = Dir::open(temp.path()).expect("opens");
+        let name = Name::new(b"file").expect("a name");
+        own(&file, (0, 0), 0o600).expect("root exists");
+        for refused in [own(&file, (7, 8), 0o600), give(&dir, name, (7, 8))] {
+            let refused = fault(b"data/f", refused.expect_err("nobody has them"));
+            assert_eq!(
+                with_causes(&refused),
+                "\"data/f\" could not be staged: the ids 7:8 do not exist here: belayd runs in a \
+                 user namespace without them (with owners = \"volume\" everything belongs to the \
+                 owner of the volume)"
+            );
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use belay_protocol::control::{AppRequest, Stage};
+use belay_protocol::control::{AlteredEntries, AppRequest, Stage};
 use belay_protocol::record::{ArchiveFormat, Capture, Encryption, SyncRecord};
 use belay_protocol::{Cid, NodeId, ProblemCode, SyncKey, VolumeName};
 use jiff::Timestamp;
@@ -17,6 +17,7 @@ use crate::core::sweep::Unnamed;
 use crate::core::terms::Terms;
 use crate::durable;
 use crate::remembered::Remembered;
+use crate::stage::Settled;
 use crate::volume::Mark;
 
 mod by_key;
@@ -295,6 +296,9 @@ pub(crate) struct CaptureFacts {
     pub(crate) cid: Cid,
     pub(crate) members: u64,
     pub(crate) content_bytes: u64,
+    /// Whether an entry has an owner or set-id bits of its own.
+    #[serde(default)]
+    pub(crate) owned: bool,
     pub(crate) format: ArchiveFormat,
     pub(crate) encryption: Encryption,
     pub(crate) blob: Cid,
@@ -327,6 +331,9 @@ pub(crate) struct ApplyJournal {
     pub(crate) steps: Vec<ExchangeStep>,
     /// Volumes that the record's paths reach but of which its tree says nothing.
     pub(crate) untouched: Vec<VolumeName>,
+    /// What became of owners and set-id bits; none if the content has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ownership: Option<Settled>,
     pub(crate) phase: ApplyPhase,
     /// An apply before this one that came to no certain end. What it needs is kept until this one
     /// is committed, and it stands again if this one is undone.
@@ -352,6 +359,11 @@ impl ApplyJournal {
             ApplyPhase::Committed { .. } => self.trial.is_some(),
             ApplyPhase::TakenBack { .. } => false,
         }
+    }
+
+    /// What is otherwise than in the record's tree.
+    pub(crate) fn altered(&self) -> Option<AlteredEntries> {
+        self.ownership.and_then(|settled| settled.altered.told())
     }
 
     /// The staging directories that hold what this apply, or one before it, needs.

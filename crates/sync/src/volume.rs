@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::beneath::{Dir, Name};
 use crate::core::apply::Identity;
+use crate::core::ownership::Ids;
 use crate::core::path::{ContainerPath, Mounts, PathFault};
 use crate::core::record::Order;
 use crate::durable;
 use crate::layout::SyncLayout;
+use crate::stage::Settled;
 
 const MARK: &str = "applied.json";
 
@@ -124,6 +126,9 @@ pub(crate) struct Mark {
     pub(crate) version: u64,
     /// Volumes that the record's paths reach but of which its tree says nothing.
     pub(crate) untouched: Vec<VolumeName>,
+    /// What became of owners and set-id bits; none if the content has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ownership: Option<Settled>,
     /// The directory the container saw as the volume when this was written.
     pub(crate) data: Identity,
     /// The other volumes that were written with this one.
@@ -155,8 +160,8 @@ impl Volume {
         Name::new(self.data_name.as_bytes())
     }
 
-    /// Owner and group of the volume's root, which everything applied gets.
-    pub(crate) fn owner(&self) -> io::Result<(u32, u32)> {
+    /// Whom the volume's root belongs to, as everything applied does that is of no other owner.
+    pub(crate) fn owner(&self) -> io::Result<Ids> {
         let stat = self.data()?.stat_self()?;
         Ok((stat.st_uid, stat.st_gid))
     }

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{FileType, Stat};
 
 use crate::beneath::{Dir, Name, file_type, name_bytes};
+use crate::core::ownership::{Ids, Owner};
 use crate::core::path::{ContainerPath, DEPTH_MAX, Unresolved};
 use crate::core::tree::{MEMBERS_MAX, parts};
 use crate::volume::Volumes;
@@ -18,6 +19,18 @@ pub(crate) struct Met<'a> {
     pub(crate) at: At<'a>,
     /// Index of the volume it lies in.
     pub(crate) mount: usize,
+    /// Whom the root of that volume belongs to.
+    pub(crate) root: Ids,
+}
+
+impl Met<'_> {
+    /// Whom it belongs to, by a look at it.
+    pub(crate) fn owner(&self, stat: &Stat) -> Owner {
+        match self.at {
+            At::Root { .. } => Owner::default(),
+            At::Entry { .. } => Owner::of((stat.st_uid, stat.st_gid), self.root),
+        }
+    }
 }
 
 /// Where it is.
@@ -82,10 +95,16 @@ fn walk_within<E: From<WalkError>>(
     vanished: Vanished,
     visit: &mut dyn FnMut(&Met<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
+    let mut owners = Vec::new();
+    for volume in &volumes.all {
+        let owner = volume.owner();
+        owners.push(owner.map_err(|source| io_fault(volume.point.as_member(), source))?);
+    }
     for root in roots {
         let nested = volumes.mounts.nested(root);
         let mut walk = Walk {
             volumes,
+            owners: &owners,
             vanished,
             unmet: nested.into_iter().map(|(mount, point)| (mount, point.clone())).collect(),
             visit,
@@ -102,6 +121,8 @@ fn walk_within<E: From<WalkError>>(
 
 struct Walk<'w, E> {
     volumes: &'w Volumes,
+    /// By volume: whom its root belongs to.
+    owners: &'w [Ids],
     vanished: Vanished,
     /// Volumes mounted below the root that were not come to yet.
     unmet: Vec<(usize, ContainerPath)>,
@@ -157,7 +178,7 @@ impl<E: From<WalkError>> Walk<'_, E> {
     ) -> Result<(), E> {
         let at = At::Entry { dir, name };
         if file_type(&stat) != FileType::Directory {
-            return (self.visit)(&Met { path, stat, at, mount });
+            return (self.visit)(&Met { path, stat, at, mount, root: self.owners[mount] });
         }
         match dir.open_child(name) {
             Ok(child) => self.directory(path, at, &child, mount),
@@ -171,7 +192,7 @@ impl<E: From<WalkError>> Walk<'_, E> {
             return Err(WalkError::Depth { path: shown(path) }.into());
         }
         let stat = dir.stat_self().map_err(|source| io_fault(path, source))?;
-        (self.visit)(&Met { path, stat, at, mount })?;
+        (self.visit)(&Met { path, stat, at, mount, root: self.owners[mount] })?;
         let Budget { entries, bytes } = self.budget;
         let mut names = dir.names(entries, bytes).map_err(|source| io_fault(path, source))?;
         let held: usize = names.iter().map(|name| name_bytes(name)).sum();

@@ -104,6 +104,7 @@ mod tests {
 
     fn outcome(digest: u8, second: i64) -> SyncOutcome {
         SyncOutcome {
+            altered: None,
             cid: Cid::from_digest([digest; 32]),
             version: 1,
             at: at(second),

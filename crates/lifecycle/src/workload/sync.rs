@@ -478,6 +478,7 @@ pub(crate) fn sync_spec(spec: &WorkloadSpec) -> Option<SyncSpec> {
     settings.publishers = declared.publishers;
     settings.publisher = declared.publisher;
     settings.on_unready = declared.on_unready;
+    settings.ownership = declared.ownership;
     settings.apply_times = declared.apply_times;
     settings.schedule = declared.schedule;
     Some(settings)

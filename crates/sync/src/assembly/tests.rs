@@ -9,12 +9,20 @@ use serde_json::json;
 use super::*;
 use crate::core::manifest::{MANIFEST_HEAD, encode};
 use crate::core::member::Mtime;
+use crate::core::ownership::Owner;
 use crate::core::path::ContainerPath;
 use crate::core::root::StoredPack;
 
 fn member(path: &str, body: Body) -> Member {
     let mtime = Mtime { seconds: 1, nanos: 0 };
-    Member { path: path.into(), mode: 0o755, mtime, xattrs: BTreeMap::new(), body }
+    Member {
+        path: path.into(),
+        mode: 0o755,
+        owner: Owner::default(),
+        mtime,
+        xattrs: BTreeMap::new(),
+        body,
+    }
 }
 
 fn directory(path: &str) -> Record {

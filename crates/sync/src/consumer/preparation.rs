@@ -15,12 +15,13 @@ use crate::archive::{ArchiveReader, ReadError};
 use crate::commit;
 use crate::context::{Failure, Stopped, blocking};
 use crate::core::apply::{Unit, units};
+use crate::core::ownership::OwnershipPolicy;
 use crate::core::record::AcceptedRecord;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
 use crate::sealing::SealingError;
 use crate::sharing::{Sharer, Sharing};
-use crate::stage::{STAGING_PREFIX, StageError, Staged, check_room, stage};
+use crate::stage::{STAGING_PREFIX, StageError, Staged, Staging, check_room, stage};
 use crate::state::StateDir;
 use crate::volume::Volumes;
 use crate::window::OfflineWindow;
@@ -69,7 +70,7 @@ where
 
         context.show("staging");
         let (layout, accepted) = (layout.clone(), accepted.clone());
-        let state = context.state.clone();
+        let (state, policy) = (context.state.clone(), context.spec.ownership);
         blocking(Stage::Extract, move || {
             stage_blocking(
                 &layout,
@@ -82,8 +83,8 @@ where
                     file.seek(SeekFrom::Start(0)).map_err(io)?;
                     let file = BufReader::with_capacity(256 * 1024, file);
                     let mut source = ArchiveReader::new(MultiGzDecoder::new(file));
-                    let sharer = Sharer::new(sharing, None);
-                    stage(volumes, units.to_vec(), &accepted, &mut source, directory, sharer)
+                    let how = Staging { sharer: Sharer::new(sharing, None), policy };
+                    stage(volumes, units.to_vec(), &accepted, &mut source, directory, how)
                 },
             )
         })
@@ -91,8 +92,13 @@ where
     }
 }
 
-/// Whether every volume the record touches says that it holds this content.
-pub(super) fn is_applied(layout: &SyncLayout, accepted: &AcceptedRecord) -> Result<bool, Stopped> {
+/// Whether every volume the record touches says that it holds this content, with owners and set-id
+/// bits as `policy` has them.
+pub(super) fn is_applied(
+    layout: &SyncLayout,
+    accepted: &AcceptedRecord,
+    policy: OwnershipPolicy,
+) -> Result<bool, Stopped> {
     let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
     let volumes = Volumes::open(layout).map_err(|error| fail(&error))?;
     let units = record_units(&volumes, accepted)?;
@@ -102,7 +108,11 @@ pub(super) fn is_applied(layout: &SyncLayout, accepted: &AcceptedRecord) -> Resu
         let volume = &volumes.all[unit.mount];
         let mark = volume.mark().map_err(|error| fail(&error))?;
         match mark {
-            Some(mark) if mark.cid == accepted.record.cid && mark.key == accepted.record.key => {
+            Some(mark)
+                if mark.cid == accepted.record.cid
+                    && mark.key == accepted.record.key
+                    && mark.ownership.is_none_or(|settled| settled.policy == policy) =>
+            {
                 untouched.extend(mark.untouched);
             }
             _ => {

@@ -77,7 +77,9 @@ where
         started: Instant,
     ) -> Result<Option<Duration>, Stopped> {
         let (look_layout, look) = (layout.clone(), accepted.clone());
-        let holds = blocking(Stage::Validation, move || is_applied(&look_layout, &look)).await?;
+        let policy = self.context.spec.ownership;
+        let holds =
+            blocking(Stage::Validation, move || is_applied(&look_layout, &look, policy)).await?;
         let certain = !self.context.stored(super::is_uncertain).await.unwrap_or(true);
         if holds && certain {
             return Ok(None);

@@ -24,7 +24,7 @@ use crate::manifest_pieces::HeldPieces;
 use crate::sealing::keys_of;
 use crate::sharing::{Sharer, Sharing};
 use crate::spool::{Spool, Spooled};
-use crate::stage::{StageError, Staged, stage};
+use crate::stage::{StageError, Staged, Staging, stage};
 use crate::state::StateDir;
 use crate::volume::Volumes;
 use crate::window::OfflineWindow;
@@ -91,6 +91,7 @@ where
             }
             let (layout, accepted) = (layout.clone(), accepted.clone());
             let (state, keys) = (context.state.clone(), keys.clone());
+            let policy = context.spec.ownership;
             let staged = blocking(Stage::Extract, move || {
                 let mut lost = Vec::new();
                 let build = |volumes: &Volumes, units: &[Unit], name: &str, sharing| {
@@ -99,7 +100,8 @@ where
                         Assembly::new(file, &keys, &frames, &present, volumes, units)?;
                     let units = units.to_vec();
                     let sharer = Sharer::new(sharing, known_looks(&state, volumes));
-                    let staged = stage(volumes, units, &accepted, &mut assembly, name, sharer);
+                    let how = Staging { sharer, policy };
+                    let staged = stage(volumes, units, &accepted, &mut assembly, name, how);
                     if let Err(StageError::Lost { .. }) = staged {
                         lost = assembly.lost();
                     }

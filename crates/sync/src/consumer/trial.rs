@@ -105,7 +105,7 @@ where
     async fn end_trial(&mut self, layout: &SyncLayout, journal: &ApplyJournal, at: Timestamp) {
         self.conclude(layout, journal, at).await;
         let took = Duration::try_from(Timestamp::now().duration_since(at)).unwrap_or_default();
-        self.show_apply(&journal.record, at, None, took);
+        self.show_apply(journal, at, None, took);
         self.context.show_rest();
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::member::{Body, Member, Mtime};
+use super::ownership::Owner;
 use super::path::PATH_MAX;
 use super::tree::{TARGET_MAX, XATTRS_MAX};
 
@@ -27,6 +28,7 @@ const PREFIX: std::ops::Range<usize> = 345..500;
 
 const XATTR_KEY: &[u8] = b"SCHILY.xattr.";
 const SIZE_MAX: u64 = 0o777_7777_7777;
+const ID_MAX: u32 = 0o777_7777;
 
 /// Why bytes are not an archive of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +47,8 @@ pub(crate) enum ArchiveFault {
     TooManyExtensions,
     #[error("an extension header is damaged")]
     Extension,
+    #[error("a member belongs to {id:?}, which no file can")]
+    Owner { id: String },
     #[error("a member is stored without its holes (tar --sparse), which is not read")]
     Sparse,
     #[error("the archive ends within a member")]
@@ -66,6 +70,10 @@ pub(crate) fn encode(member: &Member) -> Vec<u8> {
         Body::HardLink { to } => (b'1', 0, &to[..]),
     };
     let mut extension = Vec::new();
+    // That it is told here is what tells the number 0 from the owner of the volume, who has none.
+    if let Some(group) = member.owner.group {
+        pax_line(&mut extension, b"gid", group.to_string().as_bytes());
+    }
     let raw = |bytes: &[u8]| std::str::from_utf8(bytes).is_err();
     if raw(&name) || raw(link) {
         pax_line(&mut extension, b"hdrcharset", b"BINARY");
@@ -82,28 +90,43 @@ pub(crate) fn encode(member: &Member) -> Vec<u8> {
     if size > SIZE_MAX {
         pax_line(&mut extension, b"size", size.to_string().as_bytes());
     }
+    if let Some(user) = member.owner.user {
+        pax_line(&mut extension, b"uid", user.to_string().as_bytes());
+    }
     for (attribute, value) in &member.xattrs {
         pax_line(&mut extension, &[XATTR_KEY, &escaped(attribute)].concat(), value);
     }
     let mut blocks = Vec::new();
     if !extension.is_empty() {
-        let header = ustar(b"pax", 0o644, extension.len() as u64, 0, b'x', b"");
+        let none = Owner::default();
+        let header = ustar(b"pax", 0o644, none, extension.len() as u64, 0, b'x', b"");
         blocks.extend_from_slice(&header);
         blocks.extend_from_slice(&extension);
         blocks.resize(blocks.len().next_multiple_of(BLOCK), 0);
     }
     let seconds = u64::try_from(member.mtime.seconds).unwrap_or(0).min(SIZE_MAX);
     let size = size.min(SIZE_MAX);
-    blocks.extend_from_slice(&ustar(&name, member.mode, size, seconds, kind, link));
+    let (mode, owner) = (member.mode, member.owner);
+    blocks.extend_from_slice(&ustar(&name, mode, owner, size, seconds, kind, link));
     blocks
 }
 
-fn ustar(name: &[u8], mode: u32, size: u64, mtime: u64, kind: u8, link: &[u8]) -> [u8; BLOCK] {
+fn ustar(
+    name: &[u8],
+    mode: u32,
+    owner: Owner,
+    size: u64,
+    mtime: u64,
+    kind: u8,
+    link: &[u8],
+) -> [u8; BLOCK] {
+    // Where there is no room the extension has it.
+    let id = |id: Option<u32>| format!("{:07o}", id.filter(|id| *id <= ID_MAX).unwrap_or(0));
     let mut block = [0; BLOCK];
     put(&mut block[NAME], name);
     put(&mut block[MODE], format!("{mode:07o}").as_bytes());
-    put(&mut block[UID], b"0000000");
-    put(&mut block[GID], b"0000000");
+    put(&mut block[UID], id(owner.user).as_bytes());
+    put(&mut block[GID], id(owner.group).as_bytes());
     put(&mut block[SIZE], format!("{size:011o}").as_bytes());
     put(&mut block[MTIME], format!("{mtime:011o}").as_bytes());
     block[KIND] = kind;
@@ -313,6 +336,9 @@ pub(crate) struct Extension {
     link: Option<Vec<u8>>,
     size: Option<u64>,
     mtime: Option<Mtime>,
+    /// The ids that are told here. Those in a header of another program are of the host that it ran
+    /// on, and our own headers have none that is not here too.
+    owner: Owner,
     xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -344,6 +370,8 @@ pub(crate) fn decode_extension(mut bytes: &[u8]) -> Result<Extension, ArchiveFau
         match key {
             b"path" => extension.path = Some(value.to_vec()),
             b"linkpath" => extension.link = Some(value.to_vec()),
+            b"uid" => extension.owner.user = Some(id(value)?),
+            b"gid" => extension.owner.group = Some(id(value)?),
             b"size" => extension.size = Some(number(value).ok_or(ArchiveFault::Extension)?),
             b"mtime" => {
                 extension.mtime = Some(parse_decimal(value).ok_or(ArchiveFault::Extension)?);
@@ -366,6 +394,15 @@ fn next_line(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let line = bytes.get(space + 1..length)?.strip_suffix(b"\n")?;
     let equals = line.iter().position(|&byte| byte == b'=')?;
     Some((&line[..equals], &line[equals + 1..], &bytes[length..]))
+}
+
+/// A user or a group.
+fn id(digits: &[u8]) -> Result<u32, ArchiveFault> {
+    let id = number(digits).and_then(|id| u32::try_from(id).ok());
+    id.filter(|id| Owner { user: Some(*id), group: None }.is_lawful()).ok_or_else(|| {
+        let id = String::from_utf8_lossy(digits).chars().take(40).collect();
+        ArchiveFault::Owner { id }
+    })
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
@@ -424,6 +461,7 @@ pub(crate) fn complete(raw: RawMember, extension: Extension) -> Result<Member, A
     Ok(Member {
         path,
         mode: raw.mode,
+        owner: extension.owner,
         mtime: extension.mtime.unwrap_or(Mtime { seconds: raw.mtime, nanos: 0 }),
         xattrs: extension.xattrs,
         body,

@@ -3,6 +3,7 @@
 use belay_protocol::{DifferingPart, EntryKind, SyncDifference, SyncDifferences, TreeEntry};
 
 use super::member::{Body, Member};
+use super::ownership::Owner;
 use super::tree::parts;
 
 /// An entry of a tree with the BLAKE3 of its content, if it is a file.
@@ -34,7 +35,8 @@ impl Told {
             Body::Symlink { .. } => (EntryKind::Symlink, None),
             Body::HardLink { .. } => (EntryKind::HardLink, None),
         };
-        TreeEntry { kind, size, mode: self.member.mode }
+        let Owner { user, group } = self.member.owner;
+        TreeEntry { kind, size, mode: self.member.mode, user, group }
     }
 }
 
@@ -104,6 +106,9 @@ fn differing(before: &Told, after: &Told) -> Vec<DifferingPart> {
     if has_mode && before.member.mode != after.member.mode {
         parts.push(DifferingPart::Mode);
     }
+    if before.member.owner != after.member.owner {
+        parts.push(DifferingPart::Owner);
+    }
     if before.member.xattrs != after.member.xattrs {
         parts.push(DifferingPart::Attributes);
     }
@@ -121,6 +126,7 @@ mod tests {
         let member = Member {
             path: path.into(),
             mode: 0o644,
+            owner: Owner::default(),
             mtime,
             xattrs: std::collections::BTreeMap::new(),
             body,
@@ -141,6 +147,8 @@ mod tests {
         longer.member.body = Body::File { size: 4 };
         let mut mode = base.clone();
         mode.member.mode = 0o600;
+        let mut owner = base.clone();
+        owner.member.owner.group = Some(0);
         let mut attributes = content.clone();
         attributes.member.xattrs.insert(b"user.x".to_vec(), b"1".to_vec());
         let link = |target: &str| told("data/a", Body::Symlink { target: target.into() });
@@ -149,6 +157,7 @@ mod tests {
             (&base, &content, &[DifferingPart::Content][..]),
             (&base, &longer, &[DifferingPart::Content]),
             (&base, &mode, &[DifferingPart::Mode]),
+            (&base, &owner, &[DifferingPart::Owner]),
             (&base, &attributes, &[DifferingPart::Content, DifferingPart::Attributes]),
             (&base, &link("x"), &[DifferingPart::Kind]),
             (&link("x"), &link("y"), &[DifferingPart::Target]),

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use belay_packs::{Chunk, ChunkRef, DeltaFault};
 
 use super::member::{Body, Member, Mtime};
+use super::ownership::Owner;
 use super::path::PATH_MAX;
 use super::tree::{TARGET_MAX, XATTRS_MAX};
 
@@ -19,7 +20,7 @@ pub(crate) const MANIFEST_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Fewest bytes of a hole. Shorter runs of zeros are content.
 pub(crate) const HOLE_MIN: u64 = 1024 * 1024;
 
-/// Longest entry: path, target, attributes with their lengths, and the numbers.
+/// Longest entry: owner, path, target, attributes with their lengths, and the numbers.
 const ENTRY_MAX: u32 = 204_862;
 const _: () = assert!(ENTRY_MAX as usize == PATH_MAX + TARGET_MAX + 3 * XATTRS_MAX + 64);
 
@@ -28,6 +29,7 @@ const CHUNK: u8 = 2;
 const HOLE: u8 = 3;
 const END: u8 = 4;
 const DELTA: u8 = 5;
+const OWNED: u8 = 6;
 
 /// Longest chunk with all that it stands on.
 #[expect(clippy::cast_possible_truncation, reason = "it is a few thousand")]
@@ -106,6 +108,7 @@ pub(crate) enum ManifestFault {
 pub(crate) fn body_length(version: Version, kind: u8) -> Result<BodyLength, ManifestFault> {
     match kind {
         DELTA if version == Version::Two => Ok(BodyLength::Told { most: DELTA_MAX }),
+        OWNED if version == Version::Two => Ok(BodyLength::Told { most: ENTRY_MAX }),
         ENTRY => Ok(BodyLength::Told { most: ENTRY_MAX }),
         CHUNK => Ok(BodyLength::Fixed(ChunkRef::ENCODED)),
         HOLE => Ok(BodyLength::Fixed(8)),
@@ -117,9 +120,16 @@ pub(crate) fn body_length(version: Version, kind: u8) -> Result<BodyLength, Mani
 /// Appends a record as it lies in a manifest.
 pub(crate) fn encode(record: &Record, out: &mut Vec<u8>) {
     match record {
-        Record::Entry(member) => {
+        Record::Entry(member) if member.owner.is_volumes() => {
             out.push(ENTRY);
             told(out, |out| encode_entry(member, out));
+        }
+        Record::Entry(member) => {
+            out.push(OWNED);
+            told(out, |out| {
+                encode_owner(member.owner, out);
+                encode_entry(member, out);
+            });
         }
         Record::Chunk(chunk) if chunk.is_delta() => {
             out.push(DELTA);
@@ -148,6 +158,14 @@ fn told(out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     // What is lawful is far shorter than 4 GiB.
     let length = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
     out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+fn encode_owner(owner: Owner, out: &mut Vec<u8>) {
+    let Owner { user, group } = owner;
+    out.push(u8::from(user.is_some()) | u8::from(group.is_some()) << 1);
+    for id in [user, group].into_iter().flatten() {
+        out.extend_from_slice(&id.to_le_bytes());
+    }
 }
 
 fn encode_entry(member: &Member, out: &mut Vec<u8>) {
@@ -183,7 +201,8 @@ fn put(bytes: &[u8], out: &mut Vec<u8>) {
 pub(crate) fn decode(kind: u8, body: &[u8]) -> Result<Record, ManifestFault> {
     let damaged = ManifestFault::Damaged;
     match kind {
-        ENTRY => decode_entry(body).map(Record::Entry).ok_or(damaged),
+        ENTRY => decode_entry(Owner::default(), body).map(Record::Entry).ok_or(damaged),
+        OWNED => decode_owned(body).map(Record::Entry).ok_or(damaged),
         CHUNK => {
             let bytes = body.try_into().map_err(|_| damaged)?;
             let chunk = ChunkRef::decode(bytes).map_err(|_| ManifestFault::Damaged)?;
@@ -200,7 +219,23 @@ pub(crate) fn decode(kind: u8, body: &[u8]) -> Result<Record, ManifestFault> {
     }
 }
 
-fn decode_entry(mut bytes: &[u8]) -> Option<Member> {
+fn decode_owned(mut bytes: &[u8]) -> Option<Member> {
+    let which = *take(&mut bytes, 1)?.first()?;
+    // An entry of the volume's owner has a form of its own.
+    if !(1..=3).contains(&which) {
+        return None;
+    }
+    let mut id = |bit: u8| -> Option<Option<u32>> {
+        if which & bit == 0 {
+            return Some(None);
+        }
+        Some(Some(u32::from_le_bytes(take(&mut bytes, 4)?.try_into().ok()?)))
+    };
+    let owner = Owner { user: id(1)?, group: id(2)? };
+    decode_entry(owner, bytes)
+}
+
+fn decode_entry(owner: Owner, mut bytes: &[u8]) -> Option<Member> {
     let kind = *take(&mut bytes, 1)?.first()?;
     let mode = u32::from_le_bytes(take(&mut bytes, 4)?.try_into().ok()?);
     let seconds = i64::from_le_bytes(take(&mut bytes, 8)?.try_into().ok()?);
@@ -223,7 +258,7 @@ fn decode_entry(mut bytes: &[u8]) -> Option<Member> {
         }
         xattrs.insert(name, value);
     }
-    Some(Member { path, mode, mtime: Mtime { seconds, nanos }, xattrs, body })
+    Some(Member { path, mode, owner, mtime: Mtime { seconds, nanos }, xattrs, body })
 }
 
 fn field<'b>(bytes: &mut &'b [u8]) -> Option<&'b [u8]> {

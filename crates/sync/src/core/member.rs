@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use super::ownership::{Owner, SET_ID};
+
 /// An entry of a tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
     /// Container path without its leading slash.
     pub(crate) path: Vec<u8>,
-    /// Permission bits and the sticky bit; set-id bits are never carried.
+    /// Permission bits, the sticky bit and the set-id bits; the last of files and directories alone.
     pub(crate) mode: u32,
+    /// Whom it belongs to; of another name of a file nobody, since the file says it.
+    pub(crate) owner: Owner,
     pub(crate) mtime: Mtime,
     /// Extended attributes of the `user` namespace, by full name.
     pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -31,8 +35,22 @@ pub(crate) enum Body {
     },
 }
 
-/// Mode bits that travel: permissions and sticky, which grants nothing.
-pub(crate) const MODE_MASK: u32 = 0o1777;
+/// Mode bits that travel.
+pub(crate) const MODE_MASK: u32 = 0o7777;
+
+impl Member {
+    /// Makes it another name of an earlier file.
+    pub(crate) fn link_to(&mut self, to: Vec<u8>) {
+        self.body = Body::HardLink { to };
+        self.mode &= !SET_ID;
+        self.owner = Owner::default();
+    }
+
+    /// Whether it has an owner or set-id bits of its own, which not every reader of trees knows.
+    pub(crate) fn is_owned(&self) -> bool {
+        self.mode & SET_ID != 0 || !self.owner.is_volumes()
+    }
+}
 
 /// A modification time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

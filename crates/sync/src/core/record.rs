@@ -156,13 +156,18 @@ fn surface_faults(value: &Value, mounts: &Mounts) -> Vec<String> {
         MANIFEST_SCHEMA,
         &mut reasons,
     );
-    // Each format has a schema of its own, so that an older program says that the record is newer.
-    let format = match manifest.get("schema_version").and_then(Value::as_u64) {
-        Some(2 | 3) => "tree",
-        _ => "tar.gz",
+    // Each format has schemas of its own, so that an older program says that the record is newer.
+    let formats: &[&str] = match manifest.get("schema_version").and_then(Value::as_u64) {
+        Some(2 | 3) => &["tree"],
+        Some(4) => &["tree", "tar.gz"],
+        _ => &["tar.gz"],
     };
-    let encryptions: &[&str] = if format == "tree" { &["none", "members"] } else { &["none"] };
-    for (name, expected) in [("archive_format", &[format][..]), ("encryption", encryptions)] {
+    let is_tree = match formats {
+        [format] => *format == "tree",
+        _ => manifest.get("archive_format").and_then(Value::as_str) == Some("tree"),
+    };
+    let encryptions: &[&str] = if is_tree { &["none", "members"] } else { &["none"] };
+    for (name, expected) in [("archive_format", formats), ("encryption", encryptions)] {
         let shown =
             expected.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" or ");
         match manifest.get(name) {

@@ -8,6 +8,7 @@
 use belay_protocol::Cid;
 
 use super::member::{Body, MODE_MASK, Member};
+use super::ownership::SET_ID;
 use super::path::{ContainerPath, DEPTH_MAX, NAME_MAX, PATH_MAX};
 
 /// Longest target of a symlink, in bytes.
@@ -32,6 +33,10 @@ pub(crate) struct TreeSummary {
     pub(crate) cid: Cid,
     pub(crate) members: u64,
     pub(crate) content: u64,
+    /// Whether an entry has an owner or set-id bits of its own.
+    pub(crate) owned: bool,
+    /// Content id of the tree as it was settled; the same if nothing was altered.
+    pub(crate) held: Cid,
 }
 
 /// Why a sequence of entries is not a tree.
@@ -45,6 +50,8 @@ pub(crate) enum TreeFault {
     Order { path: String },
     #[error("{path:?} is not in a directory of the tree")]
     Parent { path: String },
+    #[error("{path:?} belongs to an id that no file can have")]
+    Owner { path: String },
     #[error("{path:?} has a mode, a link or attributes that no tree holds")]
     Attributes { path: String },
     #[error("the tree has more than {limit} entries")]
@@ -62,6 +69,9 @@ pub(crate) struct TreeIndex {
     unseen: Vec<ContainerPath>,
     limits: Limits,
     hasher: blake3::Hasher,
+    /// The same over entries as they were settled, from the first on that was altered.
+    held: Option<Box<blake3::Hasher>>,
+    owned: bool,
     last: Option<Vec<u8>>,
     /// Directories that hold the place for the next entry, outermost first.
     open: Vec<Vec<u8>>,
@@ -84,6 +94,8 @@ impl TreeIndex {
             unseen: roots.to_vec(),
             limits,
             hasher,
+            held: None,
+            owned: false,
             last: None,
             open: Vec::new(),
             members: 0,
@@ -110,6 +122,9 @@ impl TreeIndex {
         } else if self.open.last().map(Vec::as_slice) != parent(&member.path) {
             return Err(TreeFault::Parent { path: shown() });
         }
+        if !member.owner.is_lawful() {
+            return Err(TreeFault::Owner { path: shown() });
+        }
         if !has_lawful_attributes(member) {
             return Err(TreeFault::Attributes { path: shown() });
         }
@@ -126,6 +141,7 @@ impl TreeIndex {
         if member.body == Body::Directory {
             self.open.push(member.path.clone());
         }
+        self.owned |= member.is_owned();
         self.last = Some(member.path.clone());
         Ok(())
     }
@@ -133,33 +149,18 @@ impl TreeIndex {
     /// Takes an admitted entry into the content id; `digest` is the BLAKE3 of a file's content and
     /// of nothing for other entries.
     pub(crate) fn record(&mut self, member: &Member, digest: &[u8; 32]) {
-        let hasher = &mut self.hasher;
-        field(hasher, &member.path);
-        match &member.body {
-            Body::Directory => {
-                field(hasher, b"directory");
-                field(hasher, &member.mode.to_le_bytes());
-            }
-            Body::File { size } => {
-                field(hasher, b"file");
-                field(hasher, &member.mode.to_le_bytes());
-                field(hasher, &size.to_le_bytes());
-                field(hasher, digest);
-            }
-            Body::Symlink { target } => {
-                field(hasher, b"symlink");
-                field(hasher, target);
-            }
-            Body::HardLink { to } => {
-                field(hasher, b"hardlink");
-                field(hasher, to);
-            }
+        self.record_settled(member, member, digest);
+    }
+
+    /// The same of an entry that a volume holds in the form `settled`.
+    pub(crate) fn record_settled(&mut self, member: &Member, settled: &Member, digest: &[u8; 32]) {
+        if self.held.is_none() && settled != member {
+            self.held = Some(Box::new(self.hasher.clone()));
         }
-        field(hasher, &(member.xattrs.len() as u64).to_le_bytes());
-        for (name, value) in &member.xattrs {
-            field(hasher, name);
-            field(hasher, value);
+        if let Some(held) = &mut self.held {
+            record(held, settled, digest);
         }
+        record(&mut self.hasher, member, digest);
     }
 
     /// The whole tree; every declared path must have been seen.
@@ -167,11 +168,49 @@ impl TreeIndex {
         if let Some(root) = self.unseen.first() {
             return Err(TreeFault::RootMissing { path: root.to_string() });
         }
+        let cid = |hasher: &blake3::Hasher| Cid::from_digest(*hasher.finalize().as_bytes());
         Ok(TreeSummary {
-            cid: Cid::from_digest(*self.hasher.finalize().as_bytes()),
+            cid: cid(&self.hasher),
             members: self.members,
             content: self.content,
+            owned: self.owned,
+            held: cid(self.held.as_deref().unwrap_or(&self.hasher)),
         })
+    }
+}
+
+fn record(hasher: &mut blake3::Hasher, member: &Member, digest: &[u8; 32]) {
+    field(hasher, &member.path);
+    if !member.owner.is_volumes() {
+        field(hasher, b"owned");
+        for id in [member.owner.user, member.owner.group] {
+            field(hasher, id.map(u32::to_le_bytes).as_ref().map_or(&[], |id| &id[..]));
+        }
+    }
+    match &member.body {
+        Body::Directory => {
+            field(hasher, b"directory");
+            field(hasher, &member.mode.to_le_bytes());
+        }
+        Body::File { size } => {
+            field(hasher, b"file");
+            field(hasher, &member.mode.to_le_bytes());
+            field(hasher, &size.to_le_bytes());
+            field(hasher, digest);
+        }
+        Body::Symlink { target } => {
+            field(hasher, b"symlink");
+            field(hasher, target);
+        }
+        Body::HardLink { to } => {
+            field(hasher, b"hardlink");
+            field(hasher, to);
+        }
+    }
+    field(hasher, &(member.xattrs.len() as u64).to_le_bytes());
+    for (name, value) in &member.xattrs {
+        field(hasher, name);
+        field(hasher, value);
     }
 }
 
@@ -214,9 +253,13 @@ fn has_lawful_attributes(member: &Member) -> bool {
                 && target.len() <= TARGET_MAX
                 && !target.contains(&0)
                 && member.xattrs.is_empty()
+                && member.mode & SET_ID == 0
         }
         Body::HardLink { to } => {
-            is_tree_path(to) && parts(to).lt(parts(&member.path)) && member.xattrs.is_empty()
+            is_tree_path(to)
+                && parts(to).lt(parts(&member.path))
+                && member.xattrs.is_empty()
+                && !member.is_owned()
         }
     };
     body && named

@@ -7,6 +7,7 @@ use super::trees::repaired;
 use crate::archive::{ArchiveReader, ArchiveWriter, Foreign, ReadError};
 use crate::core::importing::{Arrivals, Capacity, Destination, ImportFault};
 use crate::core::member::{Body, Member, Mtime};
+use crate::core::ownership::Owner;
 use crate::core::path::{ContainerPath, Mounts};
 
 /// Where the volumes are mounted, as trees have it: one below a directory that no volume holds, and
@@ -115,7 +116,8 @@ fn hold_path(path: &[u8]) {
 }
 
 fn hold_entry(member: &Member) {
-    assert_eq!(member.mode & !0o1777, 0, "no bit that grants anything");
+    assert_eq!(member.mode & !0o7777, 0, "nothing but a mode");
+    assert!(member.owner.is_lawful(), "no id that nobody can have");
     assert!(member.mtime.nanos < 1_000_000_000);
     assert!(member.xattrs.keys().all(|name| name.starts_with(b"user.")));
     match member.body {
@@ -171,6 +173,7 @@ pub fn foreign_seeds() -> Vec<Vec<u8>> {
     let entry = |path: &[u8], body| Member {
         path: path.to_vec(),
         mode: 0o4_755,
+        owner: Owner::default(),
         mtime: Mtime { seconds: 1_700_000_000, nanos: 5 },
         xattrs: BTreeMap::from([(b"user.note".to_vec(), b"x=y".to_vec())]),
         body,

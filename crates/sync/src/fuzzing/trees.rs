@@ -10,6 +10,7 @@ use crate::archive::{ArchiveReader, ArchiveWriter, ReadError};
 use crate::core::archive::BLOCK;
 use crate::core::manifest::Record;
 use crate::core::member::{Body, Member, Mtime};
+use crate::core::ownership::Owner;
 use crate::core::path::ContainerPath;
 use crate::core::root::{Root, StoredPack, StoredRoot};
 use crate::core::tree::{Limits, TreeFault, TreeIndex};
@@ -45,7 +46,8 @@ impl Judged {
             let parent = self.seen.get(&parent).expect("its directory came before it");
             assert_eq!(parent.body, Body::Directory, "nothing lies below a link or a file");
         }
-        assert_eq!(member.mode & !0o1777, 0, "no bit that grants anything");
+        assert_eq!(member.mode & !0o7777, 0, "no bit that is not of a mode");
+        assert!(member.owner.is_lawful(), "no id that nobody can have");
         assert!(member.mtime.nanos < 1_000_000_000);
         let attributes = member.xattrs.iter();
         let bytes: usize = attributes.map(|(name, value)| name.len() + value.len()).sum();
@@ -66,6 +68,7 @@ impl Judged {
         let Ok(summary) = self.index.finish() else { return Verdict::Refused };
         assert!(self.seen.contains_key(&b"a"[..]) && self.seen.contains_key(&b"b/c"[..]));
         assert_eq!((summary.members, summary.content), (self.seen.len() as u64, self.content));
+        assert_eq!(summary.owned, self.seen.values().any(Member::is_owned), "it is told");
         Verdict::Accepted
     }
 }
@@ -151,6 +154,7 @@ fn sample() -> Vec<Member> {
     let entry = |path: &[u8], body| Member {
         path: path.to_vec(),
         mode: 0o755,
+        owner: Owner::default(),
         mtime: Mtime { seconds: 1_700_000_000, nanos: 5 },
         xattrs: BTreeMap::new(),
         body,
@@ -160,6 +164,11 @@ fn sample() -> Vec<Member> {
     vec![
         entry(b"a", Body::Directory),
         file,
+        Member {
+            owner: Owner { user: Some(70), group: Some(0) },
+            ..entry(b"a/foreign", Body::Directory)
+        },
+        Member { mode: 0o6755, ..entry(b"a/id", Body::File { size: 0 }) },
         entry(b"a/link", Body::Symlink { target: b"/etc/passwd".to_vec() }),
         entry(b"a/name", Body::HardLink { to: b"a/file".to_vec() }),
         entry(&[b"a/", &[b'n'; 150][..]].concat(), Body::Directory),

@@ -132,7 +132,7 @@ impl<'p> Pass<'p> {
             }
             (FileType::RegularFile, At::Entry { dir, name }) => {
                 if let Some(to) = self.links.first_name(met)? {
-                    member.body = Body::HardLink { to: to.to_vec() };
+                    member.link_to(to.to_vec());
                     return self.plain(&member);
                 }
                 self.file(met, member, dir, name)
@@ -184,7 +184,10 @@ impl<'p> Pass<'p> {
             && matches!(known.body, Body::File { .. })
             && seen.holds(&look_of(&met.stat))
         {
-            return self.keep(&known, seen);
+            // It is as it was when it was read. What is remembered of its owner may have been told by
+            // another owner of the volume, or by a program that knew of none.
+            let Member { mode, owner, .. } = member;
+            return self.keep(&Member { mode, owner, ..known }, seen);
         }
         let fault = |source: io::Error| io_fault(met.path, source);
         let began = match self.kind {
@@ -210,6 +213,7 @@ impl<'p> Pass<'p> {
         }
         let stat = rustix::fs::fstat(&file).map_err(|error| fault(error.into()))?;
         member.mode = stat.st_mode & MODE_MASK;
+        member.owner = met.owner(&stat);
         member.mtime = mtime(&stat);
         member.xattrs = xattrs(&file, met.path)?;
         member.body = Body::File { size: size(&stat) };

@@ -470,7 +470,7 @@ type Change = (&'static str, fn(&Path));
 
 #[test]
 fn a_tree_is_unchanged_only_if_every_file_looks_as_it_did_and_was_settled_then() {
-    let changes: [Change; 9] = [
+    let changes: [Change; 11] = [
         ("nothing but a new date of the root", |data| {
             let time = std::time::UNIX_EPOCH + Duration::from_secs(5);
             File::open(data).and_then(|dir| dir.set_modified(time)).expect("sets");
@@ -498,6 +498,12 @@ fn a_tree_is_unchanged_only_if_every_file_looks_as_it_did_and_was_settled_then()
             fs::remove_file(data.join("link")).expect("removes");
             std::os::unix::fs::symlink("two", data.join("link")).expect("links");
         }),
+        ("another owner of a file", |data| {
+            std::os::unix::fs::chown(data.join("two"), Some(7), None).expect("runs as root");
+        }),
+        ("another owner of the volume", |data| {
+            std::os::unix::fs::chown(data, Some(7), None).expect("runs as root");
+        }),
         ("an attribute of a directory", |data| {
             let (name, flags) = ("user.x", rustix::fs::XattrFlags::empty());
             rustix::fs::setxattr(data.join("sub"), name, b"1", flags).expect("sets");
@@ -511,6 +517,7 @@ fn a_tree_is_unchanged_only_if_every_file_looks_as_it_did_and_was_settled_then()
         scene.write("two", b"two");
         std::os::unix::fs::symlink("one", data.join("link")).expect("links");
         fs::hard_link(data.join("two"), data.join("twice")).expect("links");
+        std::os::unix::fs::chown(data.join("two"), Some(70), None).expect("runs as root");
         let captured = |since: i128| {
             let mut packing = scene.begin(None);
             let walked = packing.capture_kept(&scene.volumes(), &roots(), since);

@@ -9,7 +9,7 @@ use super::pass::look_of;
 use crate::beneath::file_type;
 use crate::capture::{CaptureError, Links, bare, limits, read_xattrs};
 use crate::core::manifest::Record;
-use crate::core::member::Body;
+use crate::core::member::{Body, Member};
 use crate::core::path::ContainerPath;
 use crate::core::tree::{TreeFault, TreeIndex};
 use crate::manifest_file::ManifestError;
@@ -86,8 +86,8 @@ impl Compared {
                 };
             }
             (FileType::RegularFile, At::Entry { .. }) => match self.links.first_name(met)? {
-                Some(to) => member.body = Body::HardLink { to: to.to_vec() },
-                None => return self.file(met),
+                Some(to) => member.link_to(to.to_vec()),
+                None => return self.file(met, &member),
             },
             (FileType::Symlink, At::Entry { dir, name }) => {
                 let target = dir.read_link(name).map_err(|_| Ended::Changed)?;
@@ -101,7 +101,7 @@ impl Compared {
         Ok(())
     }
 
-    fn file(&mut self, met: &Met<'_>) -> Result<(), Ended> {
+    fn file(&mut self, met: &Met<'_>, member: &Member) -> Result<(), Ended> {
         let known = self.earlier.find(met.path)?;
         let is_file = |body: &Body| matches!(body, Body::File { .. });
         let Some((known, _)) =
@@ -109,6 +109,9 @@ impl Compared {
         else {
             return Err(Ended::Changed);
         };
+        // Whose it is depends on the owner of the volume too, which no look at a file tells.
+        let Member { mode, owner, .. } = *member;
+        let known = Member { mode, owner, ..known };
         while let Some(piece) = self.earlier.piece()? {
             if let Record::End(digest) = piece {
                 self.index.admit(&known)?;

@@ -126,6 +126,7 @@ where
             bytes = record.manifest.archive_size_bytes, "published");
         self.context.status.send_modify(|status| {
             status.last_publish = Some(SyncOutcome {
+                altered: None,
                 cid: record.cid,
                 version: record.version,
                 at,

@@ -320,6 +320,7 @@ impl Facts<'_> {
             cid: self.tree.cid,
             members: self.tree.members,
             content_bytes: self.tree.content,
+            owned: self.tree.owned,
             format,
             encryption: self.encryption,
             blob,

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, Manifest, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, Manifest, OWNED_SCHEMA, SyncRecord};
 use belay_protocol::{Cid, ProblemCode, PublisherKey, SyncKey};
 use belay_store::{BlobError, BlobStore, PutOutcome, RecordError, RecordStore, Revision};
 use jiff::Timestamp;
@@ -100,7 +100,11 @@ where
         }
         reached(Point::Uploaded);
         let manifest = Manifest {
-            schema_version: capture.format.manifest_schema(),
+            schema_version: if capture.owned {
+                OWNED_SCHEMA
+            } else {
+                capture.format.manifest_schema()
+            },
             archive_paths: capture.roots.clone(),
             archive_format: capture.format,
             archive_size_bytes: capture.archive_size_bytes,

@@ -1,7 +1,7 @@
 //! A publish by schedule that stops nothing where nothing has changed.
 
 use belay_protocol::control::Stage;
-use belay_protocol::record::{ArchiveFormat, SyncRecord};
+use belay_protocol::record::{ArchiveFormat, OWNED_SCHEMA, SyncRecord};
 use belay_store::{BlobStore, RecordStore};
 use jiff::Timestamp;
 
@@ -111,6 +111,7 @@ fn facts_of(head: &SyncRecord) -> CaptureFacts {
         cid: head.cid,
         members: manifest.members,
         content_bytes: manifest.content_bytes,
+        owned: manifest.schema_version == OWNED_SCHEMA,
         format: manifest.archive_format,
         encryption: manifest.encryption,
         blob: manifest.blob,

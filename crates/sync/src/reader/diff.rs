@@ -3,11 +3,12 @@
 //! Both sides come in the order of trees, and so they are held against each other entry by entry
 //! without either being kept.
 
+use std::borrow::Cow;
 use std::io::{self, BufReader, Seek, SeekFrom};
 
 use belay_protocol::control::Stage;
 use belay_protocol::record::{ArchiveFormat, SyncRecord};
-use belay_protocol::{CidPrefix, SyncDifferences, SyncLine, SyncPiece};
+use belay_protocol::{CidPrefix, SyncDifferences, SyncLine, SyncPiece, SyncRole};
 use belay_store::{BlobStore, RecordStore};
 use flate2::read::MultiGzDecoder;
 use tokio::sync::mpsc;
@@ -19,7 +20,8 @@ use crate::capture::{CaptureError, Links};
 use crate::context::{Stopped, blocking};
 use crate::core::difference::{Comparison, Told};
 use crate::core::manifest::{ManifestFault, Record};
-use crate::core::member::Body;
+use crate::core::member::{Body, Member};
+use crate::core::ownership::{Ids, OwnershipPolicy, Position};
 use crate::core::path::ContainerPath;
 use crate::core::record::AcceptedRecord;
 use crate::layout::SyncLayout;
@@ -47,7 +49,12 @@ pub struct Diff {
 #[derive(Debug)]
 enum Right {
     Stored(Source),
-    Live { layout: SyncLayout, roots: Vec<ContainerPath> },
+    Live {
+        layout: SyncLayout,
+        roots: Vec<ContainerPath>,
+        /// Of a consumer, whose volumes hold what this made of a tree.
+        policy: Option<OwnershipPolicy>,
+    },
 }
 
 /// A stored tree, fetched so far that its entries can be told.
@@ -90,7 +97,11 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
                 let (right, _) = self.find(cid.as_ref()).await?;
                 Right::Stored(self.source(&right).await?)
             }
-            Against::Live(layout) => Right::Live { layout, roots: left.roots.clone() },
+            Against::Live(layout) => {
+                let spec = &self.context.spec;
+                let policy = (spec.role == SyncRole::Consumer).then_some(spec.ownership);
+                Right::Live { layout, roots: left.roots.clone(), policy }
+            }
         };
         Ok(Diff { left: self.source(&left).await?, right })
     }
@@ -132,9 +143,24 @@ impl Diff {
     }
 
     fn compare(self, pieces: &mpsc::Sender<SyncPiece>) -> Result<SyncDifferences, DiffError> {
-        let mut left = self.left.entries()?;
+        let mut entries = self.left.entries()?;
+        let volumes = match &self.right {
+            Right::Stored(_) => None,
+            Right::Live { layout, policy, .. } => {
+                let volumes = Volumes::open(layout).map_err(io::Error::other)?;
+                let policy = policy.map(|policy| Policy::of(policy, &volumes)).transpose()?;
+                Some((volumes, policy))
+            }
+        };
+        let mut next = || -> Result<Option<Told>, DiffError> {
+            let mut told = entries.next()?;
+            if let (Some(told), Some((volumes, Some(policy)))) = (&mut told, &volumes) {
+                policy.settle(volumes, &mut told.member);
+            }
+            Ok(told)
+        };
         let mut comparison = Comparison::default();
-        let mut ahead = left.next()?;
+        let mut ahead = next()?;
         let give = |difference| {
             pieces
                 .blocking_send(SyncPiece::Line(SyncLine::Difference(difference)))
@@ -143,12 +169,12 @@ impl Diff {
         let mut meet = |right: Told| -> Result<(), DiffError> {
             while let Some(before) = ahead.take_if(|before| before.precedes(&right)) {
                 give(comparison.removed(&before))?;
-                ahead = left.next()?;
+                ahead = next()?;
             }
             match ahead.take_if(|before| before.is_at(&right)) {
                 Some(before) => {
                     comparison.both(&before, &right).map_or(Ok(()), give)?;
-                    ahead = left.next()?;
+                    ahead = next()?;
                     Ok(())
                 }
                 None => give(comparison.added(&right)),
@@ -161,13 +187,39 @@ impl Diff {
                     meet(entry)?;
                 }
             }
-            Right::Live { layout, roots } => live(&layout, &roots, &mut meet)?,
+            Right::Live { roots, .. } => {
+                if let Some((volumes, _)) = &volumes {
+                    live(volumes, &roots, &mut meet)?;
+                }
+            }
         }
         while let Some(before) = ahead.take() {
             give(comparison.removed(&before))?;
-            ahead = left.next()?;
+            ahead = next()?;
         }
         Ok(comparison.sum())
+    }
+}
+
+/// What volumes make of owners and set-id bits.
+struct Policy {
+    policy: OwnershipPolicy,
+    /// By volume: whom its root belongs to.
+    roots: Vec<Ids>,
+}
+
+impl Policy {
+    fn of(policy: OwnershipPolicy, volumes: &Volumes) -> io::Result<Self> {
+        let roots = volumes.all.iter().map(crate::volume::Volume::owner).collect::<io::Result<_>>();
+        Ok(Self { policy, roots: roots? })
+    }
+
+    fn settle(&self, volumes: &Volumes, member: &mut Member) {
+        let Some((mount, below)) = volumes.mounts.holder(&member.path) else { return };
+        let position = if below.is_empty() { Position::Root } else { Position::Below };
+        if let Cow::Owned(settled) = self.policy.settle(member, position, self.roots[mount]) {
+            *member = settled;
+        }
     }
 }
 
@@ -235,13 +287,12 @@ impl Entries {
 /// Walks what the volumes hold. The app may be changing it meanwhile: each entry is told as it was
 /// when it was met.
 fn live(
-    layout: &SyncLayout,
+    volumes: &Volumes,
     roots: &[ContainerPath],
     meet: &mut dyn FnMut(Told) -> Result<(), DiffError>,
 ) -> Result<(), DiffError> {
-    let volumes = Volumes::open(layout).map_err(io::Error::other)?;
     let mut links = Links::default();
-    walk(&volumes, roots, Vanished::Skip, &mut |met: &Met<'_>| match told(met, &mut links) {
+    walk(volumes, roots, Vanished::Skip, &mut |met: &Met<'_>| match told(met, &mut links) {
         Ok(Some(told)) => meet(told),
         Ok(None) => Ok(()),
         Err(error) if is_gone(&error) => Ok(()),

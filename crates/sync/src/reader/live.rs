@@ -20,7 +20,7 @@ pub(super) fn told(met: &Met<'_>, links: &mut Links) -> Result<Option<Told>, Cap
         (FileType::RegularFile, At::Entry { dir, name }) => {
             let (file, stat) = dir.open_file(name).map_err(fault)?;
             if let Some(to) = links.first_name(met)? {
-                member.body = Body::HardLink { to: to.to_vec() };
+                member.link_to(to.to_vec());
             } else {
                 member.body = Body::File { size: size(&stat) };
                 member.xattrs = xattrs(&file, met.path)?;

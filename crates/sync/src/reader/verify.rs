@@ -297,6 +297,8 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
             let volumes: Vec<VolumeName> = of_it().map(|(volume, _)| volume.clone()).collect();
             let untouched: BTreeSet<VolumeName> =
                 of_it().flat_map(|(_, mark)| mark.untouched.clone()).collect();
+            // Where a policy altered something, that is what they hold.
+            let held = of_it().find_map(|(_, mark)| mark.ownership).map_or(cid, |of| of.holds);
             let logged = records.iter().find(|found| found.record.cid == cid);
             let Some(accepted) = logged else {
                 let reason = "the log of the key has no record of it any more".to_owned();
@@ -307,7 +309,7 @@ impl<S: BlobStore + RecordStore> SyncReader<S> {
             let found = tokio::task::spawn_blocking(move || rehashed(&layout, &roots, &untouched));
             let found = found.await;
             let reason = match found {
-                Ok(Ok(tree)) if tree.cid == cid => {
+                Ok(Ok(tree)) if tree.cid == held => {
                     telling.sum.rehashed += volumes.len() as u64;
                     continue;
                 }

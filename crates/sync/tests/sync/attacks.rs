@@ -188,6 +188,22 @@ impl Forged {
         self.hasher.update(&field(&0_u64.to_le_bytes()));
     }
 
+    /// A directory of another owner.
+    fn owned(&mut self, owner: &[u8], path: &[u8]) {
+        let times = [&1_700_000_000_i64.to_le_bytes()[..], &[0; 4]].concat();
+        let mode = 0o755_u32.to_le_bytes();
+        let entry = [owner, &[DIRECTORY], &mode, &times, &text(path)];
+        self.manifest[15] = b'2';
+        self.manifest.push(6);
+        self.manifest.extend(text(&entry.concat()));
+        self.members += 1;
+        let user = if owner[0] & 1 == 0 { &[][..] } else { &owner[1..] };
+        let group = if owner[0] & 2 == 0 { &[][..] } else { &owner[1..] };
+        for part in [path, b"owned", user, group, b"directory", &mode, &0_u64.to_le_bytes()] {
+            self.hasher.update(&field(part));
+        }
+    }
+
     /// A file of this size, of these pieces and with this digest, whatever they are.
     fn pieces(&mut self, mode: u32, path: &[u8], size: u64, pieces: &[Piece], digest: [u8; 32]) {
         self.entry(FILE, mode, path, &size.to_le_bytes(), b"");
@@ -304,8 +320,27 @@ const ATTACKS: &[Attack] = &[
         "a set-id program",
         |t| t.pieces(0o4_755, b"app/su", 0, &[], *blake3::hash(b"").as_bytes()),
         "download",
-        "no tree holds",
+        "set-id bits of its own differs",
     ),
+    (
+        "an owner of which the record does not speak",
+        |t| t.owned(&[1, 7, 0, 0, 0], b"app/d"),
+        "download",
+        "owners or set-id bits of its own differs",
+    ),
+    (
+        "a user that no file can have",
+        |t| t.owned(&[1, 0xff, 0xff, 0xff, 0xff], b"app/d"),
+        "download",
+        "belongs to an id that no file can have",
+    ),
+    (
+        "a group that no file can have",
+        |t| t.owned(&[2, 0xff, 0xff, 0xff, 0xff], b"app/d"),
+        "download",
+        "belongs to an id that no file can have",
+    ),
+    ("an owner of no kind", |t| t.owned(&[4], b"app/d"), "download", "damaged"),
     (
         "capabilities",
         |t| {

@@ -10,7 +10,7 @@ use belay_protocol::{
     Cid, DifferingPart, SyncDifference, SyncDifferences, SyncLine, SyncPiece, SyncRole,
 };
 use belay_store::{BlobStore, LocalStore};
-use belay_sync::{Against, AskError, Export};
+use belay_sync::{Against, AskError, Export, SyncReader};
 use flate2::read::GzDecoder;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -152,6 +152,15 @@ async fn a_reader_that_goes_away_ends_an_export() {
 
 async fn diff(scene: &Scene, from: Cid, to: Against) -> Vec<SyncLine> {
     let reader = reader(&scene.provider, &scene.store_path(), spec(SyncRole::Provider));
+    diff_by(reader, from, to).await
+}
+
+/// What a reader tells of a generation and of what it is compared with.
+pub(crate) async fn diff_by(
+    reader: SyncReader<LocalStore>,
+    from: Cid,
+    to: Against,
+) -> Vec<SyncLine> {
     let diff = reader.diff(Some(&prefix(from)), to).await.expect("opens");
     let (pieces, taken) = mpsc::channel(2);
     let written = tokio::spawn(diff.write(pieces));
@@ -169,7 +178,7 @@ async fn diff(scene: &Scene, from: Cid, to: Against) -> Vec<SyncLine> {
 }
 
 /// One letter, the path, and what of it differs.
-fn short(lines: &[SyncLine]) -> (Vec<String>, SyncDifferences) {
+pub(crate) fn short(lines: &[SyncLine]) -> (Vec<String>, SyncDifferences) {
     let mut told = Vec::new();
     for line in lines {
         match line {
@@ -187,6 +196,7 @@ fn short(lines: &[SyncLine]) -> (Vec<String>, SyncDifferences) {
                         DifferingPart::Content => "content",
                         DifferingPart::Target => "target",
                         DifferingPart::Mode => "mode",
+                        DifferingPart::Owner => "owner",
                         DifferingPart::Attributes => "attributes",
                     })
                     .collect();

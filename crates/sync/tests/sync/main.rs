@@ -20,6 +20,7 @@ mod imports;
 mod keys;
 mod kill;
 mod moved;
+mod owners;
 mod powercut;
 mod provider_cases;
 mod publish;

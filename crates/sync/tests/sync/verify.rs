@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use belay_protocol::record::SyncRecord;
 use belay_protocol::{Cid, Damage, SyncKey, SyncLine, SyncPiece, SyncRole, VerifySum};
-use belay_store::{BlobStore, RecordStore};
-use belay_sync::{AskError, Held, SyncSpec};
+use belay_store::{BlobStore, LocalStore, RecordStore};
+use belay_sync::{AskError, Held, SyncReader, SyncSpec};
 use tokio::sync::mpsc;
 
 use crate::commands::{Scene, applied, publish, reader};
@@ -18,7 +18,14 @@ async fn verify(
     role: SyncRole,
     held: Held,
 ) -> Result<(Vec<Damage>, VerifySum), AskError> {
-    let reader = reader(place, &scene.store_path(), spec(role));
+    verify_by(reader(place, &scene.store_path(), spec(role)), held).await
+}
+
+/// All damage that a reader tells, and what it comes to.
+pub(crate) async fn verify_by(
+    reader: SyncReader<LocalStore>,
+    held: Held,
+) -> Result<(Vec<Damage>, VerifySum), AskError> {
     let (pieces, mut taken) = mpsc::channel(2);
     let verified = tokio::spawn(reader.verify(held, pieces));
     let (mut damaged, mut sum) = (Vec::new(), None);

@@ -173,8 +173,15 @@ fn changed(part: DifferingPart, before: &TreeEntry, after: &TreeEntry) -> String
         },
         DifferingPart::Target => "target".to_owned(),
         DifferingPart::Mode => format!("mode {:o} to {:o}", before.mode, after.mode),
+        DifferingPart::Owner => format!("owner {} to {}", owner(before), owner(after)),
         DifferingPart::Attributes => "attributes".to_owned(),
     }
+}
+
+/// User and group; `volume` for those of the owner of the volume.
+fn owner(entry: &TreeEntry) -> String {
+    let id = |id: Option<u32>| id.map_or_else(|| "volume".to_owned(), |id| id.to_string());
+    format!("{}:{}", id(entry.user), id(entry.group))
 }
 
 fn word(kind: EntryKind) -> &'static str {
@@ -268,6 +275,13 @@ mod tests {
                        "before": entry("file", Some(1024)), "after": entry("symlink", None),
                        "parts": ["kind"]}),
                 "~ /data/l (file to symlink)\n",
+            ),
+            (
+                json!({"line": "difference", "change": "changed", "path": "/data/d",
+                       "before": entry("directory", None),
+                       "after": {"kind": "directory", "size": null, "mode": 0o2644, "user": 70, "group": 0},
+                       "parts": ["mode", "owner"]}),
+                "~ /data/d (mode 644 to 2644, owner volume:volume to 70:0)\n",
             ),
             (
                 json!({"line": "compared", "added": 1, "removed": 2, "changed": 3, "equal": 4}),

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use belay_protocol::control::AlteredEntries;
 use belay_protocol::record::Capture;
 use belay_protocol::{
     AckState, HistoryEntry, NodeStatus, SyncHeld, SyncOutcome, SyncRole, SyncStatus,
@@ -120,12 +121,13 @@ pub(crate) fn sentence(sync: &SyncStatus, now: Timestamp) -> String {
     };
     let last = match last(sync) {
         Some(last) => format!(
-            "{verb} {} {} ago ({}, down {}{})",
+            "{verb} {} {} ago ({}, down {}{}{})",
             last.cid.short(),
             human::age(now, last.at),
             human::size(last.bytes),
             human::milliseconds(last.downtime_ms),
-            captured(last)
+            captured(last),
+            altered(last)
         ),
         None => format!("nothing {verb} yet"),
     };
@@ -165,6 +167,15 @@ fn captured(last: &SyncOutcome) -> String {
         Some(reason) => format!(", captured {kind} since {reason}"),
         None => format!(", captured {kind}"),
     }
+}
+
+/// What of it is otherwise than it was published.
+fn altered(last: &SyncOutcome) -> String {
+    let Some(AlteredEntries { owners, set_id }) = last.altered else { return String::new() };
+    let counted = |count: u64, words: &str| {
+        if count > 0 { format!(", {count} {words}") } else { String::new() }
+    };
+    counted(owners, "given to the owner of the volume") + &counted(set_id, "without set-id bits")
 }
 
 fn last(sync: &SyncStatus) -> Option<&SyncOutcome> {
@@ -319,6 +330,25 @@ mod tests {
         last.expect("it published").capture_fallback = Some("there is no room".to_owned());
         let text = sentence(last_sync(&status), sample::now());
         assert!(text.ends_with("captured stopped since there is no room)"), "{text}");
+    }
+
+    #[test]
+    fn a_sentence_says_what_is_otherwise_than_it_was_published() {
+        let mut status = sample::status();
+        let mut told = |owners, set_id| {
+            let sync = status.workloads[1].sync.as_mut().expect("it has one");
+            let last = sync.last_publish.as_mut().expect("it published");
+            last.altered = Some(AlteredEntries { owners, set_id });
+            sentence(last_sync(&status), sample::now())
+        };
+        for (owners, set_id, end) in [
+            (3, 0, "(4 MiB, down 412 ms, 3 given to the owner of the volume)"),
+            (0, 1, "(4 MiB, down 412 ms, 1 without set-id bits)"),
+            (3, 1, ", 3 given to the owner of the volume, 1 without set-id bits)"),
+        ] {
+            let text = told(owners, set_id);
+            assert!(text.ends_with(end), "{text}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use belay_protocol::record::ArchiveFormat;
 use belay_protocol::{PublisherKey, SyncKey, SyncRole};
 use belay_sync::{
-    ApplyTimes, CapturePolicy, IfUnchanged, MaintenanceWindow, Member, OnUnready, PublisherRule,
-    Schedule, Sealing,
+    ApplyTimes, CapturePolicy, IfUnchanged, MaintenanceWindow, Member, OnUnready, Owners,
+    OwnershipPolicy, PublisherRule, Schedule, Sealing, SetId,
 };
 
 use super::super::first_content::FirstContent;
@@ -35,6 +35,8 @@ pub struct SyncDeclaration {
     pub publisher: PublisherRule,
     /// What a consumer does with content on which it does not become ready.
     pub on_unready: OnUnready,
+    /// What a consumer makes of owners and set-id bits.
+    pub ownership: OwnershipPolicy,
     /// What a provider publishes by itself; nothing if none.
     pub schedule: Option<Schedule>,
     /// When a consumer may be stopped for an apply.
@@ -78,6 +80,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
     let publishers = read_publishers(&mut table, role);
     let publisher = read_publisher(&mut table, role);
     let on_unready = read_on_unready(&mut table, role);
+    let ownership = read_ownership(&mut table, role);
     let schedule = read_schedule(&mut table, role);
     let apply_times = read_apply_times(&mut table, role);
     let first_content = read_first_content(&mut table, role);
@@ -92,6 +95,7 @@ pub(super) fn read(keys: &mut Keys<'_>, directory: &Path) -> Option<SyncDeclarat
         publishers,
         publisher,
         on_unready,
+        ownership,
         schedule,
         apply_times,
         first_content,
@@ -135,6 +139,20 @@ fn read_on_unready(table: &mut Keys<'_>, role: Option<SyncRole>) -> OnUnready {
         table.fault("on_unready", "a rule", "none, since a provider takes nothing over");
     }
     chosen
+}
+
+fn read_ownership(table: &mut Keys<'_>, role: Option<SyncRole>) -> OwnershipPolicy {
+    let mut policy = OwnershipPolicy::default();
+    let owners = table.choice("owners", &[("keep", Owners::Keep), ("volume", Owners::Volume)]);
+    let set_id = table.choice("set_id", &[("keep", SetId::Keep), ("clear", SetId::Clear)]);
+    for (name, is_there) in [("owners", owners.is_some()), ("set_id", set_id.is_some())] {
+        if is_there && role == Some(SyncRole::Provider) {
+            table.fault(name, "a policy", "none, since a provider takes nothing over");
+        }
+    }
+    policy.owners = owners.unwrap_or(policy.owners);
+    policy.set_id = set_id.unwrap_or(policy.set_id);
+    policy
 }
 
 fn read_schedule(table: &mut Keys<'_>, role: Option<SyncRole>) -> Option<Schedule> {
@@ -386,6 +404,29 @@ mod tests {
             let faults = read(spec).expect_err("a fault");
             let named = |fault: &String| fault.contains("sync.wait_for_first");
             assert!(faults.iter().any(|fault| fault.contains(told) && named(fault)), "{faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_says_what_it_makes_of_owners_and_set_id_bits() {
+        for (text, owners, set_id) in [
+            ("", Owners::Keep, SetId::Clear),
+            ("owners = \"keep\"\nset_id = \"keep\"", Owners::Keep, SetId::Keep),
+            ("owners = \"volume\"", Owners::Volume, SetId::Clear),
+            ("owners = \"volume\"\nset_id = \"clear\"", Owners::Volume, SetId::Clear),
+        ] {
+            let sync = read(&format!("role = \"consumer\"\n{text}")).expect("lawful");
+            let policy = sync.expect("declared").ownership;
+            assert_eq!(policy, OwnershipPolicy { owners, set_id }, "{text}");
+        }
+        for (spec, told) in [
+            ("role = \"consumer\"\nowners = \"root\"", "volume"),
+            ("role = \"consumer\"\nset_id = \"volume\"", "clear"),
+            ("role = \"provider\"\nowners = \"keep\"", "takes nothing over"),
+            ("role = \"provider\"\nset_id = \"clear\"", "takes nothing over"),
+        ] {
+            let faults = read(spec).expect_err("a fault");
+            assert!(faults.iter().any(|fault| fault.contains(told)), "{faults:?}");
         }
     }
 

@@ -6,7 +6,14 @@ use super::*;
 
 fn member(path: &[u8], body: Body) -> Member {
     let mtime = Mtime { seconds: 1_700_000_000, nanos: 0 };
-    Member { path: path.to_vec(), mode: 0o644, mtime, xattrs: BTreeMap::new(), body }
+    Member {
+        path: path.to_vec(),
+        mode: 0o644,
+        owner: Owner::default(),
+        mtime,
+        xattrs: BTreeMap::new(),
+        body,
+    }
 }
 
 /// What a reader does: headers in order, content skipped.
@@ -41,7 +48,9 @@ prop_compose! {
     fn any_member()(
         path in prop::collection::vec(1_u8.., 1..300)
             .prop_filter("a path does not end in a slash", |path| path.last() != Some(&b'/')),
-        mode in 0_u32..0o2000,
+        mode in 0_u32..0o10000,
+        user in prop::option::of(0..u32::MAX),
+        group in prop::option::of(0..u32::MAX),
         seconds in any::<i64>(),
         nanos in 0_u32..1_000_000_000,
         xattrs in prop::collection::btree_map(
@@ -54,7 +63,8 @@ prop_compose! {
         ),
         body in any_body(),
     ) -> Member {
-        Member { path, mode, mtime: Mtime { seconds, nanos }, xattrs, body }
+        let (owner, mtime) = (Owner { user, group }, Mtime { seconds, nanos });
+        Member { path, mode, owner, mtime, xattrs, body }
     }
 }
 
@@ -120,21 +130,51 @@ fn another_reader_sees_the_same_member() {
 
 #[test]
 fn devices_and_oversized_extensions_are_refused() {
-    let mut block = ustar(b"app/dev", 0o644, 0, 0, b'3', b"");
+    let mut block = ustar(b"app/dev", 0o644, Owner::default(), 0, 0, b'3', b"");
     let Ok(Header::Member(raw)) = decode(&block) else { panic!("a member") };
     let refused = complete(*raw, Extension::default());
     assert_eq!(refused, Err(ArchiveFault::Kind { kind: '3' }));
 
-    block = ustar(b"pax", 0o644, EXTENSION_MAX + 1, 0, b'x', b"");
+    block = ustar(b"pax", 0o644, Owner::default(), EXTENSION_MAX + 1, 0, b'x', b"");
     assert!(matches!(decode(&block), Err(ArchiveFault::ExtensionTooLarge { .. })));
-    block = ustar(b"pax", 0o644, 0, 0, b'g', b"");
+    block = ustar(b"pax", 0o644, Owner::default(), 0, 0, b'g', b"");
     let Ok(Header::Member(raw)) = decode(&block) else { panic!("a member") };
     assert!(complete(*raw, Extension::default()).is_err(), "global extensions are not ours");
 }
 
 #[test]
+fn ids_stand_in_an_extension_and_those_of_the_owner_of_the_volume_nowhere() {
+    let header = |member: &Member| {
+        let encoded = encode(member);
+        let last: &[u8; BLOCK] = encoded.last_chunk().expect("a header");
+        (encoded.len() / BLOCK, last[UID].to_vec(), last[GID].to_vec())
+    };
+    let mut of = member(b"a", Body::Directory);
+    assert_eq!(header(&of), (1, b"0000000\0".to_vec(), b"0000000\0".to_vec()));
+    of.owner = Owner { user: Some(0), group: Some(70) };
+    assert_eq!(header(&of), (3, b"0000000\0".to_vec(), b"0000106\0".to_vec()));
+    assert_eq!(read_back(&encode(&of)), Ok(of.clone()));
+    // What has no room in the header is told by the extension alone.
+    of.owner = Owner { user: Some(ID_MAX), group: Some(ID_MAX + 1) };
+    assert_eq!(header(&of), (3, b"7777777\0".to_vec(), b"0000000\0".to_vec()));
+    assert_eq!(read_back(&encode(&of)), Ok(of.clone()));
+    let text = String::from_utf8_lossy(&encode(&of)).into_owned();
+    assert!(text.contains("gid=2097152\n") && text.contains("uid=2097151\n"), "{text}");
+    for (line, told) in [
+        (&b"18 uid=4294967295\n"[..], "a member belongs to \"4294967295\", which no file can"),
+        (b"19 gid=42949672960\n", "a member belongs to \"42949672960\", which no file can"),
+        (b"10 uid=-1\n", "a member belongs to \"-1\", which no file can"),
+        (b"7 uid=\n", "a member belongs to \"\", which no file can"),
+    ] {
+        let refused = decode_extension(line).expect_err("refused");
+        assert_eq!(refused.to_string(), told);
+    }
+}
+
+#[test]
 fn the_longest_lawful_member_fits_the_extension_bound() {
     let mut long = member(&vec![b'x'; PATH_MAX], Body::Symlink { target: vec![b't'; TARGET_MAX] });
+    long.owner = Owner { user: Some(u32::MAX - 1), group: Some(u32::MAX - 1) };
     // The worst ratio of line to name and value is that of many short attributes.
     for n in 0..XATTRS_MAX / 10 {
         long.xattrs.insert(format!("user.{n:05}").into_bytes(), Vec::new());

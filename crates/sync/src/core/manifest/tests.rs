@@ -5,7 +5,14 @@ use belay_packs::{ChunkId, DeltaFault, PackNumber};
 
 fn member(path: &str, body: Body) -> Member {
     let mtime = Mtime { seconds: -1, nanos: 7 };
-    Member { path: path.into(), mode: 0o640, mtime, xattrs: BTreeMap::new(), body }
+    Member {
+        path: path.into(),
+        mode: 0o640,
+        owner: Owner::default(),
+        mtime,
+        xattrs: BTreeMap::new(),
+        body,
+    }
 }
 
 fn at(seed: u8, plain: u32) -> ChunkRef {
@@ -35,8 +42,14 @@ fn tree() -> Vec<Record> {
         Record::Chunk(delta(3)),
         Record::End([2; 32]),
         Record::Entry(member("app/hard", Body::HardLink { to: b"app/f".to_vec() })),
+        Record::Entry(owned("app/mine", Some(70), Some(u32::MAX - 1))),
+        Record::Entry(owned("app/ours", None, Some(0))),
         Record::Entry(member("app/soft", Body::Symlink { target: b"../x".to_vec() })),
     ]
+}
+
+fn owned(path: &str, user: Option<u32>, group: Option<u32>) -> Member {
+    Member { owner: Owner { user, group }, mode: 0o2770, ..member(path, Body::Directory) }
 }
 
 fn encoded(records: &[Record]) -> Vec<u8> {
@@ -128,6 +141,34 @@ fn an_entry_has_the_bytes_written_down() {
 }
 
 #[test]
+fn an_entry_of_another_owner_has_the_bytes_written_down() {
+    let rest = ["01", "f8050000", "ffffffffffffffff", "07000000", "01000000", "61"].concat();
+    for (user, group, golden) in [
+        (Some(70), None, ["06", "1b000000", "01", "46000000"].concat()),
+        (None, Some(0), ["06", "1b000000", "02", "00000000"].concat()),
+        (Some(70), Some(0), ["06", "1f000000", "03", "46000000", "00000000"].concat()),
+        (None, None, ["01", "16000000"].concat()),
+    ] {
+        let bytes = encoded(&[Record::Entry(owned("a", user, group))]);
+        assert_eq!(data_encoding::HEXLOWER.encode(&bytes), golden + &rest);
+    }
+}
+
+#[test]
+fn an_owner_has_one_form() {
+    let lawful = encoded(&[Record::Entry(owned("a", Some(70), None))]);
+    assert!(decoded(&lawful).is_ok());
+    for which in [0, 4, 5, 0xff] {
+        let mut bytes = lawful.clone();
+        bytes[5] = which;
+        assert_eq!(decoded(&bytes), Err(ManifestFault::Damaged), "{which}");
+    }
+    let nobody = decode(6, &[]);
+    assert_eq!(nobody, Err(ManifestFault::Damaged));
+    assert_eq!(decode(6, &[1, 0, 0]), Err(ManifestFault::Damaged));
+}
+
+#[test]
 fn pieces_that_are_not_of_a_file_or_not_as_long_are_refused() {
     let file = |size| Record::Entry(member("f", Body::File { size }));
     let end = Record::End([0; 32]);
@@ -214,6 +255,7 @@ fn a_manifest_of_the_first_form_has_whole_chunks_alone() {
     assert_eq!(Version::of(MANIFEST_HEAD), Some(Version::Two));
     assert_eq!(Version::of(b"belay manifest 3\n"), None);
     assert_eq!(body_length(Version::One, 5), Err(ManifestFault::Kind { kind: 5 }));
+    assert_eq!(body_length(Version::One, 6), Err(ManifestFault::Kind { kind: 6 }));
     assert_eq!(body_length(Version::One, 2), body_length(Version::Two, 2));
 }
 

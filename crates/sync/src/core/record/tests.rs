@@ -223,6 +223,37 @@ fn a_tree_has_a_schema_of_its_own_and_a_root() {
 }
 
 #[test]
+fn a_tree_with_owners_has_one_schema_in_whatever_form() {
+    let owned = |change: fn(&mut Value)| {
+        reasons(|r| {
+            r["manifest"]["schema_version"] = json!(4);
+            change(r);
+        })
+    };
+    let as_tree = |r: &mut Value| {
+        r["manifest"]["archive_format"] = json!("tree");
+        r["manifest"]["root_bytes"] = json!(100);
+    };
+    assert_eq!(owned(|_| {}), Vec::<String>::new());
+    assert_eq!(owned(as_tree), Vec::<String>::new());
+    let found = owned(|r| r["manifest"]["archive_format"] = json!("zip"));
+    assert_eq!(found, ["manifest.archive_format is \"zip\", expected \"tree\" or \"tar.gz\""]);
+    let found = owned(|r| r["manifest"]["encryption"] = json!("members"));
+    assert_eq!(found, ["manifest.encryption is \"members\", expected \"none\""]);
+    let found = owned(|r| {
+        r["manifest"]["archive_format"] = json!("tree");
+        r["manifest"]["root_bytes"] = json!(100);
+        r["manifest"]["encryption"] = json!("members");
+    });
+    assert_eq!(found, Vec::<String>::new());
+    let found = owned(|r| r["manifest"]["schema_version"] = json!(5));
+    assert!(
+        found.contains(&"manifest.schema_version is 5, expected at most 4".into()),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn what_a_record_needs_in_the_store_is_told_or_said_to_be_unknown() {
     let cid = Cid::from_digest([1; 32]);
     let named = |format: Value| {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::core::member::Mtime;
+use crate::core::ownership::Owner;
 
 const LIMITS: Limits = Limits { members: 1_000, content: 1 << 30 };
 
@@ -13,7 +14,14 @@ fn roots(texts: &[&str]) -> Vec<ContainerPath> {
 
 fn member(path: &str, body: Body) -> Member {
     let mtime = Mtime { seconds: 1, nanos: 0 };
-    Member { path: path.into(), mode: 0o755, mtime, xattrs: BTreeMap::new(), body }
+    Member {
+        path: path.into(),
+        mode: 0o755,
+        owner: Owner::default(),
+        mtime,
+        xattrs: BTreeMap::new(),
+        body,
+    }
 }
 
 fn dir(path: &str) -> Member {
@@ -54,6 +62,44 @@ fn a_known_tree_has_the_cid_written_down() {
 }
 
 #[test]
+fn a_known_tree_of_two_owners_has_the_cid_written_down() {
+    let mut wal = file("app/data/wal", 5);
+    wal.owner = Owner { user: Some(70), group: Some(0) };
+    let mut lock = member("app/data/wal.lock", Body::Symlink { target: b"wal".to_vec() });
+    lock.owner = Owner { user: None, group: Some(0x0102_0304) };
+    let mut tool = file("app/data/x", 0);
+    tool.mode = 0o4755;
+    let summary = summarise(&["/app/data"], &[dir("app/data"), wal, lock, tool]).expect("a tree");
+    assert_eq!(
+        summary.cid.to_string(),
+        "bafkr4iajpf4lsb3ffyqdfy4jemp4huc2wyddovw66lrmq7swcqycw6irju"
+    );
+    assert!(summary.owned);
+}
+
+#[test]
+fn a_tree_says_whether_it_has_owners_and_what_is_held_of_it() {
+    let mut index = TreeIndex::new(&roots(&["/a"]), LIMITS);
+    let mut foreign = file("a/f", 1);
+    foreign.owner.user = Some(7);
+    let tree = [dir("a"), foreign, file("a/g", 1)];
+    let settled = [dir("a"), file("a/f", 1), file("a/g", 1)];
+    for (member, settled) in tree.iter().zip(&settled) {
+        index.admit(member).expect("lawful");
+        index.record_settled(member, settled, &[0; 32]);
+    }
+    let summary = index.finish().expect("a tree");
+    let [told, held] = [&tree, &settled].map(|tree| summarise(&["/a"], tree).expect("a tree"));
+    assert_eq!((summary.cid, summary.held), (told.cid, held.cid));
+    assert_eq!((told.held, told.owned), (told.cid, true));
+    assert_eq!((held.held, held.owned), (held.cid, false));
+    assert_ne!(told.cid, held.cid);
+    let mut set_id = file("a/f", 1);
+    set_id.mode = 0o2755;
+    assert!(summarise(&["/a"], &[dir("a"), set_id]).expect("a tree").owned);
+}
+
+#[test]
 fn times_do_not_enter_the_cid_and_everything_else_does() {
     let base = [dir("a"), file("a/f", 3)];
     let cid = |members: &[Member]| summarise(&["/a"], members).expect("a tree").cid;
@@ -76,6 +122,10 @@ fn times_do_not_enter_the_cid_and_everything_else_does() {
     vary(&|member| {
         member.xattrs.insert(b"user.x".to_vec(), Vec::new());
     });
+    vary(&|member| member.mode = 0o4755);
+    for owner in [(Some(0), None), (None, Some(0)), (Some(0), Some(0)), (Some(1), None)] {
+        vary(&|member| member.owner = Owner { user: owner.0, group: owner.1 });
+    }
     let distinct: BTreeSet<_> = changed.iter().chain([&original]).collect();
     assert_eq!(distinct.len(), changed.len() + 1);
 }
@@ -109,9 +159,24 @@ fn hostile_sequences_are_refused() {
     assert!(matches!(refused(&["/a"], &[file("a/f", 1)]), TreeFault::Parent { .. }));
     let forward = member("a/l", Body::HardLink { to: b"a/z".to_vec() });
     assert!(matches!(refused(&["/a"], &[dir("a"), forward]), TreeFault::Attributes { .. }));
-    let mut set_id = file("a/f", 1);
-    set_id.mode = 0o4755;
-    assert!(matches!(refused(&["/a"], &[dir("a"), set_id]), TreeFault::Attributes { .. }));
+    let link = || member("a/l", Body::Symlink { target: b"x".to_vec() });
+    let name = || member("a/l", Body::HardLink { to: b"a/f".to_vec() });
+    let foreign = Owner { user: Some(7), group: None };
+    for other in [
+        Member { mode: 0o10_755, ..file("a/l", 1) },
+        Member { mode: 0o4777, ..link() },
+        Member { mode: 0o2755, ..name() },
+        Member { owner: foreign, ..name() },
+    ] {
+        let tree = [dir("a"), file("a/f", 1), other];
+        assert!(matches!(refused(&["/a"], &tree), TreeFault::Attributes { .. }), "{tree:?}");
+    }
+    for (user, group) in [(Some(u32::MAX), None), (None, Some(u32::MAX))] {
+        for other in [file("a/f", 1), dir("a/f"), Member { path: b"a/f".to_vec(), ..link() }] {
+            let other = Member { owner: Owner { user, group }, ..other };
+            assert!(matches!(refused(&["/a"], &[dir("a"), other]), TreeFault::Owner { .. }));
+        }
+    }
     let mut trusted = file("a/f", 1);
     trusted.xattrs.insert(b"trusted.overlay.opaque".to_vec(), b"y".to_vec());
     assert!(matches!(refused(&["/a"], &[dir("a"), trusted]), TreeFault::Attributes { .. }));
