@@ -12,7 +12,7 @@ use belay_protocol::control::{
     APPLY_ERROR_FILE, AlteredEntries, LAST_APPLY_FILE, LastApply, Stage,
 };
 use belay_protocol::record::SyncRecord;
-use belay_protocol::{AckState, Cid, ProblemCode, SyncOutcome};
+use belay_protocol::{AckState, Cid, ProblemCode, SyncFailure, SyncOutcome};
 use belay_store::{BlobStore, RecordError, RecordStore, StoredRecord};
 use commitment::sweep_blocking;
 use jiff::Timestamp;
@@ -58,6 +58,8 @@ pub(crate) struct Consumer<S, W> {
     waiting: Option<Waiting>,
     /// The workload could not be stopped for what is taken back, and is left alone for a while.
     returning: Option<Rest>,
+    /// Content that was to be taken back and could not, and what is shown of it while it is held.
+    stays: Option<(Cid, SyncFailure)>,
     /// Signs what providers are told.
     key: NodeKey,
     /// How it stands to the head, as the last look found.
@@ -165,6 +167,7 @@ where
             resting: None,
             waiting: None,
             returning: None,
+            stays: None,
             key,
             standing: None,
             acknowledged: None,
@@ -360,7 +363,9 @@ where
         let certain = !context.stored(is_uncertain).await.unwrap_or(true);
         if applied.map_err(fail)? && certain {
             self.accept(record).await.map_err(fail)?;
-            self.clear_quarantine(&record.cid.to_string()).await;
+            self.stays.take_if(|(stays, _)| *stays != record.cid);
+            let failure = self.stays.as_ref().map(|(_, failure)| failure.clone());
+            self.clear_quarantine(&record.cid.to_string(), failure).await;
             self.stands(AckState::Applied, record);
             return Ok(Took::Holds(record.cid));
         }
@@ -635,7 +640,7 @@ where
             }
             Err(error) => tracing::warn!(%error, "an apply could not be concluded"),
         }
-        self.clear_quarantine(&journal.record.cid.to_string()).await;
+        self.clear_quarantine(&journal.record.cid.to_string(), None).await;
     }
 
     fn show_head(&self, record: &SyncRecord) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use belay_protocol::control::{APPLY_ERROR_FILE, ApplyError, Stage};
-use belay_protocol::{Cid, SyncTakenBack};
+use belay_protocol::{Cid, SyncFailure, SyncTakenBack};
 use belay_store::{BlobStore, RecordStore};
 use jiff::{SignedDuration, Timestamp};
 
@@ -123,7 +123,8 @@ where
         reached(Point::RefusalTold);
     }
 
-    pub(super) async fn clear_quarantine(&self, key: &str) {
+    /// Holds nothing back by this key any more. `failure` is what is shown from now on.
+    pub(super) async fn clear_quarantine(&self, key: &str, failure: Option<SyncFailure>) {
         let key = key.to_owned();
         let cleared = self.context.stored(move |state| {
             let mut memory = state.consumer()?;
@@ -138,7 +139,7 @@ where
                 tracing::warn!(%error, "an ended quarantine could not be written down");
             }
         }
-        self.context.status.send_modify(|status| status.last_failure = None);
+        self.context.status.send_modify(|status| status.last_failure = failure);
     }
 
     fn show_quarantine(&self, memory: &ConsumerMemory) {

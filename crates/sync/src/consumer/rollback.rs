@@ -47,7 +47,7 @@ where
         let (cid, left) = (accepted.record.cid, pinned.left);
         let before = self.pin(Some(pinned)).await.map_err(|error| unknown(&error))?;
         // It is asked for now, whatever came of it before.
-        self.clear_quarantine(&cid.to_string()).await;
+        self.clear_quarantine(&cid.to_string(), None).await;
         match self.apply_pinned(layout, &accepted, started).await {
             Ok(downtime) => {
                 self.stands(AckState::Applied, &accepted.record);

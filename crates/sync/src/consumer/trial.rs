@@ -181,6 +181,8 @@ where
                     let stage = Stage::Readiness;
                     let code = Some(ProblemCode::UnreadyAfterApply);
                     context.show_failure(&Failure { code, ..Failure::new(stage, reason) });
+                    let shown = context.status.borrow().last_failure.clone();
+                    self.stays = shown.map(|failure| (cid, failure));
                 }
                 ApplyPhase::Applying | ApplyPhase::TakingBack { .. } => {}
             },

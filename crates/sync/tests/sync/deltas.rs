@@ -189,8 +189,9 @@ async fn a_consumer_that_slept_puts_together_what_was_published_meanwhile() {
     }
     scene.change_pages(4);
     let cid = publish(&publishing).await.expect("publishes");
-    // The generations between are deleted, but for what this one stands on.
-    eventually("two generations", || (scene.roots() == 2).then_some(())).await;
+    // The newest two stay, and what the consumer acknowledged; those between are deleted, but for
+    // what these stand on.
+    eventually("three generations", || (scene.roots() == 3).then_some(())).await;
     let (place, consuming, store) = scene.consume("near");
     applied(&consuming, cid).await;
     assert_eq!(trees(&place), trees(&scene.provider));

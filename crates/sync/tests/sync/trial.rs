@@ -349,6 +349,17 @@ async fn what_cannot_be_put_back_stays_and_is_told() {
     assert_eq!(status.halted, None);
     assert_eq!(status.last_apply.expect("it holds").cid, two);
     assert_eq!(trees(&scene.consumer), trees(&scene.provider));
+    // For as long as it is held, however often it is looked at.
+    for _ in 0..3 {
+        consumer.looked().await;
+    }
+    let failure = consumer.handle.status().borrow().last_failure.clone();
+    assert!(failure.expect("it is shown").error.contains("it stays"));
+    say(&consumer, Some(Ready::Ready));
+    answer(&consumer, Some(Ready::Ready));
+    let three = scene.publish(&provider, "three").await;
+    applied(&consumer, three).await;
+    consumer.status("that it is over", |status| status.last_failure.is_none()).await;
     consumer.stop().await;
     provider.stop().await;
 }
