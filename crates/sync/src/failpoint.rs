@@ -15,6 +15,15 @@ pub enum Point {
     RecordJournalled,
     RecordSet,
     PublishJournalled,
+    RootStored,
+    PackStored,
+    Remembered,
+    FirstSetAside,
+    ObjectsSetAside,
+    LookedAgain,
+    FirstAsideEnded,
+    AsidesEnded,
+    RetirementWritten,
     SentHistoryWritten,
     ResponseWritten,
     RequestDiscarded,
@@ -71,6 +80,19 @@ impl Point {
         Point::SentHistoryWritten,
         Point::ResponseWritten,
         Point::RequestDiscarded,
+    ];
+
+    /// The points that a later publish has besides, in their order.
+    pub const LATER: [Point; 9] = [
+        Point::RootStored,
+        Point::PackStored,
+        Point::Remembered,
+        Point::FirstSetAside,
+        Point::ObjectsSetAside,
+        Point::LookedAgain,
+        Point::FirstAsideEnded,
+        Point::AsidesEnded,
+        Point::RetirementWritten,
     ];
 
     /// The points at which a publish has clones, in their order.

@@ -15,6 +15,7 @@ use belay_store::{Aside, BlobError, BlobStore, RecordStore};
 use super::Provider;
 use super::retirement::Asking;
 use crate::context::{Stopped, with_causes};
+use crate::failpoint::{Point, reached};
 use crate::window::OfflineWindow;
 
 /// What is set aside at one time.
@@ -65,6 +66,7 @@ where
         if asides.is_empty() {
             return Ok(outcomes);
         }
+        reached(Point::ObjectsSetAside);
         let needed = match self.needed(asking, roots).await {
             Ok(needed) => needed,
             // They are read where they are, and the next process looks at them.
@@ -74,7 +76,9 @@ where
                 return Err(stopped);
             }
         };
+        reached(Point::LookedAgain);
         self.end_asides(&asides, |aside| needed.contains(&aside.id())).await;
+        reached(Point::AsidesEnded);
         for (blob, outcome) in blobs.iter().zip(&mut outcomes) {
             if needed.contains(blob) {
                 *outcome = Deleted::Needed;
@@ -114,7 +118,10 @@ where
             }
             let call = self.context.store.set_aside(id);
             match tokio::time::timeout(self.context.spec.store_timeout, call).await {
-                Ok(Ok(aside)) => asides.extend(aside),
+                Ok(Ok(aside)) => {
+                    asides.extend(aside);
+                    reached(Point::FirstSetAside);
+                }
                 Ok(Err(error)) => return Err(with_causes(&error)),
                 Err(_) => return Err("the store did not answer in time".to_owned()),
             }
@@ -134,7 +141,7 @@ where
             };
             // It is readable where it is, and is looked at again with the next sweep.
             match tokio::time::timeout(within, ended).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => reached(Point::FirstAsideEnded),
                 Ok(Err(error)) => tracing::warn!(workload = %self.context.workload,
                     object = %aside.id(), error = %with_causes(&error),
                     "an object stays set aside"),

@@ -18,6 +18,7 @@ use super::storing::LOOK_BACK;
 use crate::context::Stopped;
 use crate::core::record::{Named, Order, named};
 use crate::core::retention::{Generation, NEEDED_MAX, Retirement, retirable};
+use crate::failpoint::{Point, reached};
 use crate::fetching::FoundRoot;
 use crate::history::{self, Deletion, SentEntry};
 use crate::window::OfflineWindow;
@@ -135,6 +136,7 @@ where
             if let Err(error) = noted.await {
                 tracing::warn!(%error, "a retirement could not be written down");
             }
+            reached(Point::RetirementWritten);
         }
         Ok(())
     }

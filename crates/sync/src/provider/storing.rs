@@ -199,6 +199,7 @@ where
         let Some((dir, root, file)) = reopened.await? else { return Ok(false) };
         let size = capture.root_bytes.unwrap_or(0);
         let mut whole = self.put_object(capture.blob, size, &file).await?;
+        reached(Point::RootStored);
         for (number, pack) in &root.packs {
             if !whole {
                 break;
@@ -211,6 +212,7 @@ where
                 // It was not made for this tree, and the store had it when the capture began.
                 None => self.size_of(pack.id).await? == Some(size),
             };
+            reached(Point::PackStored);
         }
         if !whole {
             self.discard(spool.to_owned()).await;
@@ -239,7 +241,9 @@ where
             }
             // What was remembered before is in its place then.
             dir.release();
-            state.remembered().take(&dir)
+            let taken = state.remembered().take(&dir);
+            reached(Point::Remembered);
+            taken
         });
         if let Err(error) = remembered.await {
             tracing::warn!(workload = %self.context.workload, %error,

@@ -11,6 +11,27 @@ use std::process::Command;
 
 pub(crate) const MIB: u64 = 1024 * 1024;
 
+/// A disk of a node or a store. A host keeps 64 MiB to itself.
+pub(crate) const HOST: u64 = 96 * MIB;
+
+/// What ends a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Kill,
+    PowerCut,
+}
+
+impl End {
+    /// The disks on which that is lost which goes with the power: none where nothing is. Who ends so
+    /// syncs them before and cuts them after it.
+    pub(crate) fn disks(self, mounts: &[&Path]) -> Vec<Disk> {
+        match self {
+            Self::Kill => Vec::new(),
+            Self::PowerCut => mounts.iter().map(|mount| Disk::new(mount, HOST)).collect(),
+        }
+    }
+}
+
 /// A file system in a file, mounted while this lives.
 pub(crate) struct Disk {
     image: PathBuf,

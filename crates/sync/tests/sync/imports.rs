@@ -19,9 +19,10 @@ use tar::{Builder, EntryType, Header};
 use tokio::sync::mpsc;
 
 use crate::commands::{Scene, applied, publish};
+use crate::disk::{Disk, End};
 use crate::exports::{export, fill_with_everything};
 use crate::kill::killed_as;
-use crate::scene::{FORMATS, Place, Running, fill, provide_as, tree, trees};
+use crate::scene::{FORMATS, Place, Running, VOLUMES, fill, provide_as, tree, trees};
 use crate::stored::head;
 
 /// Hands an archive over in pieces, as the node does.
@@ -322,41 +323,62 @@ async fn a_consumer_and_one_that_is_paused_import_nothing() {
 /// Where a killed process finds the archive that it imports.
 pub(crate) const ARCHIVE: &str = "import.tar.gz";
 
+/// The points of an import, with the number of records to which it comes.
+fn ends_of_imports() -> impl Iterator<Item = (Point, usize)> {
+    let lost = Point::IMPORT_LOST.map(|point| (point, 0));
+    lost.into_iter().chain(Point::IMPORT_KEPT.map(|point| (point, 1)))
+}
+
 #[tokio::test]
 async fn an_import_killed_anywhere_is_published_once_or_not_at_all() {
-    let lost = Point::IMPORT_LOST.map(|point| (point, 0));
-    let kept = Point::IMPORT_KEPT.map(|point| (point, 1));
-    for (point, records) in lost.into_iter().chain(kept) {
+    for (point, records) in ends_of_imports() {
         for format in FORMATS {
-            let scene = Scene::new();
-            fill(&scene.provider, "one");
-            let wanted = archive(&[entry(b"app/", DIRECTORY, ""), file(b"app/data/x")]);
-            fs::write(scene.temp.path().join(ARCHIVE), wanted).expect("writes");
-            killed_as(format, "import", point, scene.temp.path());
-            let running = provide_as(&scene.provider, &scene.store_path(), format);
-            running.status("rest", |status| status.stage == "idle").await;
-            running.looked().await;
-            let what = format!("{point:?} {format:?}");
-            let key = "models".parse().expect("a key");
-            let history = scene.store().history(&key, 10).await.expect("reads");
-            assert_eq!(history.len(), records, "{what}");
-            assert_eq!(spooled(&scene.provider), 0, "{what}");
-            assert!(!scene.provider.state().join("sync/publish.json").exists(), "{what}");
-            let sent = fs::read_dir(scene.provider.state().join("sync_history/sent"));
-            assert_eq!(sent.map_or(0, Iterator::count), records, "{what}");
-            assert_eq!(running.window.events(), Vec::<String>::new(), "{what}");
-            if records == 1 {
-                let record = head(&scene.store_path()).await;
-                assert_eq!(record.capture, Capture::Imported, "{what}");
-                let consuming = scene.consume();
-                applied(&consuming, record.cid).await;
-                let came = fs::read(scene.consumer.data("data").join("x")).expect("reads");
-                assert_eq!(came, b"evil", "{what}");
-                consuming.stop().await;
-            }
-            running.stop().await;
+            an_import_ends(point, records, format, End::Kill).await;
         }
     }
+}
+
+#[tokio::test]
+async fn an_import_that_loses_its_power_is_published_once_or_not_at_all() {
+    for (point, records) in ends_of_imports() {
+        for format in FORMATS {
+            an_import_ends(point, records, format, End::PowerCut).await;
+        }
+    }
+}
+
+async fn an_import_ends(point: Point, records: usize, format: ArchiveFormat, end: End) {
+    let scene = Scene::new();
+    let disks = end.disks(&[&scene.provider.root, &scene.store_path()]);
+    Place::new(&scene.provider.root, &VOLUMES);
+    fill(&scene.provider, "one");
+    let wanted = archive(&[entry(b"app/", DIRECTORY, ""), file(b"app/data/x")]);
+    fs::write(scene.temp.path().join(ARCHIVE), wanted).expect("writes");
+    disks.iter().for_each(Disk::sync);
+    killed_as(format, "import", point, scene.temp.path());
+    Disk::cut(&disks);
+    let running = provide_as(&scene.provider, &scene.store_path(), format);
+    running.status("rest", |status| status.stage == "idle").await;
+    running.looked().await;
+    let what = format!("{point:?} {format:?} {end:?}");
+    let key = "models".parse().expect("a key");
+    let history = scene.store().history(&key, 10).await.expect("reads");
+    assert_eq!(history.len(), records, "{what}");
+    assert_eq!(spooled(&scene.provider), 0, "{what}");
+    assert!(!scene.provider.state().join("sync/publish.json").exists(), "{what}");
+    let sent = fs::read_dir(scene.provider.state().join("sync_history/sent"));
+    assert_eq!(sent.map_or(0, Iterator::count), records, "{what}");
+    assert_eq!(running.window.events(), Vec::<String>::new(), "{what}");
+    if records == 1 {
+        let record = head(&scene.store_path()).await;
+        assert_eq!(record.capture, Capture::Imported, "{what}");
+        let consuming = scene.consume();
+        applied(&consuming, record.cid).await;
+        let came = fs::read(scene.consumer.data("data").join("x")).expect("reads");
+        assert_eq!(came, b"evil", "{what}");
+        consuming.stop().await;
+    }
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use belay_sync::{OnUnready, PublishCommand, SyncSpec, recover};
 use serde_json::{Map, json};
 
 use crate::imports::{ARCHIVE, import};
+use crate::later::sweeping;
 use crate::scene::{
     CloningHost, DEADLINE, FORMATS, Place, VOLUMES, eventually, fill, provide_as, spec, start,
     start_with, tree, trees, unready,
@@ -37,6 +38,7 @@ async fn child() {
     let publish = Point::PUBLISH.iter().chain(&Point::CLONES).chain(&Point::FAILURE);
     let all = publish.chain(&Point::APPLY).chain(&Point::TAKEOVER);
     let all = all.chain(&Point::IMPORT_LOST).chain(&Point::IMPORT_KEPT).chain(&Point::TAKE_BACK);
+    let all = all.chain(&Point::LATER);
     let all = all.chain([&Point::Leased]);
     let point = all.copied().find(|known| format!("{known:?}") == point).expect("a known point");
     arm(point);
@@ -51,9 +53,10 @@ async fn child() {
     let becomes_unready = role == "unready";
     let on_unready = if role == "share" { OnUnready::Keep } else { OnUnready::Rollback };
     let keeps_schedule = role == "schedule";
+    let sweeps = role == "sweep";
     let sealing = (role == "publish-sealed").then(|| sealing(root, 1, &[2, 3]));
     let (place, role) = match role {
-        "publish" | "publish-sealed" | "import" | "schedule" => {
+        "publish" | "publish-sealed" | "import" | "schedule" | "sweep" => {
             (Place::at(&root.join("provider")), SyncRole::Provider)
         }
         "takeover" => (Place::at(&root.join("standby")), SyncRole::Provider),
@@ -67,7 +70,13 @@ async fn child() {
         }
         other => panic!("no role {other}"),
     };
-    let base = if keeps_schedule { every(Duration::from_hours(1)) } else { spec(role) };
+    let base = if keeps_schedule {
+        every(Duration::from_hours(1))
+    } else if sweeps {
+        sweeping()
+    } else {
+        spec(role)
+    };
     let spec = SyncSpec { format, sealing, on_unready, ..base };
     let running = start_with(&place, &VOLUMES, &root.join("store"), spec);
     if becomes_unready {

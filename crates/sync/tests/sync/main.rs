@@ -19,6 +19,7 @@ mod first;
 mod imports;
 mod keys;
 mod kill;
+mod later;
 mod moved;
 mod owners;
 mod powercut;

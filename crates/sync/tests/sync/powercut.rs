@@ -12,16 +12,13 @@ use belay_sync::recover;
 use serde_json::json;
 
 use crate::commands::{Scene, applied};
-use crate::disk::{Disk, MIB};
+use crate::disk::{Disk, HOST};
 use crate::kill::{killed_as, killed_at};
 use crate::rollback::went_back;
 use crate::scene::{
     Place, Running, State, VOLUMES, eventually, fill, provide_as, start, trees, unready,
 };
 use crate::trial::{say, taken_back, was_taken_back};
-
-/// A host keeps 64 MiB to itself.
-const HOST: u64 = 96 * MIB;
 
 #[tokio::test]
 async fn a_publish_cut_off_anywhere_is_answered_and_published_once() {

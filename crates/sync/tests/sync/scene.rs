@@ -119,7 +119,9 @@ impl AnswerPlace for PlainAnswers {
         let next = self.private.join("answer");
         fs::write(&next, content)?;
         fs::set_permissions(&next, fs::Permissions::from_mode(0o644))?;
-        fs::rename(next, format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+        fs::File::open(&next)?.sync_all()?;
+        fs::rename(next, format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))?;
+        fs::File::from(directory.try_clone_to_owned()?).sync_all()
     }
 }
 

@@ -9,6 +9,7 @@ use belay_sync::{PublishError, PublisherRule, SyncSpec, Takeover, TakeoverError}
 use serde_json::json;
 
 use crate::commands::{applied, publish};
+use crate::disk::{Disk, End};
 use crate::kill::killed_at;
 use crate::scene::{Place, Running, VOLUMES, eventually, fill, spec, start, start_with, trees};
 use crate::stored::records;
@@ -160,31 +161,59 @@ async fn a_publish_that_happened_before_the_takeover_is_answered_as_one_that_hap
 #[tokio::test]
 async fn a_takeover_killed_anywhere_happened_or_did_not() {
     for point in Point::TAKEOVER {
-        let scene = Scene::new();
-        let first = scene.provide(&scene.first);
-        let cid = publish(&first).await.expect("publishes");
-        killed_at("takeover", point, scene.temp.path());
-        let set = point != Point::TakeoverJournalled;
-
-        let standby = scene.provide(&scene.standby);
-        match standby.handle.take_over().await.expect("takes over") {
-            Takeover::Already { epoch: 2, .. } => assert!(set, "{point:?}"),
-            Takeover::Taken { epoch: 2, cid: taken, .. } => {
-                assert!(!set && taken == cid, "{point:?}");
-            }
-            other => panic!("{point:?}: {other:?}"),
-        }
-        fenced(&first, &scene.standby).await;
-        assert_eq!(records(&scene.store_path()).await.len(), 2, "{point:?}: one takeover");
-        let history = scene.standby.state().join("sync_history/sent");
-        assert_eq!(fs::read_dir(history).expect("lists").count(), 1, "{point:?}: in it");
-        for file in ["takeover.json", "fence.json", "fences.json"] {
-            assert!(!scene.standby.state().join("sync").join(file).exists(), "{point:?}: {file}");
-        }
-        publish(&standby).await.expect("publishes");
-        first.stop().await;
-        standby.stop().await;
+        a_takeover_ends(point, End::Kill).await;
     }
+}
+
+#[tokio::test]
+async fn a_takeover_that_loses_its_power_happened_or_did_not() {
+    for point in Point::TAKEOVER {
+        a_takeover_ends(point, End::PowerCut).await;
+    }
+}
+
+async fn a_takeover_ends(point: Point, end: End) {
+    let scene = Scene::new();
+    let disks = end.disks(&[&scene.standby.root, &scene.store_path()]);
+    Place::new(&scene.standby.root, &VOLUMES);
+    fill(&scene.standby, "standby");
+    let first = scene.provide(&scene.first);
+    let cid = publish(&first).await.expect("publishes");
+    // The store of the one that publishes lies on a disk that is cut.
+    let going_on = match end {
+        End::Kill => Some(first),
+        End::PowerCut => {
+            first.stop().await;
+            None
+        }
+    };
+    disks.iter().for_each(Disk::sync);
+    killed_at("takeover", point, scene.temp.path());
+    Disk::cut(&disks);
+    let first = going_on.unwrap_or_else(|| scene.provide(&scene.first));
+    let set = point != Point::TakeoverJournalled;
+
+    let standby = scene.provide(&scene.standby);
+    match standby.handle.take_over().await.expect("takes over") {
+        Takeover::Already { epoch: 2, .. } => assert!(set, "{point:?} {end:?}"),
+        Takeover::Taken { epoch: 2, cid: taken, .. } => {
+            assert!(!set && taken == cid, "{point:?} {end:?}");
+        }
+        other => panic!("{point:?} {end:?}: {other:?}"),
+    }
+    fenced(&first, &scene.standby).await;
+    assert_eq!(records(&scene.store_path()).await.len(), 2, "{point:?} {end:?}: one takeover");
+    let history = scene.standby.state().join("sync_history/sent");
+    assert_eq!(fs::read_dir(history).expect("lists").count(), 1, "{point:?} {end:?}: in it");
+    for file in ["takeover.json", "fence.json", "fences.json"] {
+        assert!(
+            !scene.standby.state().join("sync").join(file).exists(),
+            "{point:?} {end:?}: {file}"
+        );
+    }
+    publish(&standby).await.expect("publishes");
+    first.stop().await;
+    standby.stop().await;
 }
 
 #[tokio::test]
