@@ -3,7 +3,7 @@
 use super::member::Body;
 use super::path::{ContainerPath, Mounts, PathFault, Unresolved};
 use super::record::PATHS_MAX;
-use super::tree::{MEMBERS_MAX, is_below, is_tree_path, parts};
+use super::tree::{MEMBERS_MAX, is_below, is_target, is_tree_path, parts};
 
 /// Why an archive is not taken for a tree of this workload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,6 +12,8 @@ pub(crate) enum ImportFault {
     Traversal { path: String },
     #[error("{path:?} is no path that a tree holds")]
     Path { path: String },
+    #[error("{path:?} is a link with a target that no link has")]
+    Target { path: String },
     #[error("{0}, and what is topmost in the archive is what is declared")]
     Topmost(#[from] PathFault),
     #[error("{path:?} is not UTF-8, and what is topmost in the archive is what is declared")]
@@ -78,6 +80,11 @@ impl Arrivals {
         let path = self.named(name)?;
         if *body == Body::Directory && self.mounts.is_above(&path) {
             return Ok(Destination::Nowhere);
+        }
+        if let Body::Symlink { target } = body
+            && !is_target(target)
+        {
+            return Err(ImportFault::Target { path: shown(&path) });
         }
         let declared =
             |root: &ContainerPath| root.as_member() == path || is_below(&path, root.as_member());
@@ -240,6 +247,22 @@ mod tests {
         // Below what is declared any bytes are a name.
         arrivals.admit(b"srv/app/", &Body::Directory).expect("a volume");
         arrivals.admit(b"srv/app/\xff", &file).expect("a name");
+    }
+
+    #[test]
+    fn a_link_leads_anywhere_but_has_a_target_that_a_link_can_have() {
+        let mut arrivals = arrivals();
+        let link = |target: &[u8]| Body::Symlink { target: target.to_vec() };
+        for target in [&b"/etc/passwd"[..], b"../../x", &[b'x'; 4095]] {
+            arrivals.admit(b"srv/app/a", &link(target)).expect("a link");
+        }
+        for target in [&b""[..], b"a\0b", &[b'x'; 4096]] {
+            let refused = arrivals.admit(b"srv/app/a", &link(target)).expect_err("refused");
+            assert_eq!(
+                refused.to_string(),
+                "\"srv/app/a\" is a link with a target that no link has"
+            );
+        }
     }
 
     #[test]

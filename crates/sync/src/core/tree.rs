@@ -241,6 +241,11 @@ pub(crate) fn is_tree_path(path: &[u8]) -> bool {
         && parts(path).all(|part| !matches!(part, b"" | b"." | b"..") && part.len() <= NAME_MAX)
 }
 
+/// Whether a symbolic link can lead there. Where that is does not matter: nothing follows it.
+pub(crate) fn is_target(target: &[u8]) -> bool {
+    !target.is_empty() && target.len() <= TARGET_MAX && !target.contains(&0)
+}
+
 fn has_lawful_attributes(member: &Member) -> bool {
     let xattrs: usize = member.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
     let named = member.xattrs.keys().all(|name| {
@@ -249,11 +254,7 @@ fn has_lawful_attributes(member: &Member) -> bool {
     let body = match &member.body {
         Body::Directory | Body::File { .. } => true,
         Body::Symlink { target } => {
-            !target.is_empty()
-                && target.len() <= TARGET_MAX
-                && !target.contains(&0)
-                && member.xattrs.is_empty()
-                && member.mode & SET_ID == 0
+            is_target(target) && member.xattrs.is_empty() && member.mode & SET_ID == 0
         }
         Body::HardLink { to } => {
             is_tree_path(to)

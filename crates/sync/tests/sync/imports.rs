@@ -216,6 +216,7 @@ fn hostile() -> Vec<(Vec<u8>, &'static str)> {
     let whole = of(&[file(b"app/x")]);
     let huge = Entry { size: 1 << 32, ..file(b"app/x") };
     let label = Entry { size: 10_000_000, ..entry(b"global", EntryType::XGlobalHeader, "") };
+    let long = Entry { size: 4, content: b"a\0b\0", ..entry(b"long", EntryType::GNULongLink, "") };
     let mut many = Vec::new();
     for name in 0..65_u8 {
         let name: &'static [u8] = format!("app/{name}").leak().as_bytes();
@@ -237,6 +238,8 @@ fn hostile() -> Vec<(Vec<u8>, &'static str)> {
             of(&[entry(b"app/s", SYMLINK, "/etc/shadow"), entry(b"app/h", HARD_LINK, "app/s")]),
             "links to what is no file before it",
         ),
+        (of(&[entry(b"app/l", SYMLINK, "")]), "a link with a target that no link has"),
+        (of(&[long, entry(b"app/l", SYMLINK, "")]), "a link with a target that no link has"),
         (of(&[entry(b"app/s", EntryType::GNUSparse, "")]), "tar --sparse"),
         (of(&[entry(b"app/fifo", EntryType::Fifo, "")]), "nothing in the archive lies in"),
         (of(&[]), "nothing in the archive lies in"),
