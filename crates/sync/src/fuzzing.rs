@@ -4,10 +4,12 @@
 //! promise of `docs/sync.md` or `docs/tree-format.md`. The numbers stand here a second time, so that a
 //! bound that is lifted by mistake is seen.
 
+mod acks;
 mod foreign;
 mod json;
 mod trees;
 
+pub use acks::{ack, ack_seeds};
 pub use foreign::{foreign, foreign_seeds};
 pub use json::{record, record_seeds, request, request_seeds};
 pub use trees::{archive, archive_seeds, manifest, manifest_seeds, root, root_seeds};

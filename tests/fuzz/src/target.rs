@@ -19,9 +19,10 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "request", run: fuzzing::request, seeds: fuzzing::request_seeds },
     Target { name: "record", run: fuzzing::record, seeds: fuzzing::record_seeds },
+    Target { name: "ack", run: fuzzing::ack, seeds: fuzzing::ack_seeds },
     Target { name: "root", run: fuzzing::root, seeds: fuzzing::root_seeds },
     Target { name: "manifest", run: fuzzing::manifest, seeds: fuzzing::manifest_seeds },
     Target { name: "pack", run: pack::run, seeds: pack::seeds },

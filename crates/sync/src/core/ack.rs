@@ -58,7 +58,7 @@ pub(crate) fn signed(ack: &SyncAck, key: &SigningKey) -> serde_json::Result<Vec<
 }
 
 /// Judges what was found under the name of a consumer.
-fn judge(stored: &StoredAck, key: &SyncKey) -> Result<SyncAck, AckFault> {
+pub(crate) fn judge(stored: &StoredAck, key: &SyncKey) -> Result<SyncAck, AckFault> {
     if stored.bytes.len() > ACK_MAX {
         return Err(AckFault::TooLarge);
     }

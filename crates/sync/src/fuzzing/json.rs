@@ -1,13 +1,15 @@
 //! Requests and records.
 
 use belay_protocol::SyncKey;
+use belay_protocol::record::ArchiveFormat;
+use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
 use super::Verdict;
 use crate::core::capturing::CapturePolicy;
 use crate::core::path::{ContainerPath, Mounts};
 use crate::core::record::{self, Named};
-use crate::core::request;
+use crate::core::{request, signature};
 
 fn path(text: &str) -> ContainerPath {
     ContainerPath::parse(text).expect("a container path")
@@ -108,7 +110,13 @@ pub fn record(bytes: &[u8]) -> Verdict {
     let lawful = 1..=(1_u64 << 53) - 1;
     assert!(lawful.contains(&found.epoch) && lawful.contains(&found.seq), "epoch and seq");
     assert_eq!(found.key, key);
+    assert!((1..=3).contains(&found.schema), "three schemas");
+    assert_eq!(found.signer.is_some(), found.schema > 1, "all but the oldest are signed");
     let manifest = &found.manifest;
+    match manifest.archive_format {
+        ArchiveFormat::TarGz => assert!(matches!(manifest.schema_version, 1 | 4), "{manifest:?}"),
+        ArchiveFormat::Tree => assert!(matches!(manifest.schema_version, 2..=4), "{manifest:?}"),
+    }
     assert!(manifest.members <= 1_000_000, "{} entries", manifest.members);
     if let Some(root) = manifest.root_bytes {
         assert!(root <= 16 * 1024 * 1024 && root <= manifest.archive_size_bytes);
@@ -128,7 +136,7 @@ pub fn record(bytes: &[u8]) -> Verdict {
     Verdict::Accepted
 }
 
-/// Records that are accepted, one in each form.
+/// Records that are accepted, in each form and schema.
 ///
 /// # Panics
 /// Never: the records are texts.
@@ -151,7 +159,20 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
     tree["manifest"]["archive_format"] = json!("tree");
     tree["manifest"]["encryption"] = json!("members");
     tree["manifest"]["root_bytes"] = json!(100);
-    let bytes = |record: &Value| record.to_string().into_bytes();
-    let signed = include_bytes!("../core/signature/golden.json").trim_ascii_end().to_vec();
-    vec![bytes(&archive), bytes(&tree), signed]
+    let of_schema = |record: &Value, schema: u32| {
+        let mut record = record.clone();
+        record["manifest"]["schema_version"] = json!(schema);
+        record
+    };
+    let (owned_archive, owned) = (of_schema(&archive, 4), of_schema(&tree, 4));
+    let mut import = owned.clone();
+    import["schema"] = json!(3);
+    import["capture"] = json!("imported");
+    let import = serde_json::from_value(import).expect("a record");
+    let import = signature::signed(&import, &SigningKey::from_bytes(&[7; 32]));
+    let golden = include_bytes!("../core/signature/golden.json").trim_ascii_end().to_vec();
+    let open = [archive, tree.clone(), of_schema(&tree, 3), owned_archive, owned];
+    let mut seeds: Vec<_> = open.iter().map(|record| record.to_string().into_bytes()).collect();
+    seeds.extend([golden, import.expect("a record is JSON")]);
+    seeds
 }

@@ -43,7 +43,8 @@ pub(crate) enum FuzzRun {
 }
 
 /// The targets of the fuzzer, as `tests/fuzz` has them.
-const TARGETS: [&str; 7] = ["request", "record", "root", "manifest", "pack", "archive", "import"];
+const TARGETS: [&str; 8] =
+    ["request", "record", "ack", "root", "manifest", "pack", "archive", "import"];
 /// How long is searched unless told.
 const SECONDS: u64 = 60;
 
@@ -230,7 +231,7 @@ mod tests {
             ("test --tier slow", "`slow`"),
             ("fuzz", "needs a target"),
             ("fuzz --seconds 5", "needs a target"),
-            ("fuzz packs", "`packs` is not a target: request, record, root, manifest, pack"),
+            ("fuzz packs", "`packs` is not a target: request, record, ack, root, manifest, pack"),
             ("fuzz pack --seconds soon", "needs a number"),
             ("fuzz pack --full", "`--full`"),
         ] {
