@@ -33,7 +33,7 @@ pub use logs::{LogLine, LogOptions, LogStream};
 pub use session::{
     Session, SessionInput, SessionOutput, SessionPiece, SessionSignal, SessionSpec, Stdin, Terminal,
 };
-pub use survivor::Survivor;
+pub use survivor::{FirstProcess, Survivor};
 pub use timed_log::TimedLog;
 pub use transplant::CheckpointPlace;
 

@@ -41,8 +41,8 @@ pub use container::{
 pub use doctor::{DoctorReport, Finding, Severity, criu_version, examine};
 pub use engine::{
     Abilities, CheckpointPlace, Engine, EngineInfo, EngineKind, Events, ExecOutput, ExecSpec,
-    LogLine, LogOptions, LogStream, Removal, Session, SessionInput, SessionOutput, SessionPiece,
-    SessionSignal, SessionSpec, Stdin, Survivor, Terminal, TimedLog, Version,
+    FirstProcess, LogLine, LogOptions, LogStream, Removal, Session, SessionInput, SessionOutput,
+    SessionPiece, SessionSignal, SessionSpec, Stdin, Survivor, Terminal, TimedLog, Version,
 };
 pub use error::{EngineError, LoadError, Object, Operation};
 pub use event::{Action, EngineEvent, EventMarker, Health};

@@ -250,6 +250,35 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
+/// How much a reading beside the app gives way, as `nice` counts it: where all processors are wanted
+/// it gets about a tenth of one.
+const BESIDE: i32 = 10;
+
+/// The same for work that the app does not wait for and need not notice: it gives way to everything
+/// else on the host.
+///
+/// It has a thread of its own, since a thread may not be able to take its former place again.
+pub(crate) async fn blocking_beside<T: Send + 'static>(
+    stage: Stage,
+    work: impl FnOnce() -> Result<T, Stopped> + Send + 'static,
+) -> Result<T, Stopped> {
+    blocking(stage, move || {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("beside".to_owned());
+            let spawned = thread.spawn_scoped(scope, move || {
+                // Means this thread alone. Where it is refused, the work is done all the same.
+                if let Err(error) = rustix::process::setpriority_process(None, BESIDE) {
+                    tracing::debug!(%error, "a reading does not give way to others");
+                }
+                work()
+            });
+            let spawned = spawned.map_err(|error| Stopped::at(stage, &error))?;
+            spawned.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+    .await
+}
+
 /// Whole milliseconds.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

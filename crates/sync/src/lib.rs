@@ -76,6 +76,6 @@ pub use recovery::{clear_halt, is_recovery_needed, recover};
 pub use sealing::Sealing;
 pub use task::{SpawnError, SyncNode, spawn};
 pub use window::{
-    FoundState, OfflineWindow, Ready, Require, Window, WindowClosed, WindowError, WindowOutcome,
-    WindowOwner, WindowPurpose, WindowRefused, WindowReply,
+    FoundState, OfflineWindow, Ready, Require, Restart, Window, WindowClosed, WindowError,
+    WindowOutcome, WindowOwner, WindowPurpose, WindowRefused, WindowReply,
 };

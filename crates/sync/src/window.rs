@@ -3,6 +3,7 @@
 //! The implementer stops the workload, shows that it is stopped, and hands out a [`Window`]. It
 //! holds the workload down until the window is closed or dropped.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
@@ -182,12 +183,13 @@ pub struct Window {
     sender: Option<oneshot::Sender<CloseRequest>>,
     unclosed: WindowOutcome,
     found: FoundState,
+    starting: Option<oneshot::Sender<Infallible>>,
 }
 
 #[derive(Debug)]
 struct CloseRequest {
     outcome: WindowOutcome,
-    reply: Option<oneshot::Sender<Result<WindowClosed, WindowError>>>,
+    reply: WindowReply,
 }
 
 impl Window {
@@ -195,7 +197,8 @@ impl Window {
     pub fn pair(found: FoundState) -> (Window, WindowOwner) {
         let (sender, receiver) = oneshot::channel();
         let unclosed = WindowOutcome::Unchanged;
-        (Window { sender: Some(sender), unclosed, found }, WindowOwner(receiver))
+        let window = Window { sender: Some(sender), unclosed, found, starting: None };
+        (window, WindowOwner(receiver))
     }
 
     /// How the workload was found.
@@ -209,14 +212,33 @@ impl Window {
             WindowOutcome::Uncertain { reason: "the commit was abandoned half-way".to_owned() };
     }
 
+    /// Gives what tells that the container runs again, which is some time before what became of the
+    /// workload is known.
+    pub fn restart(&mut self) -> Restart {
+        let (sender, receiver) = oneshot::channel();
+        self.starting = Some(sender);
+        Restart(receiver)
+    }
+
     /// Closes the window and waits for what became of the workload.
     pub async fn close(mut self, outcome: WindowOutcome) -> Result<WindowClosed, WindowError> {
         let (reply, answer) = oneshot::channel();
         let sender = self.sender.take().ok_or(WindowError::OwnerGone)?;
-        sender
-            .send(CloseRequest { outcome, reply: Some(reply) })
-            .map_err(|_| WindowError::OwnerGone)?;
+        let reply = WindowReply { answer: Some(reply), starting: self.starting.take() };
+        sender.send(CloseRequest { outcome, reply }).map_err(|_| WindowError::OwnerGone)?;
         answer.await.unwrap_or(Err(WindowError::OwnerGone))
+    }
+}
+
+/// Tells that the container of a [`Window`] runs again.
+#[derive(Debug)]
+pub struct Restart(oneshot::Receiver<Infallible>);
+
+impl Restart {
+    /// Returns once the container was started, or it is settled that it is not.
+    pub async fn done(self) {
+        // Nothing is ever sent: that the other end is gone is the message.
+        let _ = self.0.await;
     }
 }
 
@@ -225,7 +247,8 @@ impl Drop for Window {
         if let Some(sender) = self.sender.take() {
             let outcome = std::mem::replace(&mut self.unclosed, WindowOutcome::Unchanged);
             // The owner may be gone at shutdown; it holds the workload's state, not the window.
-            let _ = sender.send(CloseRequest { outcome, reply: None });
+            let reply = WindowReply { answer: None, starting: self.starting.take() };
+            let _ = sender.send(CloseRequest { outcome, reply });
         }
     }
 }
@@ -238,9 +261,9 @@ impl WindowOwner {
     /// Waits until the window is closed or dropped.
     pub async fn closed(self) -> (WindowOutcome, WindowReply) {
         match self.0.await {
-            Ok(request) => (request.outcome, WindowReply(request.reply)),
+            Ok(request) => (request.outcome, request.reply),
             // Unreachable while `Window::drop` sends; unchanged is what a window begins as.
-            Err(_) => (WindowOutcome::Unchanged, WindowReply(None)),
+            Err(_) => (WindowOutcome::Unchanged, WindowReply { answer: None, starting: None }),
         }
     }
 }
@@ -248,12 +271,20 @@ impl WindowOwner {
 /// Answers [`Window::close`].
 #[derive(Debug)]
 #[must_use = "the closer waits for the answer"]
-pub struct WindowReply(Option<oneshot::Sender<Result<WindowClosed, WindowError>>>);
+pub struct WindowReply {
+    answer: Option<oneshot::Sender<Result<WindowClosed, WindowError>>>,
+    starting: Option<oneshot::Sender<Infallible>>,
+}
 
 impl WindowReply {
+    /// Says that the container was started. The end of this says it too.
+    pub fn started(&mut self) {
+        self.starting = None;
+    }
+
     /// Says what became of the workload.
     pub fn send(self, answer: Result<WindowClosed, WindowError>) {
-        if let Some(reply) = self.0 {
+        if let Some(reply) = self.answer {
             // A closer that stopped waiting does not need the answer.
             let _ = reply.send(answer);
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use belay_e2e::books;
-use belay_harness::{Node, NodeOptions, is_full, program_image, sync_spec, until};
+use belay_harness::{EngineGate, Node, NodeOptions, is_full, program_image, sync_spec, until};
 use belay_protocol::WorkloadPhase;
 use serde_json::{Value, json};
 
@@ -322,4 +322,57 @@ async fn a_volume_that_is_read_beside_its_app_is_not_emptied_for_it_meanwhile() 
     .await;
     node.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
     node.end().await;
+}
+
+/// The kernel shows the end of an app before its engine does, and an engine that goes away between the
+/// two holds nothing up but the next start.
+#[tokio::test]
+async fn what_an_app_left_is_captured_while_the_engine_has_yet_to_notice_its_end() {
+    let gate = EngineGate::start().await;
+    let store = tempfile::tempdir().expect("a directory");
+    let node = Node::start(NodeOptions {
+        engine: Some(gate.socket()),
+        store: Some(store.path().to_owned()),
+        ..NodeOptions::default()
+    })
+    .await;
+    let script = "trap 'touch /data/asked; while [ ! -e /data/leave ]; do sleep 0.1; done; \
+                  echo done > /data/last; exit 0' TERM; while :; do sleep 0.1; done";
+    let spec = sync_spec("provider")
+        .replace("[\"/bin/sleep\", \"100000\"]", &json!(["/bin/sh", "-c", script]).to_string())
+        .replace("stop_grace = \"0s\"", "stop_grace = \"60s\"");
+    node.client().deploy(&spec, node.directory()).await.expect("deploys");
+    node.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
+    let data = node.volume("app", "data").await;
+    let asked = tokio::spawn({
+        let client = node.client().clone();
+        async move { client.publish("app", &["/data"]).await }
+    });
+    until("the signal", SOON, || {
+        std::future::ready(if data.join("asked").exists() {
+            Ok(())
+        } else {
+            Err("not yet".to_owned())
+        })
+    })
+    .await;
+    gate.shut();
+    std::fs::write(data.join("leave"), "").expect("writes");
+    let record = until("the record", SOON, || {
+        std::future::ready(records(store.path()).pop().ok_or_else(|| "none is set yet".to_owned()))
+    })
+    .await;
+    assert!(!asked.is_finished(), "the app is not up again");
+    assert_eq!(std::fs::read(data.join("last")).expect("reads"), b"done\n");
+    for mark in ["asked", "leave"] {
+        std::fs::remove_file(data.join(mark)).expect("removes");
+    }
+    gate.open();
+    asked.await.expect("ends").expect("publishes");
+    let status = node.client().wait_for("app", WorkloadPhase::Ready, SOON).await;
+    let published = status.sync.and_then(|sync| sync.last_publish).expect("it is shown");
+    assert_eq!(published.cid.to_string(), record["cid"].as_str().expect("a cid"));
+    std::fs::write(data.join("leave"), "").expect("writes");
+    node.end().await;
+    gate.end().await;
 }

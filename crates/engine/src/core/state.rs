@@ -159,7 +159,7 @@ pub(crate) fn agrees(status: &str, state: &ContainerState) -> bool {
         ContainerState::Created => matches!(status, "created" | "configured" | "initialized"),
         ContainerState::Running { .. } => status == "running",
         ContainerState::Paused { .. } => status == "paused",
-        ContainerState::Exited { .. } => status == "exited",
+        ContainerState::Exited { .. } => matches!(status, "exited" | "stopped"),
         ContainerState::Stopping | ContainerState::Removing | ContainerState::Unknown(_) => false,
     }
 }
@@ -224,10 +224,12 @@ fn state(body: &StateBody, created: &str) -> ContainerState {
             .map_or_else(unknown, |(pid, started_at)| ContainerState::Running { pid, started_at }),
         "paused" => process()
             .map_or_else(unknown, |(pid, started_at)| ContainerState::Paused { pid, started_at }),
-        // Podman's "stopped" is a process that ended and a clean-up that has not run yet: mounts
-        // and network may still be held, and the exit code may not be recorded.
-        "stopping" | "stopped" => ContainerState::Stopping,
-        "exited" => ContainerState::Exited {
+        "stopping" => ContainerState::Stopping,
+        // Podman's "stopped" is a process that ended and a clean-up that has not run yet. That waits
+        // for a process of its own and may take longer than all the rest; a start or a removal does
+        // it itself. Podman can say so before it has the exit code.
+        "stopped" if !is_end_recorded(body) => ContainerState::Stopping,
+        "exited" | "stopped" => ContainerState::Exited {
             exit_code: i32::try_from(body.exit_code).unwrap_or(-1),
             oom_killed: body.oom_killed,
             finished_at: moment(&body.finished_at),
@@ -236,6 +238,12 @@ fn state(body: &StateBody, created: &str) -> ContainerState {
         "removing" | "dead" => ContainerState::Removing,
         _ => unknown(),
     }
+}
+
+/// Whether what is told of an end is of the last run.
+fn is_end_recorded(body: &StateBody) -> bool {
+    let (began, ended) = (moment(&body.started_at), moment(&body.finished_at));
+    body.pid == 0 && ended.is_some_and(|ended| began.is_some_and(|began| ended >= began))
 }
 
 /// Reads a time; the year 1 is how both engines say "never".

@@ -56,7 +56,7 @@ impl Engine {
 
 impl Engine {
     /// The first process of a container that runs; `None` where the kernel shows no such process.
-    pub(super) async fn first_process(&self, container: &Container) -> Option<FirstProcess> {
+    pub async fn first_process(&self, container: &Container) -> Option<FirstProcess> {
         let pid = i32::try_from(container.state.incarnation()?.pid).ok()?;
         let (id, engine) = (container.id.as_str().to_owned(), self.info().kind);
         let held = blocking::run(move || held(pid, &id, engine)).await?;
@@ -70,11 +70,12 @@ impl Engine {
 }
 
 /// The first process of a container, whatever else gets its number later.
-pub(super) struct FirstProcess(AsyncFd<OwnedFd>);
+#[derive(Debug)]
+pub struct FirstProcess(AsyncFd<OwnedFd>);
 
 impl FirstProcess {
-    /// Returns once it has ended.
-    pub(super) async fn ended(self) {
+    /// Returns once it has ended, by the kernel's word. The engine may have yet to hear of it.
+    pub async fn ended(&self) {
         // A descriptor that cannot be waited for is looked at again by the caller.
         let _ = self.0.readable().await;
     }

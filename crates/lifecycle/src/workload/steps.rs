@@ -216,6 +216,7 @@ impl State {
             Ok(()) => {
                 if let Some(back) = &mut self.window_return {
                     back.started_at = Some(Instant::now());
+                    back.reply.started();
                 }
                 self.refresh().await;
                 self.begin_checks();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use belay_engine::{
-    ContainerState, EngineError, ExecSpec, Incarnation, Liveness, Operation, Survivor,
+    ContainerState, EngineError, ExecSpec, FirstProcess, Incarnation, Operation, Survivor,
 };
 use belay_protocol::{EventDetails, Problem, ProblemCode};
 use tokio::time::Instant;
@@ -43,7 +43,9 @@ impl State {
         let made_of = self.made_of(id);
         let ladder = StopLadder::of(made_of.as_deref());
         let signal = made_of.as_ref().and_then(|spec| spec.stop_signal.clone());
-        let asked_at = Instant::now();
+        if let Some(request) = &mut self.window_request {
+            request.asked_at = Instant::now();
+        }
         let stopped = self.descend(id, &ladder, signal).await;
         match stopped {
             Ok(state) => {
@@ -53,9 +55,6 @@ impl State {
                 self.checks.end();
                 self.healthy_since = None;
                 self.rest_after_ailing().await;
-                if let Some(request) = &mut self.window_request {
-                    request.asked_at = asked_at;
-                }
             }
             Err(unconfirmed) => {
                 self.stale();
@@ -137,8 +136,10 @@ impl State {
             engine.unpause(id).await?;
         }
         let Some(Incarnation { pid, .. }) = found.state.incarnation() else {
-            return self.confirm(id, KILL_WITHIN).await;
+            return self.confirm(id, None, KILL_WITHIN).await;
         };
+        let process = engine.first_process(&found).await;
+        let process = process.as_ref();
         // One that has survived the last step has had all others.
         if self.unkillable != Some(pid) {
             self.progress("stop", ladder.to_string());
@@ -148,7 +149,7 @@ impl State {
             if ladder.grace > Duration::ZERO {
                 let signal = signal.or(found.stop_signal).unwrap_or_else(|| "SIGTERM".to_owned());
                 ended_already(engine.kill(id, &signal).await)?;
-                match engine.wait(id, ladder.grace).await {
+                match self.ended(id, process, ladder.grace).await {
                     Err(EngineError::TimedOut { .. }) => {
                         self.progress("stop", "it did not end by itself and is killed");
                     }
@@ -159,14 +160,49 @@ impl State {
                 }
             }
         }
-        let killed_at = Instant::now();
-        // Podman waits for the end itself for a while, and calls it an error when it does not come.
-        let killed = ended_already(engine.kill(id, "SIGKILL").await);
-        let left = KILL_WITHIN.saturating_sub(killed_at.elapsed()).max(Duration::from_secs(1));
-        match (self.confirm(id, left).await, killed) {
+        self.kill(id, process).await
+    }
+
+    /// Kills it, and waits for the end meanwhile: Podman answers the kill only after its own wait for
+    /// the end, of which it takes a look four times a second, and calls it an error when none came.
+    async fn kill(
+        &mut self,
+        id: &str,
+        process: Option<&FirstProcess>,
+    ) -> Result<Option<ContainerState>, Unconfirmed> {
+        let engine = self.context.engine.clone();
+        let killing = engine.kill(id, "SIGKILL");
+        let confirming = self.confirm(id, process, KILL_WITHIN);
+        tokio::pin!(killing, confirming);
+        let killed = tokio::select! {
+            biased;
+            killed = &mut killing => ended_already(killed),
+            confirmed = &mut confirming => return confirmed,
+        };
+        match (confirming.await, killed) {
             (Err(Unconfirmed::Engine(_)), Err(error)) => Err(error.into()),
             (confirmed, _) => confirmed,
         }
+    }
+
+    /// Waits for the end, at most so long, and gives the state that the engine has written down then.
+    ///
+    /// Who waits for a window gets it as soon as the kernel shows that no process is left. The engine
+    /// takes a while longer to notice and to clear up, and touches no volume by that.
+    async fn ended(
+        &mut self,
+        id: &str,
+        process: Option<&FirstProcess>,
+        within: Duration,
+    ) -> Result<ContainerState, EngineError> {
+        let Some(process) = process else { return self.context.engine.wait(id, within).await };
+        let begun = Instant::now();
+        let is_over = tokio::time::timeout(within, process.ended()).await.is_ok();
+        if is_over && self.nothing_survives(id).await.is_ok() {
+            self.grant_window_beside(Some(id));
+        }
+        let within = if is_over { KILL_WITHIN } else { within.saturating_sub(begun.elapsed()) };
+        self.context.engine.wait(id, within).await
     }
 
     /// Runs the hook in the container. Whatever comes of it, the stop goes on.
@@ -188,15 +224,12 @@ impl State {
     }
 
     async fn confirm(
-        &self,
+        &mut self,
         id: &str,
+        process: Option<&FirstProcess>,
         within: Duration,
     ) -> Result<Option<ContainerState>, Unconfirmed> {
-        let ended = match self.context.engine.inspect(id).await? {
-            Some(found) if found.state.liveness() == Liveness::Stopped => Ok(found.state),
-            Some(_) => self.context.engine.wait(id, within).await,
-            None => return self.nothing_survives(id).await.map(|()| None),
-        };
+        let ended = self.ended(id, process, within).await;
         self.nothing_is_left(id, ended).await
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use belay_engine::Liveness;
+use belay_engine::{Container, Liveness};
 use belay_protocol::event::HaltCleared;
 use belay_protocol::{DesiredState, EventDetails, Problem, ProblemCode, WorkloadName};
 use belay_sync::{
@@ -395,11 +395,16 @@ impl State {
 
     /// Grants the window that was asked for, if nothing runs any more.
     pub(crate) fn grant_window(&mut self) {
-        let stopped = self
-            .seen
-            .as_ref()
-            .is_some_and(|seen| seen.iter().all(|c| c.state.liveness() == Liveness::Stopped));
-        if !stopped {
+        self.grant_window_beside(None);
+    }
+
+    /// Grants it once all is stopped but the container with the id `ended`, of which the kernel shows
+    /// that nothing is left.
+    pub(crate) fn grant_window_beside(&mut self, ended: Option<&str>) {
+        let is_over = |container: &Container| {
+            container.state.liveness() == Liveness::Stopped || Some(container.id.as_str()) == ended
+        };
+        if !self.seen.as_ref().is_some_and(|seen| seen.iter().all(is_over)) {
             return;
         }
         let Some(request) = self.window_request.take() else { return };

@@ -1,7 +1,7 @@
 //! The capture: what the container is stopped or held back for.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use belay_protocol::Cid;
 use belay_protocol::control::Stage;
@@ -13,7 +13,7 @@ use super::Provider;
 use super::moment::Moment;
 use super::packing::Form;
 use crate::capture::{Captured, Skipped, Survey, capture, survey};
-use crate::context::{Stopped, blocking, millis};
+use crate::context::{Stopped, blocking, blocking_beside, millis};
 use crate::core::capturing::plan;
 use crate::core::path::{ContainerPath, minimal};
 use crate::core::tree::TreeSummary;
@@ -26,6 +26,9 @@ use crate::volume::{Volumes, mount_table};
 use crate::window::{
     OfflineWindow, Require, Window, WindowClosed, WindowOutcome, WindowPurpose, WindowRefused,
 };
+
+/// Longest wait for the start of a container before what was captured of it is read.
+const RESTART_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is there to be published.
 pub(super) enum Taken {
@@ -133,7 +136,8 @@ where
         match form {
             Form::Tree(form) => self.tree_of(moment, roots, *form).await,
             Form::Archive => {
-                let captured = self.archive_of(&moment.layout, roots).await?;
+                let reading = archive_of(&self.context.spool, &moment.layout, roots);
+                let captured = blocking_beside(Stage::ArchiveBuild, reading).await?;
                 let (name, captured) = self.keep_archive(captured).await?;
                 let Moment { at, capture, .. } = *moment;
                 Ok((name, archive_facts(at, roots, captured, capture)))
@@ -151,30 +155,11 @@ where
         let window = self.open_capture_window().await?;
         self.context.show("capturing");
         let at = Timestamp::now();
-        let captured = self.archive_of(layout, roots).await;
-        // The archive is made durable while the container is coming up again.
-        self.close_capture_window(window);
+        let reading = archive_of(&self.context.spool, layout, roots);
+        let captured = blocking(Stage::ArchiveBuild, reading).await;
+        self.close_capture_window(window).await;
         let (name, captured) = self.keep_archive(captured?).await?;
         Ok((name, archive_facts(at, roots, captured, Capture::Stopped)))
-    }
-
-    async fn archive_of(
-        &self,
-        layout: &SyncLayout,
-        roots: &[ContainerPath],
-    ) -> Result<(Spooled, Captured), Stopped> {
-        let (layout, roots) = (layout.clone(), roots.to_vec());
-        let spool = self.context.spool.clone();
-        blocking(Stage::ArchiveBuild, move || {
-            let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
-            let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
-            let spooled = spool.create().map_err(|error| fail(&error))?;
-            let captured =
-                capture(&volumes, &roots, &spooled.file).map_err(|error| fail(&error))?;
-            reached(Point::Captured);
-            Ok((spooled, captured))
-        })
-        .await
     }
 
     async fn keep_archive(
@@ -196,14 +181,22 @@ where
         Ok(window)
     }
 
-    /// Closes the window. The publish goes on while the container is coming up again.
-    pub(super) fn close_capture_window(&mut self, window: Window) {
+    /// Closes the window and returns once the container was started. What follows would hold the
+    /// engine up before that, and goes on while the app gets ready.
+    pub(super) async fn close_capture_window(&mut self, mut window: Window) {
         let context = Arc::clone(&self.context);
+        let restart = window.restart();
         self.coming_up = Some(tokio::spawn(async move {
             let closed = close(window, &context.spec).await;
             reached(Point::WindowClosed);
             closed.filter(|closed| closed.found.ran()).map(|closed| millis(closed.downtime))
         }));
+        let restarted = tokio::time::timeout(RESTART_PATIENCE, restart.done());
+        tokio::select! {
+            () = self.context.shutdown.cancelled() => {}
+            // What was captured can be read whether the container runs or not.
+            _ = restarted => {}
+        }
     }
 
     /// Waits until the container of the last capture is up again, and returns for how many
@@ -238,6 +231,23 @@ where
                 )),
             },
         }
+    }
+}
+
+/// Reads an archive of these paths into the spool.
+fn archive_of(
+    spool: &Spool,
+    layout: &SyncLayout,
+    roots: &[ContainerPath],
+) -> impl FnOnce() -> Result<(Spooled, Captured), Stopped> + Send + use<> {
+    let (spool, layout, roots) = (spool.clone(), layout.clone(), roots.to_vec());
+    move || {
+        let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
+        let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
+        let spooled = spool.create().map_err(|error| fail(&error))?;
+        let captured = capture(&volumes, &roots, &spooled.file).map_err(|error| fail(&error))?;
+        reached(Point::Captured);
+        Ok((spooled, captured))
     }
 }
 

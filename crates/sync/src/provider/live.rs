@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use super::Provider;
 use super::capturing::Facts;
 use super::packing::{TreeForm, finish};
-use crate::context::{Stopped, blocking};
+use crate::context::{Stopped, blocking_beside};
 use crate::core::path::ContainerPath;
 use crate::failpoint::{Point, reached};
 use crate::layout::SyncLayout;
@@ -37,7 +37,7 @@ where
         let spool = self.context.spool.clone();
         let workload = Arc::clone(&self.context);
         let encryption = form.encryption;
-        let captured = blocking(Stage::ArchiveBuild, move || {
+        let captured = blocking_beside(Stage::ArchiveBuild, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
             let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
             let (mut packing, _fetched) = form.begin(&spool, &volumes, Stage::ArchiveBuild)?;
@@ -56,7 +56,7 @@ where
             Ok((name, packed, walked))
         })
         .await;
-        self.close_capture_window(window);
+        self.close_capture_window(window).await;
         let (name, packed, walked) = captured?;
         let facts = Facts {
             at,

@@ -83,7 +83,7 @@ where
         let taken = patiently(layout.clones.take(volumes.clone(), app)).await;
         tracing::debug!(workload = %context.workload, took = ?began.elapsed(), "clones were asked for");
         reached(Point::Cloned);
-        self.close_capture_window(window);
+        self.close_capture_window(window).await;
         let opened = match taken {
             Ok(()) => opened(layout, &volumes).await,
             Err(refused) => Err(refused),

@@ -13,7 +13,7 @@ use super::Provider;
 use super::bases::StoredBases;
 use super::capturing::Facts;
 use super::moment::Moment;
-use crate::context::{Stopped, blocking};
+use crate::context::{Stopped, blocking, blocking_beside};
 use crate::core::path::ContainerPath;
 use crate::core::root::{Root, RootFault, StoredPack};
 use crate::failpoint::{Point, reached};
@@ -111,7 +111,7 @@ where
         let (layout, all) = (moment.layout.clone(), roots.to_vec());
         let spool = self.context.spool.clone();
         let encryption = form.encryption;
-        let captured = blocking(Stage::ArchiveBuild, move || {
+        let captured = blocking_beside(Stage::ArchiveBuild, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
             let volumes = Volumes::open(&layout).map_err(|error| fail(&error))?;
             let (mut packing, _fetched) = form.begin(&spool, &volumes, Stage::ArchiveBuild)?;
@@ -139,7 +139,7 @@ where
         context.show("reading");
         let (look_layout, look_roots) = (layout.clone(), roots.to_vec());
         let spool = context.spool.clone();
-        let packing = blocking(Stage::Validation, move || {
+        let packing = blocking_beside(Stage::Validation, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::Validation, error);
             let volumes = Volumes::open(&look_layout).map_err(|error| fail(&error))?;
             let (mut packing, fetched) = form.begin(&spool, &volumes, Stage::Validation)?;
@@ -161,10 +161,9 @@ where
         })
         .await;
         drop(fetched);
-        // The rest is done while the container is coming up again.
-        self.close_capture_window(window);
+        self.close_capture_window(window).await;
         let (packing, walked, volumes) = walked?;
-        let finished = blocking(Stage::ArchiveBuild, move || {
+        let finished = blocking_beside(Stage::ArchiveBuild, move || {
             let fail = |error: &dyn std::error::Error| Stopped::at(Stage::ArchiveBuild, error);
             // A power cut can leave a file its new date and its old content. What is remembered
             // by its date must be on the disk before that.

@@ -132,6 +132,26 @@ async fn nobody_waits_for_the_app_to_come_up_but_the_answer() {
 }
 
 #[tokio::test]
+async fn nothing_holds_the_start_of_the_app_up() {
+    for format in [ArchiveFormat::Tree, ArchiveFormat::TarGz] {
+        let scene = Scene::of(format).ready().await;
+        let starts = Arc::new(Notify::new());
+        let window = scene.running.window.clone();
+        window.0.lock().expect("not poisoned").starts = Some(Arc::clone(&starts));
+        scene.place.request(&json!({"archive_paths": ["/app"]}));
+        scene.running.status("a capture", |status| status.stage == "capturing").await;
+        let mut status = scene.running.handle.status();
+        let later = status.wait_for(|status| status.stage != "capturing");
+        // Many times what the rest takes.
+        let went_on = tokio::time::timeout(Duration::from_secs(1), later).await.is_ok();
+        assert!(!went_on, "it waits until the container was started");
+        starts.notify_one();
+        assert_eq!(scene.response().await["status"], "ok");
+        scene.running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn b13_an_archive_holds_the_content_of_volumes_mounted_below_its_path() {
     let scene = Scene::of(ArchiveFormat::TarGz).ready().await;
     scene.ask(json!({"archive_paths": ["/app"]})).await;

@@ -238,6 +238,8 @@ pub(crate) struct Container {
     pub(crate) on_applied: Option<Ready>,
     /// What it is, when it is asked.
     pub(crate) now: Now,
+    /// What the engine waits for before it starts it again.
+    pub(crate) starts: Option<Arc<Notify>>,
     /// What it waits for before it is up again.
     pub(crate) comes_up: Option<Arc<Notify>>,
 }
@@ -299,7 +301,12 @@ impl OfflineWindow for FakeWindow {
         let (window, owner) = Window::pair(found);
         let this = self.clone();
         tokio::spawn(async move {
-            let (outcome, reply) = owner.closed().await;
+            let (outcome, mut reply) = owner.closed().await;
+            let starts = this.0.lock().expect("not poisoned").starts.clone();
+            if let Some(starts) = starts {
+                starts.notified().await;
+            }
+            reply.started();
             let comes_up = this.0.lock().expect("not poisoned").comes_up.clone();
             if let Some(comes_up) = comes_up {
                 comes_up.notified().await;

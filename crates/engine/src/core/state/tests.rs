@@ -168,6 +168,31 @@ fn every_state_says_whether_a_process_may_write() {
 }
 
 #[test]
+fn an_end_that_is_not_cleared_up_after_is_one_once_it_is_recorded() {
+    let stopped = |pid: u32, started_at: &str, finished_at: &str| {
+        let body = serde_json::json!({"Id": "1", "Name": "n", "State": {
+            "Status": "stopped", "Pid": pid, "StartedAt": started_at, "ExitCode": 137,
+            "FinishedAt": finished_at
+        }});
+        container(&body.to_string()).state
+    };
+    let (before, began, after) =
+        ("2026-11-22T02:45:41Z", "2026-11-22T02:45:42Z", "2026-11-22T02:45:43Z");
+    let state = stopped(0, began, after);
+    let ContainerState::Exited { exit_code, finished_at, .. } = state else { panic!("{state}") };
+    assert_eq!((exit_code, finished_at), (137, Some(time(after))));
+    // The end of the run before, no end, no begin, and a process.
+    for (pid, began, ended) in [
+        (0, began, before),
+        (0, began, "0001-01-01T00:00:00Z"),
+        (0, "0001-01-01T00:00:00Z", after),
+        (42, began, after),
+    ] {
+        assert_eq!(stopped(pid, began, ended), ContainerState::Stopping, "{pid} {began} {ended}");
+    }
+}
+
+#[test]
 fn running_without_a_process_is_unknown() {
     for (pid, started) in [
         (0, "2026-11-22T02:45:42Z"),
