@@ -22,6 +22,7 @@ use crate::core::importing::{Arrivals, Capacity, Destination, ImportFault};
 use crate::core::member::{Body, Member, Mtime};
 use crate::core::ownership::{Ids, Owner};
 use crate::core::path::ContainerPath;
+use crate::core::tree::are_xattrs;
 use crate::layout::SyncLayout;
 use crate::spool::{SpooledDir, keep_reserve};
 use crate::stage::{give, own, write_sparse};
@@ -247,6 +248,9 @@ impl Unpacking {
     ) -> Result<(), UnpackError> {
         let destination = self.arrivals.admit(&member.path, &member.body)?;
         let Destination::Volume { mount, path, point } = destination else { return Ok(()) };
+        if !are_xattrs(&member.xattrs) {
+            return Err(ImportFault::Xattrs { path: shown(&path) }.into());
+        }
         if !self.filled.contains(&mount) {
             self.filled.push(mount);
         }

@@ -14,6 +14,8 @@ pub(crate) enum ImportFault {
     Path { path: String },
     #[error("{path:?} is a link with a target that no link has")]
     Target { path: String },
+    #[error("{path:?} has extended attributes that no tree holds")]
+    Xattrs { path: String },
     #[error("{0}, and what is topmost in the archive is what is declared")]
     Topmost(#[from] PathFault),
     #[error("{path:?} is not UTF-8, and what is topmost in the archive is what is declared")]

@@ -5,6 +5,8 @@
 //! lets each parent be checked against the chain of open directories: no entry can lie below a
 //! symlink or a file. The form is written down in `docs/sync.md`.
 
+use std::collections::BTreeMap;
+
 use belay_protocol::Cid;
 
 use super::member::{Body, MODE_MASK, Member};
@@ -246,11 +248,16 @@ pub(crate) fn is_target(target: &[u8]) -> bool {
     !target.is_empty() && target.len() <= TARGET_MAX && !target.contains(&0)
 }
 
-fn has_lawful_attributes(member: &Member) -> bool {
-    let xattrs: usize = member.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let named = member.xattrs.keys().all(|name| {
+/// Whether an entry can have these extended attributes.
+pub(crate) fn are_xattrs(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> bool {
+    let size: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let named = xattrs.keys().all(|name| {
         name.starts_with(b"user.") && name.len() > 5 && name.len() <= 255 && !name.contains(&0)
     });
+    named && size <= XATTRS_MAX
+}
+
+fn has_lawful_attributes(member: &Member) -> bool {
     let body = match &member.body {
         Body::Directory | Body::File { .. } => true,
         Body::Symlink { target } => {
@@ -263,8 +270,7 @@ fn has_lawful_attributes(member: &Member) -> bool {
                 && !member.is_owned()
         }
     };
-    body && named
-        && xattrs <= XATTRS_MAX
+    body && are_xattrs(&member.xattrs)
         && member.mode & !MODE_MASK == 0
         && member.mtime.nanos < 1_000_000_000
 }

@@ -217,6 +217,11 @@ fn hostile() -> Vec<(Vec<u8>, &'static str)> {
     let huge = Entry { size: 1 << 32, ..file(b"app/x") };
     let label = Entry { size: 10_000_000, ..entry(b"global", EntryType::XGlobalHeader, "") };
     let long = Entry { size: 4, content: b"a\0b\0", ..entry(b"long", EntryType::GNULongLink, "") };
+    let pax = |size, content| Entry { size, content, ..entry(b"pax", EntryType::XHeader, "") };
+    let unnamed = pax(24, b"24 SCHILY.xattr.user.=x\n");
+    let value: &'static [u8] =
+        [b"70030 SCHILY.xattr.user.large=", &vec![b'x'; 69_999][..], b"\n"].concat().leak();
+    let large = pax(70_030, value);
     let mut many = Vec::new();
     for name in 0..65_u8 {
         let name: &'static [u8] = format!("app/{name}").leak().as_bytes();
@@ -240,6 +245,8 @@ fn hostile() -> Vec<(Vec<u8>, &'static str)> {
         ),
         (of(&[entry(b"app/l", SYMLINK, "")]), "a link with a target that no link has"),
         (of(&[long, entry(b"app/l", SYMLINK, "")]), "a link with a target that no link has"),
+        (of(&[unnamed, file(b"app/x")]), "has extended attributes that no tree holds"),
+        (of(&[large, file(b"app/x")]), "has extended attributes that no tree holds"),
         (of(&[entry(b"app/s", EntryType::GNUSparse, "")]), "tar --sparse"),
         (of(&[entry(b"app/fifo", EntryType::Fifo, "")]), "nothing in the archive lies in"),
         (of(&[]), "nothing in the archive lies in"),
