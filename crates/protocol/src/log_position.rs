@@ -26,9 +26,13 @@ impl LogPosition {
     /// The position behind a line that was read at `before`; `None` while it is not known of which
     /// container lines are.
     pub fn behind(before: Option<Self>, line: &LogLine) -> Option<Self> {
-        let at_start =
-            |container: &String| Self { container: container.clone(), second: 0, lines: 0 };
-        let mut position = line.container.as_ref().map(at_start).or(before)?;
+        let mut position = match (&line.container, before) {
+            (Some(container), before) => before
+                // A log that is gone on with names the container once more.
+                .filter(|before| before.container == *container)
+                .unwrap_or_else(|| Self { container: container.clone(), second: 0, lines: 0 }),
+            (None, before) => before?,
+        };
         let second = line.at.map(jiff::Timestamp::as_second);
         match (line.stream, second) {
             // The node's own word, with the node's time.
@@ -103,6 +107,9 @@ mod tests {
             (LogStream::Notice, Some(9), None, Some((one, 7, 1))),
             (LogStream::Stdout, None, None, Some((one, 7, 1))),
             (LogStream::Stdout, Some(7), Some(two), Some((two, 7, 1))),
+            // The connection was lost and made again, in the same second.
+            (LogStream::Stdout, Some(7), Some(two), Some((two, 7, 2))),
+            (LogStream::Notice, None, Some(two), Some((two, 7, 2))),
         ] {
             position = LogPosition::behind(position, &line(stream, second, container));
             let found = position.as_ref().map(|at| (at.container.as_str(), at.second, at.lines));
