@@ -32,8 +32,9 @@ pub(crate) fn sweeping() -> SyncSpec {
 
 /// A provider of one key, its store, and the disks on which they lie if its power is to go.
 struct Scene {
-    temp: tempfile::TempDir,
+    /// Before the directory that they are mounted in.
     disks: Vec<Disk>,
+    temp: tempfile::TempDir,
     place: Place,
     format: ArchiveFormat,
 }
@@ -44,7 +45,7 @@ impl Scene {
         let temp = tempfile::tempdir().expect("a temporary directory");
         let root = temp.path().join("provider");
         let disks = end.disks(&[&root, &temp.path().join("store")]);
-        let scene = Self { place: Place::new(&root, &VOLUMES), temp, disks, format };
+        let scene = Self { disks, place: Place::new(&root, &VOLUMES), temp, format };
         let running = scene.provide();
         for generation in 1..=2 {
             scene.write_anew(generation);
